@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Frozen value types that every part of the program shares.
+
+Times called ``ends`` or ``until`` are seconds of the event loop's monotonic clock; durations are whole seconds.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
+
+IPAddress = IPv4Address | IPv6Address
+
+LEASE_INFINITE = 0  # IGD:1, PortMappingLeaseDuration 0: until deleted
+LEASE_MAX_IGD2 = 604800  # WANIPConnection:2, 2.3.16: one week, also the meaning of 0 there
+
+
+class Protocol(enum.IntEnum):
+    """Transport protocol by its IANA number."""
+
+    TCP = 6
+    UDP = 17
+
+
+class Mode(enum.StrEnum):
+    """How a mapping's path is built (RFC 6970 sections 5.4 and 5.5; ``local``: interworking not invoked)."""
+
+    CASCADED = "cascaded"
+    ROUTED = "routed"
+    LOCAL = "local"
+
+
+class Owner(enum.StrEnum):
+    """Through which door a mapping was asked for."""
+
+    UPNP1 = "upnp1"
+    UPNP2 = "upnp2"
+    OPERATOR = "operator"
+
+
+class MappingState(enum.StrEnum):
+    """Where a mapping stands; only ``ACTIVE`` and ``ENDING`` ones are listed to control points.
+
+    PLANNED: asked upstream, no rule yet. ACTIVE: granted and in the ruleset. HIDDEN: a grant that came after its
+    control point was told 501, kept for the retry. RETRYING: an infinite lease whose grant was lost. ENDING: its
+    deletion is on the way upstream.
+    """
+
+    PLANNED = "planned"
+    ACTIVE = "active"
+    HIDDEN = "hidden"
+    RETRYING = "retrying"
+    ENDING = "ending"
+
+
+class Activation(enum.StrEnum):
+    """What is known of the upstream server (states of the interworking function)."""
+
+    NO_WAN = "no_wan"
+    NO_SERVER = "no_server"
+    PROBING = "probing"
+    ACTIVE = "active"
+    LOST = "lost"
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """An IPv4 address and a port."""
+
+    address: IPv4Address
+    port: int
+
+    def __str__(self) -> str:
+        return f"{self.address}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Requester:
+    """Who asks: the LAN address (None: the operator at the control socket), the door, and the User-Agent."""
+
+    address: IPv4Address | None
+    owner: Owner
+    agent: str = ""
+
+    def __str__(self) -> str:
+        return str(self.address) if self.address else self.owner.value
+
+
+@dataclass(frozen=True, slots=True)
+class MappingRequest:
+    """What a control point asks for: AddPortMapping, or AddAnyPortMapping when ``any_port`` is set.
+
+    ``external_port`` 0 (only with ``any_port``) means no preference; ``lease`` is in seconds, 0 = infinite.
+    """
+
+    requester: Requester
+    protocol: Protocol
+    external_port: int
+    client: Endpoint
+    remote_host: IPv4Address | None = None
+    lease: int = LEASE_INFINITE
+    description: str = ""
+    any_port: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """An upstream's answer: the external endpoint, for ``lifetime`` seconds, until loop time ``ends``."""
+
+    upstream: str
+    external: Endpoint
+    lifetime: int
+    ends: float
+    nonce: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Mapping:
+    """One entry of the mapping table: what was asked for, and what it got.
+
+    ``external_port`` is the port that control points are shown. ``wan_port`` is the port on the router's WAN address
+    (cascaded and local) or the client's own port (routed): the internal port that the upstream is asked for.
+    ``lease_ends`` None: infinite. ``serial`` orders entries by age.
+    """
+
+    id: str
+    serial: int
+    request: MappingRequest
+    mode: Mode
+    external_port: int
+    wan_port: int
+    state: MappingState
+    lease_ends: float | None
+    grant: Grant | None = None
+
+    @property
+    def visible(self) -> bool:
+        return self.state in (MappingState.ACTIVE, MappingState.ENDING)
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamRequest:
+    """What an upstream is asked to grant; ``id`` is the mapping's.
+
+    ``internal`` is the internal tuple as the upstream sees it. ``external_port`` 0: no preference. ``exact``: refuse
+    rather than grant another port (PREFER_FAILURE, RFC 6887 section 13.2). ``until`` None: as long as possible.
+    ``nonce`` empty: derive it.
+    """
+
+    id: str
+    protocol: Protocol
+    internal: Endpoint
+    external_port: int
+    exact: bool
+    until: float | None
+    external_address: IPv4Address | None = None
+    remote_host: IPv4Address | None = None
+    description: str = ""
+    nonce: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What the ruleset must hold for one mapping, said without any back-end.
+
+    Cascaded and local: packets for ``wan_port`` on ``wan_device`` are translated to ``client``, the client's own
+    packets leave with ``wan_port`` as source port, and LAN hosts reach ``wan_address``:``wan_port`` and ``external``
+    by a short-cut. Routed: packets for ``client`` that arrive on ``wan_device`` are forwarded unchanged; ``external``
+    is short-cut. It vanishes by itself after ``lifetime`` seconds where the back-end can do that.
+    """
+
+    id: str
+    serial: int
+    mode: Mode
+    protocol: Protocol
+    wan_device: str
+    wan_address: IPv4Address
+    wan_port: int
+    client: Endpoint
+    external: Endpoint
+    remote_host: IPv4Address | None
+    lifetime: int
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """Where the ruleset applies: device names, and the PCP servers whose packets the router must accept."""
+
+    wan_devices: frozenset[str]
+    lan_devices: frozenset[str]
+    pcp_servers: frozenset[IPAddress]
