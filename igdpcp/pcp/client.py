@@ -1,0 +1,347 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A PCP client towards one server: datagrams and time in, datagrams and events out (RFC 6887).
+
+Five verbs: ``receive_datagram``, ``datagrams_to_send``, ``next_timer``, ``handle_timer``, ``next_event``. Four inputs:
+``want``, ``drop``, ``announce``, ``address_changed``. After any of them the caller sends what ``datagrams_to_send``
+gives, takes the events, and calls ``handle_timer`` at ``next_timer``. ``now`` is a monotonic clock in seconds and never
+goes back.
+
+What is wanted is asked for until it is dropped. What the server says once is not the last word: a first grant, a
+renewal, a Mapping Update and a recreated mapping are the same event.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter, deque
+from ipaddress import IPv4Address, IPv6Address, ip_address
+
+from igdpcp.errors import MalformedPcp
+from igdpcp.model import IPAddress, Protocol
+from igdpcp.pcp.answers import Answers
+from igdpcp.pcp.epoch import EpochRecord
+from igdpcp.pcp.events import (
+    Event,
+    MappingGranted,
+    MappingLost,
+    MappingRefused,
+    MappingReleased,
+    ServerState,
+    ServerStateChanged,
+    StateLossDetected,
+    WantedMapping,
+)
+from igdpcp.pcp.liveness import Liveness, Probe
+from igdpcp.pcp.mappings import Mappings
+from igdpcp.pcp.message import (
+    HEADER_LENGTH,
+    MAX_LENGTH,
+    AnnounceRequest,
+    AnnounceResponse,
+    MapResponse,
+    OtherResponse,
+    ResultCode,
+    decode_response,
+    encode,
+    result_name,
+)
+from igdpcp.pcp.natpmp import is_natpmp_refusal
+from igdpcp.pcp.nonce import derive
+from igdpcp.pcp.schedule import Pacer
+from igdpcp.pcp.slot import InternalTuple, Slot
+from igdpcp.pcp.timing import RECOVERY_DELAY, Timing, error_lifetime
+from igdpcp.pcp.transactions import Transactions
+
+NATPMP_RETRY = 300  # seconds; RFC 6886 section 9 lets a client try PCP again at any time
+
+UNUSABLE = {ResultCode.UNSUPP_VERSION, ResultCode.UNSUPP_OPCODE, ResultCode.ADDRESS_MISMATCH}
+
+_DEFAULT_TIMING = Timing()
+
+
+class PcpClient:
+    """The client of one server.
+
+    ``server_identity`` and ``secret`` make the nonces. ``counters`` says what was sent, received and ignored, and why.
+    """
+
+    def __init__(
+        self,
+        *,
+        server: tuple[IPAddress, int],
+        server_identity: str,
+        secret: bytes,
+        rng: random.Random,
+        timing: Timing = _DEFAULT_TIMING,
+    ) -> None:
+        self.server = (_plain(server[0]), server[1])
+        self.counters: Counter[str] = Counter()
+        self._identity = server_identity
+        self._secret = secret
+        self._rng = rng
+        self._timing = timing
+        self._own: IPAddress | None = None
+        self._last_own: IPAddress | None = None
+        self._map_unsupported = False
+        self._events: deque[Event] = deque()
+        self._epoch = EpochRecord()
+        self._liveness = Liveness(timing)
+        self._probe = Probe(timing, rng)
+        self._pacer: Pacer[Slot | Probe] = Pacer()
+        self._transactions = Transactions(
+            timing=timing,
+            rng=rng,
+            nonce_for=self._nonce_for,
+            send=lambda slot, urgent: self._pacer.push(slot, urgent=urgent),
+            emit=self._events.append,
+        )
+        self._mappings = Mappings(self._transactions)
+        self._answers = Answers(self._transactions, self.counters)
+
+    @property
+    def state(self) -> ServerState:
+        """What is known of the server."""
+        return self._liveness.state
+
+    @property
+    def reason(self) -> str:
+        """Why the state is what it is, for people."""
+        return self._liveness.reason
+
+    @property
+    def since(self) -> float | None:
+        """When the state was entered, None for the first one."""
+        return self._liveness.since
+
+    @property
+    def last_epoch(self) -> int | None:
+        """The epoch that the server sent last."""
+        return self._epoch.server_time
+
+    @property
+    def address(self) -> IPAddress | None:
+        """Our source address."""
+        return self._own
+
+    def grant(self, key: str) -> MappingGranted | None:
+        """The grant that ``key`` has now."""
+        return self._mappings.grant(key)
+
+    # Inputs
+
+    def want(self, wanted: WantedMapping, now: float) -> None:
+        """Create this mapping and keep it until it is dropped; the same key again changes what is wanted.
+
+        Raises ValueError when another key that is still wanted has the same protocol, internal address and port.
+        """
+        self._mappings.want(wanted, now)
+
+    def drop(self, key: str, now: float) -> None:
+        """Give the mapping back. MappingReleased follows, at once if the server never heard of it."""
+        self._mappings.drop(key, now)
+
+    def announce(self, now: float) -> None:
+        """Ask whether the server is there; silence makes it LOST."""
+        self._start_probe(now)
+
+    def address_changed(self, address: IPAddress | None, now: float) -> None:
+        """Our source address is this; None: no network, nothing is sent.
+
+        Mappings for the old address become mappings for the new one, and all are created anew from there.
+        """
+        if address is not None:
+            address = _plain(address)
+        if address == self._own:
+            return
+        self._own = address
+        if address is None:
+            return
+        self._epoch = EpochRecord()
+        self._map_unsupported = False
+        self._liveness.answered()
+        self._mappings.move(self._last_own if self._last_own != address else None, address, now)
+        self._last_own = address
+        if self.state is ServerState.LOST:
+            self._start_probe(now)
+
+    # Verbs
+
+    def next_event(self) -> Event | None:
+        """The oldest event that was not taken yet."""
+        return self._events.popleft() if self._events else None
+
+    def next_timer(self) -> float | None:
+        """When ``handle_timer`` and ``datagrams_to_send`` are to be called next."""
+        turn = self._pacer.next_time(self._gap) if self._own is not None else None
+        times = (self._transactions.next_timer(), self._probe.timer, self._liveness.deadline(), turn)
+        return min((at for at in times if at is not None), default=None)
+
+    def handle_timer(self, now: float) -> None:
+        """Do what has become due; calling it early does nothing."""
+        self._transactions.fire(now)
+        if self._probe.timer is not None and now >= self._probe.timer:
+            self._probe.timer = None
+            self._pacer.push(self._probe, urgent=True)
+        deadline = self._liveness.deadline()
+        if deadline is not None and now >= deadline:
+            self._enter(ServerState.LOST, f"{self._liveness.unanswered} transmissions unanswered", now)
+            if not self._probe.running:
+                self._start_probe(now)
+
+    def datagrams_to_send(self, now: float) -> list[bytes]:
+        """The datagrams that may leave for the server now."""
+        datagrams: list[bytes] = []
+        while self._own is not None and (item := self._pacer.take(now, self._gap)) is not None:
+            datagram = (
+                self._announcement(now, self._own)
+                if isinstance(item, Probe)
+                else self._transactions.packet(item, self._own, now)
+            )
+            if datagram is not None:
+                self._pacer.sent(now)
+                self._liveness.transmitted(now)
+                self.counters["sent"] += 1
+                datagrams.append(datagram)
+        return datagrams
+
+    def receive_datagram(self, data: bytes, source: tuple[str | IPAddress, int], now: float) -> None:
+        """Take what came to our socket, or to the announcement port. No bytes make it raise."""
+        self.counters["received"] += 1
+        if not self._is_server(source):
+            self.counters["wrong_source"] += 1
+        elif is_natpmp_refusal(data):
+            self._natpmp_answered(now)
+        elif len(data) < HEADER_LENGTH:
+            self.counters["short"] += 1
+        elif len(data) > MAX_LENGTH:
+            self.counters["long"] += 1
+        else:
+            try:
+                response = decode_response(data)
+            except MalformedPcp:
+                self.counters["malformed"] += 1
+                return
+            self._dispatch(response, now)
+
+    # Answers
+
+    def _dispatch(self, response: MapResponse | AnnounceResponse | OtherResponse, now: float) -> None:
+        match response:
+            case MapResponse():
+                self._map_answered(response, now)
+            case AnnounceResponse():
+                self._announced(response, now)
+            case OtherResponse(version, _, result, lifetime, _):
+                if result in UNUSABLE and self._liveness.unanswered:
+                    version_text = f", offers version {version}" if result == ResultCode.UNSUPP_VERSION else ""
+                    self._unusable(result, result_name(result) + version_text, lifetime, now)
+                else:
+                    self.counters["no_match"] += 1
+
+    def _map_answered(self, response: MapResponse, now: float) -> None:
+        slot = self._answers.find(response, self._own)
+        if slot is None:
+            return
+        self._check_epoch(response.epoch, now)
+        self._map_unsupported = response.result == ResultCode.UNSUPP_OPCODE
+        if response.result in UNUSABLE:
+            self._answers.take(slot, response, now)
+            self._unusable(response.result, result_name(response.result), response.lifetime, now)
+            return
+        came_back = self._alive(now)
+        self._answers.take(slot, response, now)
+        if came_back:
+            self._mappings.retry(now)
+
+    def _announced(self, response: AnnounceResponse, now: float) -> None:
+        """An ANNOUNCE response, asked for or not (RFC 6887 section 14.1); it has nothing to match but its source."""
+        if response.result != ResultCode.SUCCESS and not self._liveness.unanswered:
+            self.counters["no_match"] += 1
+            return
+        self._check_epoch(response.epoch, now)
+        self._probe.stop()
+        if response.result in UNUSABLE - {ResultCode.UNSUPP_OPCODE}:
+            self._unusable(response.result, result_name(response.result), response.lifetime, now)
+        elif self._map_unsupported and len(self._mappings):
+            self._liveness.answered()
+        elif self._alive(now):
+            self._mappings.retry(now)
+
+    def _natpmp_answered(self, now: float) -> None:
+        if self._liveness.unanswered:
+            self._unusable(ResultCode.UNSUPP_VERSION, "answers with NAT-PMP only", NATPMP_RETRY, now)
+        else:
+            self.counters["no_match"] += 1
+
+    def _check_epoch(self, epoch: int, now: float) -> None:
+        if not self._epoch.check(epoch, now):
+            self.counters["epoch_anomaly"] += 1
+            self._events.append(StateLossDetected(epoch))
+            self._mappings.recover(now + self._rng.uniform(0, RECOVERY_DELAY))
+
+    def _alive(self, now: float) -> bool:
+        """The server works; whether it was LOST until now."""
+        self._liveness.answered()
+        if self.state is ServerState.ACTIVE:
+            return False
+        was_lost = self.state is ServerState.LOST
+        self._probe.stop()
+        self._transactions.refusals.accept()
+        self._enter(ServerState.ACTIVE, "answers", now)
+        return was_lost
+
+    def _unusable(self, result: int, reason: str, lifetime: int, now: float) -> None:
+        """The server is there, but not for us: nothing is asked until the refusal ends, then at the slowest pace."""
+        until = now + error_lifetime(lifetime)
+        self._transactions.refusals.refuse_everything(result, until)
+        self._liveness.answered()
+        self._enter(ServerState.LOST, reason, now)
+        self._mappings.hold(now)
+        self._probe.postpone()
+        self._probe.timer = until
+
+    # Odds and ends
+
+    @property
+    def _gap(self) -> float:
+        """The least time between two packets: a server that is lost is not flooded."""
+        return self._timing.irt if self.state is ServerState.LOST else 0.0
+
+    def _announcement(self, now: float, own: IPAddress) -> bytes:
+        self._probe.timer = self._probe.transmitted(now, endless=self.state is ServerState.LOST)
+        return encode(AnnounceRequest(own))
+
+    def _start_probe(self, now: float) -> None:
+        at = self._probe.start(now)
+        self._probe.queued = False
+        self._probe.timer = at if at > now else None
+        if at <= now:
+            self._pacer.push(self._probe, urgent=True)
+
+    def _enter(self, state: ServerState, reason: str, now: float) -> None:
+        if self._liveness.enter(state, reason, now):
+            self._events.append(ServerStateChanged(state, reason))
+
+    def _nonce_for(self, internal: InternalTuple) -> bytes:
+        protocol, address, port = internal
+        return derive(self._secret, self._identity, Protocol(protocol), address, port)
+
+    def _is_server(self, source: tuple[str | IPAddress, int]) -> bool:
+        try:
+            return (_plain(source[0]), source[1]) == self.server
+        except ValueError:
+            return False
+
+
+def _plain(address: str | IPAddress) -> IPAddress:
+    """The address without a zone, and as IPv4 when it is an IPv4-mapped one."""
+    if isinstance(address, IPv4Address):
+        return address
+    parsed = ip_address(str(address).partition("%")[0])
+    return (parsed.ipv4_mapped or parsed) if isinstance(parsed, IPv6Address) else parsed
+
+
+__all__ = [
+    "Event", "MappingGranted", "MappingLost", "MappingRefused", "MappingReleased", "PcpClient", "ServerState",
+    "ServerStateChanged", "StateLossDetected", "Timing", "WantedMapping",
+]  # fmt: skip

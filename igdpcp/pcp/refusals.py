@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What one server refused, and for how long it must not be asked again (RFC 6887 sections 7.4 and 8.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Hashable
+from dataclasses import dataclass
+
+from igdpcp.pcp.message import ResultCode
+from igdpcp.pcp.options import OptionCode
+
+REMEMBERED_REFUSALS = 1024  # requests; a LAN host can make as many differ as it likes
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Result ``result``, valid until ``until``."""
+
+    result: int
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class Shed:
+    """What a request leaves out because the server did not take it."""
+
+    description: bool = False
+    clearing_filter: bool = False
+    filters: bool = False
+    prefer_failure: bool = False
+
+
+class Refusals:
+    """The refusals of one server: of everything, of new mappings, of one request, and of options."""
+
+    def __init__(self) -> None:
+        self._everything: Refusal | None = None
+        self._new_mappings: Refusal | None = None
+        self._requests: dict[Hashable, Refusal] = {}
+        self._shed_until: dict[str, float] = {}
+
+    def refuse_everything(self, result: int, until: float) -> None:
+        """No request of any kind before ``until``."""
+        self._everything = Refusal(result, until)
+
+    def accept(self) -> None:
+        """The server can be used (again)."""
+        self._everything = None
+
+    def refuse_new(self, result: int, until: float) -> None:
+        """No request for a new mapping before ``until`` (NO_RESOURCES)."""
+        self._new_mappings = Refusal(result, until)
+
+    def refuse_request(self, request: Hashable, result: int, until: float) -> None:
+        """Not this request before ``until``; the oldest of too many is forgotten."""
+        self._requests.pop(request, None)
+        if len(self._requests) >= REMEMBERED_REFUSALS:
+            del self._requests[next(iter(self._requests))]
+        self._requests[request] = Refusal(result, until)
+
+    def forget_request(self, request: Hashable) -> None:
+        """The request was granted."""
+        self._requests.pop(request, None)
+
+    def everything(self, now: float) -> Refusal | None:
+        """The standing refusal of all requests."""
+        return _standing(self._everything, now)
+
+    def new_mapping(self, request: Hashable, now: float) -> Refusal | None:
+        """The standing refusal that concerns this request for a new mapping."""
+        return self.everything(now) or _standing(self._new_mappings, now) or _standing(self._requests.get(request), now)
+
+    def shed(self, now: float) -> Shed:
+        """What requests leave out now."""
+        return Shed(**{name: now < until for name, until in self._shed_until.items()})
+
+    def shed_for(self, result: int, sent: Collection[int], clears_filters: bool, now: float, until: float) -> bool:
+        """Leave out, until ``until``, what ``result`` is most likely about; False: nothing that could be left out.
+
+        ``sent`` are the option codes of the refused request. The result is never wider than what was asked for: the
+        router checks the remote host itself, and an assigned port that was not wanted is given back.
+        """
+        name = _most_likely(result, sent, clears_filters)
+        if name:
+            self._shed_until[name] = until
+        return bool(name)
+
+
+def _most_likely(result: int, sent: Collection[int], clears_filters: bool) -> str:
+    malformed = result == ResultCode.MALFORMED_OPTION
+    unsupported = result == ResultCode.UNSUPP_OPTION
+    if (malformed or unsupported) and OptionCode.DESCRIPTION in sent:
+        return "description"
+    if malformed and clears_filters:
+        return "clearing_filter"
+    if (malformed or unsupported or result == ResultCode.EXCESSIVE_REMOTE_PEERS) and OptionCode.FILTER in sent:
+        return "filters"
+    if unsupported and OptionCode.PREFER_FAILURE in sent:
+        return "prefer_failure"
+    return ""
+
+
+def _standing(refusal: Refusal | None, now: float) -> Refusal | None:
+    return refusal if refusal and now < refusal.until else None

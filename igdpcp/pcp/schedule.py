@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""When which packet leaves: one timer per item, and the pace of all packets together."""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from typing import Generic, Protocol, TypeVar
+
+PACKET_RATE = 25.0  # packets per second to one server, recovery included
+
+_COMPACT_ABOVE = 256  # heap entries; below, stale ones cost nothing
+
+
+class Item(Protocol):
+    """What has a timer and a place in the queue; both fields are kept by this module."""
+
+    timer: float | None
+    queued: bool
+
+
+T = TypeVar("T", bound=Item)
+
+
+class Timers(Generic[T]):
+    """At most one timer per item; moving and stopping one is cheap."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, T]] = []
+        self._serial = 0
+        self._live = 0
+
+    def set(self, item: T, at: float | None) -> None:
+        """Fire at ``at`` and only then; None: not at all."""
+        if item.timer == at:
+            return
+        self._live += (at is not None) - (item.timer is not None)
+        item.timer = at
+        if at is not None:
+            self._serial += 1
+            heapq.heappush(self._heap, (at, self._serial, item))
+        if len(self._heap) > max(_COMPACT_ABOVE, 4 * self._live):
+            self._compact()
+
+    def next(self) -> float | None:
+        """When the first timer fires."""
+        while self._heap and self._heap[0][2].timer != self._heap[0][0]:
+            heapq.heappop(self._heap)
+        return self._heap[0][0] if self._heap else None
+
+    def pop(self, now: float) -> T | None:
+        """An item whose timer has fired, None if there is none (left)."""
+        at = self.next()
+        if at is None or at > now:
+            return None
+        item = heapq.heappop(self._heap)[2]
+        item.timer = None
+        self._live -= 1
+        return item
+
+    def _compact(self) -> None:
+        newest = {id(entry[2]): entry for entry in sorted(self._heap) if entry[2].timer == entry[0]}
+        self._heap = sorted(newest.values())
+
+
+class Pacer(Generic[T]):
+    """Two queues: what somebody waits for leaves at once, everything else at the packet rate."""
+
+    def __init__(self) -> None:
+        self._urgent: deque[T] = deque()
+        self._spread: deque[T] = deque()
+        self._next = 0.0  # when the next packet would leave at the exact rate
+        self._last = float("-inf")
+
+    def push(self, item: T, *, urgent: bool) -> None:
+        """Let the item send when its turn comes; clearing ``queued`` takes it out again."""
+        if item.queued and not urgent:
+            return
+        item.queued = True
+        (self._urgent if urgent else self._spread).append(item)
+
+    def next_time(self, gap: float) -> float | None:
+        """When ``take`` would give something; ``gap`` is the least time between two packets."""
+        self._skip_cancelled()
+        if self._urgent:
+            return self._last + gap
+        if self._spread:
+            return max(self._next, self._last + gap)
+        return None
+
+    def take(self, now: float, gap: float) -> T | None:
+        """The item that may send now."""
+        at = self.next_time(gap)
+        if at is None or at > now:
+            return None
+        item = (self._urgent or self._spread).popleft()
+        item.queued = False
+        return item
+
+    def sent(self, now: float) -> None:
+        """A packet left."""
+        self._next = max(self._next, now) + 1 / PACKET_RATE
+        self._last = now
+
+    def _skip_cancelled(self) -> None:
+        for queue in (self._urgent, self._spread):
+            while queue and not queue[0].queued:
+                queue.popleft()

@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One internal tuple at the server: what is wanted for it, what it got, and the request on its way.
+
+A server knows one mapping per protocol, internal address and internal port (RFC 6887 section 11.1), so a slot has at
+most one transaction at a time: what is wanted while a delete is on its way is created after the delete's answer.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+
+from igdpcp.model import IPAddress, Protocol
+from igdpcp.pcp.events import WantedMapping
+from igdpcp.pcp.message import MapRequest, MapResponse
+from igdpcp.pcp.options import (
+    ANY_IPV4,
+    ANY_IPV6,
+    CLEAR_PREFIX,
+    Filter,
+    Option,
+    PreferFailure,
+    ThirdParty,
+    describe,
+    filters_for,
+)
+from igdpcp.pcp.refusals import Shed
+
+FILTERED_HOSTS_MAX = 35  # with every other option a request still has less than 1100 octets; beyond: no FILTER
+UPDATE_COPIES = 3  # RFC 6887 section 14.2: a Mapping Update is sent three times
+
+InternalTuple = tuple[int, IPAddress, int]
+
+
+class Phase(enum.Enum):
+    """WAITING: not asked for now. CREATING, DELETING: a request is repeated until answered. HELD: granted, renewed."""
+
+    WAITING = enum.auto()
+    CREATING = enum.auto()
+    HELD = enum.auto()
+    DELETING = enum.auto()
+
+
+@dataclass(slots=True)
+class Held:
+    """What the server granted; ``capped``: less than was asked for, ``sane``: its lifetime is no more than a day."""
+
+    address: IPAddress
+    port: int
+    lifetime: int
+    since: float
+    ends: float
+    capped: bool
+    filtered: bool
+    sane: bool
+
+
+@dataclass(slots=True, eq=False)
+class Slot:
+    """State of one internal tuple.
+
+    ``exposed``: the server may hold a mapping. ``create_pending``: the delete overtook a create that is unanswered.
+    ``unconfirmed``: the server may have lost what it granted. ``leaving``: keys to be told when the delete is over.
+    """
+
+    internal: InternalTuple
+    nonce: bytes = b""
+    wanted: WantedMapping | None = None
+    phase: Phase = Phase.WAITING
+    held: Held | None = None
+    exposed: bool = False
+    unconfirmed: bool = False
+    create_pending: bool = False
+    leaving: list[str] = field(default_factory=list)
+
+    packet: bytes = b""
+    requested: int = 0
+    options: tuple[Option, ...] = ()
+    sent: int = 0
+    timeout: float | None = None
+    due: float | None = None
+    give_up: float | None = None
+
+    attempt: int = 0
+    last_renewal: float = float("-inf")
+    refusals: int = 0
+    assigned: tuple[IPAddress, int] | None = None
+    suggest_assigned_address: bool = True
+    outdated_port: int = 0
+    outdated_answers: int = 0
+
+    timer: float | None = None
+    queued: bool = False
+
+    @property
+    def request_key(self) -> Hashable:
+        """What makes two requests for a new mapping the same one (RFC 6887 section 8.3)."""
+        assert self.wanted is not None
+        return self.internal, self.wanted.external_port, self.wanted.exact, self.wanted.remote_hosts
+
+    @property
+    def sent_codes(self) -> set[int]:
+        """Codes of the options in the request on its way."""
+        return {option.code for option in self.options}
+
+    @property
+    def clears_filters(self) -> bool:
+        """Whether the request on its way has the clearing FILTER."""
+        return any(isinstance(option, Filter) and option.prefix_length == CLEAR_PREFIX for option in self.options)
+
+    def begin(self, phase: Phase) -> None:
+        """Enter a phase; nothing of it was sent yet."""
+        self.phase = phase
+        self.packet, self.sent, self.timeout, self.due, self.give_up = b"", 0, None, None, None
+        self.queued = False
+
+    def must_be_replaced(self, wanted: WantedMapping) -> bool:
+        """Whether the server holds, or may hold, what stands in the way of ``wanted``: another port or nonce."""
+        if not self.exposed:
+            return False
+        if wanted.nonce and wanted.nonce != self.nonce:
+            return True
+        return wanted.exact and wanted.external_port not in (0, self.current_port)
+
+    @property
+    def current_port(self) -> int:
+        """The external port that the server holds or was told to hold; 0: any."""
+        if self.held:
+            return self.held.port
+        return self.wanted.external_port if self.wanted and self.wanted.exact else 0
+
+    def create_request(self, own: IPAddress, lifetime: int, shed: Shed) -> MapRequest:
+        """The request that creates, renews or recreates the mapping."""
+        wanted = self.wanted
+        assert wanted is not None
+        port, address = wanted.external_port, wanted.external_address
+        if self.assigned:
+            port = (wanted.exact and port) or self.assigned[1]
+            address = self.assigned[0] if self.suggest_assigned_address else None
+        if address is None:
+            address = ANY_IPV4 if self.internal[1].version == 4 else ANY_IPV6
+        self.requested = lifetime
+        self.options = self._third_party(own) + self._wishes(wanted, shed)
+        protocol, _, internal_port = self.internal
+        return MapRequest(own, self.nonce, protocol, internal_port, lifetime, port, address, self.options)
+
+    def delete_request(self, own: IPAddress) -> MapRequest:
+        """The request that deletes it: no suggestion, no option but THIRD_PARTY (RFC 6887 section 15.1)."""
+        self.options = self._third_party(own)
+        protocol, _, internal_port = self.internal
+        return MapRequest(own, self.nonce, protocol, internal_port, 0, 0, ANY_IPV6, self.options)
+
+    def _third_party(self, own: IPAddress) -> tuple[Option, ...]:
+        return () if self.internal[1] == own else (ThirdParty(self.internal[1]),)
+
+    def _wishes(self, wanted: WantedMapping, shed: Shed) -> tuple[Option, ...]:
+        options: list[Option] = []
+        if wanted.exact and wanted.external_port and not shed.prefer_failure:
+            options.append(PreferFailure())
+        filtered = wanted.remote_hosts or (self.held and self.held.filtered)
+        if filtered and not shed.filters and len(wanted.remote_hosts) <= FILTERED_HOSTS_MAX:
+            options += filters_for(wanted.remote_hosts)[1 if shed.clearing_filter else 0 :]
+        if wanted.description and not shed.description:
+            options.append(describe(wanted.description))
+        return tuple(options)
+
+    def usable(self, response: MapResponse) -> bool:
+        """Whether a success names an endpoint that mappings of this tuple can have."""
+        address = response.external_address
+        same_family = address.version == self.internal[1].version
+        return same_family and not address.is_unspecified and response.external_port != 0
+
+    def fits(self, response: MapResponse) -> bool:
+        """Whether a success is what was asked for (RFC 6887 section 13.2: checked by the client).
+
+        A mapping that is held may change its address, since only its port was promised.
+        """
+        wanted = self.wanted
+        assert wanted is not None
+        if not wanted.exact or not wanted.external_port:
+            return True
+        address_fits = self.held or wanted.external_address in (None, response.external_address)
+        return response.external_port == wanted.external_port and bool(address_fits)
+
+    def is_outdated(self, response: MapResponse) -> bool:
+        """Whether a success that does not fit is a late word about the mapping that this one replaces."""
+        if response.external_port != self.outdated_port or self.outdated_answers >= UPDATE_COPIES:
+            return False
+        self.outdated_answers += 1
+        return True
+
+
+def internal_tuple(protocol: Protocol, address: IPAddress, port: int) -> InternalTuple:
+    """The tuple as a dictionary key."""
+    return int(protocol), address, port

@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The requests of one server's mappings: create, renew, delete, and when each packet leaves."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+
+from igdpcp.model import IPAddress
+from igdpcp.pcp.events import Event, MappingLost, MappingRefused, MappingReleased
+from igdpcp.pcp.message import ResultCode, encode
+from igdpcp.pcp.refusals import Refusals
+from igdpcp.pcp.schedule import Timers
+from igdpcp.pcp.slot import InternalTuple, Phase, Slot
+from igdpcp.pcp.timing import RENEWAL_GAP, Timing, remaining, renewal
+
+DELETE_TRANSMISSIONS = 4  # of a delete for which nothing says when the mapping ends by itself
+
+
+class Transactions:
+    """The slots of one server, by internal tuple and by key, and what happens to them when time passes.
+
+    ``send(slot, urgent)`` queues a slot for its turn; ``packet`` then says what it sends. ``nonce_for`` derives.
+    ``leaving`` are the dropped keys whose delete is not over.
+    """
+
+    def __init__(
+        self,
+        *,
+        timing: Timing,
+        rng: random.Random,
+        nonce_for: Callable[[InternalTuple], bytes],
+        send: Callable[[Slot, bool], None],
+        emit: Callable[[Event], None],
+    ) -> None:
+        self._timing = timing
+        self._rng = rng
+        self._nonce_for = nonce_for
+        self.send = send
+        self.emit = emit
+        self._timers: Timers[Slot] = Timers()
+        self.slots: dict[InternalTuple, Slot] = {}
+        self.by_key: dict[str, Slot] = {}
+        self.leaving: set[str] = set()
+        self.refusals = Refusals()
+
+    # Beginning and ending
+
+    def create(self, slot: Slot, now: float, *, urgent: bool = True, tell: bool = False) -> None:
+        """Begin to create or recreate; wait when the lease is over or a refusal stands (``tell``: say which)."""
+        wanted = slot.wanted
+        assert wanted is not None
+        slot.begin(Phase.CREATING)
+        slot.nonce = wanted.nonce or slot.nonce or self._nonce_for(slot.internal)
+        if not self.wait(slot, now, tell=tell):
+            self.send(slot, urgent)
+        self.arm(slot)
+
+    def wait(self, slot: Slot, now: float, *, tell: bool) -> bool:
+        """Whether a create must not be sent now; the slot then waits for the end of the refusal."""
+        wanted = slot.wanted
+        assert wanted is not None
+        if not remaining(wanted.until, now):
+            slot.begin(Phase.WAITING)
+            return True
+        refusals = self.refusals
+        refusal = refusals.everything(now) if slot.held else refusals.new_mapping(slot.request_key, now)
+        if refusal is None:
+            return False
+        slot.begin(Phase.WAITING)
+        slot.due = refusal.until
+        if tell:
+            self.emit(MappingRefused(wanted.key, refusal.result, math.ceil(refusal.until - now)))
+        return True
+
+    def extend(self, slot: Slot, now: float) -> None:
+        """The lease's end moved: ask at once if the server would have given that long, else renewals see to it."""
+        held = slot.held
+        assert held is not None
+        if not self._renewable(slot):
+            slot.due, slot.queued = None, False
+        elif slot.due is None and not slot.queued:
+            if held.capped:
+                self.schedule(slot, now)
+            elif now >= slot.last_renewal + RENEWAL_GAP:
+                self.send(slot, True)
+            else:
+                slot.due = slot.last_renewal + RENEWAL_GAP
+        self.arm(slot)
+
+    def delete(self, slot: Slot, now: float) -> None:
+        """Begin to delete, and go on until it is answered or the mapping has ended by itself."""
+        slot.create_pending = slot.phase is Phase.CREATING and slot.sent > 0
+        slot.begin(Phase.DELETING)
+        slot.give_up = slot.held.ends if slot.held else now + self._timing.patience
+        self.send(slot, True)
+        self.arm(slot)
+
+    def released(self, slot: Slot, result: int, now: float) -> None:
+        """The delete is over: tell, and forget the slot or create what is wanted by now."""
+        for key in slot.leaving:
+            self.leaving.discard(key)
+            if key not in self.by_key:
+                self.emit(MappingReleased(key, result))
+        slot.leaving.clear()
+        slot.held = slot.assigned = None
+        slot.exposed = slot.create_pending = slot.unconfirmed = False
+        if slot.wanted is not None:
+            self.create(slot, now, tell=not slot.refusals)
+            return
+        slot.begin(Phase.WAITING)
+        self._timers.set(slot, None)
+        del self.slots[slot.internal]
+
+    def lose(self, slot: Slot) -> None:
+        """The grant is no more."""
+        assert slot.wanted is not None
+        slot.held, slot.unconfirmed = None, False
+        self.emit(MappingLost(slot.wanted.key))
+
+    # Time
+
+    def next_timer(self) -> float | None:
+        """When ``fire`` has something to do."""
+        return self._timers.next()
+
+    def fire(self, now: float) -> None:
+        """Do what has become due."""
+        while slot := self._timers.pop(now):
+            self._fired(slot, now)
+
+    def _fired(self, slot: Slot, now: float) -> None:
+        if slot.give_up is not None and now >= slot.give_up:
+            gone = slot.held is not None and slot.held.sane
+            self.released(slot, ResultCode.SUCCESS if gone else ResultCode.NETWORK_FAILURE, now)
+        elif slot.held and slot.phase is not Phase.DELETING and now >= slot.held.ends:
+            self.lose(slot)
+            if slot.phase is Phase.HELD:
+                self.create(slot, now, urgent=False)
+        elif slot.due is not None and now >= slot.due:
+            slot.due = None
+            if slot.phase is Phase.WAITING:
+                self.create(slot, now, urgent=False)
+            else:
+                self.send(slot, False)
+        self.arm(slot)
+
+    def arm(self, slot: Slot) -> None:
+        """Set the slot's timer to what comes first: its next action, or an end."""
+        end = slot.held.ends if slot.held and slot.phase is not Phase.DELETING else None
+        self._timers.set(slot, min((at for at in (slot.due, slot.give_up, end) if at is not None), default=None))
+
+    def _renewable(self, slot: Slot) -> bool:
+        assert slot.wanted is not None
+        assert slot.held is not None
+        return slot.wanted.until is None or slot.wanted.until > slot.held.ends
+
+    def schedule(self, slot: Slot, earliest: float) -> None:
+        """Plan the next renewal, not before ``earliest``."""
+        held = slot.held
+        assert held is not None
+        slot.due = None
+        if self._renewable(slot):
+            earliest = max(earliest, slot.last_renewal + RENEWAL_GAP)
+            planned = renewal(held.ends - held.since, slot.attempt, earliest - held.since, self._rng)
+            if planned:
+                slot.attempt, since_grant = planned
+                slot.due = held.since + since_grant
+        self.arm(slot)
+
+    # Packets
+
+    def packet(self, slot: Slot, own: IPAddress, now: float) -> bytes | None:
+        """What a slot sends now that it is its turn; None: nothing after all."""
+        if slot.phase is Phase.CREATING:
+            return self._create_packet(slot, own, now)
+        refusal = self.refusals.everything(now)
+        if refusal:
+            slot.due = refusal.until
+            self.arm(slot)
+            return None
+        if slot.phase is Phase.DELETING:
+            return self._delete_packet(slot, own, now)
+        return self._renewal_packet(slot, own, now)
+
+    def _create_packet(self, slot: Slot, own: IPAddress, now: float) -> bytes | None:
+        if self.wait(slot, now, tell=True):
+            self.arm(slot)
+            return None
+        if not slot.packet:
+            assert slot.wanted is not None
+            lifetime = remaining(slot.wanted.until, now)
+            slot.packet = encode(slot.create_request(own, lifetime, self.refusals.shed(now)))
+        slot.exposed = True
+        self._transmitted(slot, now)
+        return slot.packet
+
+    def _delete_packet(self, slot: Slot, own: IPAddress, now: float) -> bytes:
+        slot.packet = slot.packet or encode(slot.delete_request(own))
+        self._transmitted(slot, now)
+        if not slot.held and slot.sent >= DELETE_TRANSMISSIONS:
+            slot.due = None
+            self.arm(slot)
+        return slot.packet
+
+    def _renewal_packet(self, slot: Slot, own: IPAddress, now: float) -> bytes | None:
+        assert slot.wanted is not None
+        lifetime = remaining(slot.wanted.until, now)
+        if slot.phase is not Phase.HELD or not lifetime:
+            return None
+        slot.last_renewal = now
+        slot.attempt += 1
+        self.schedule(slot, now)
+        return encode(slot.create_request(own, lifetime, self.refusals.shed(now)))
+
+    def _transmitted(self, slot: Slot, now: float) -> None:
+        slot.sent += 1
+        slot.timeout = self._timing.retransmission(slot.timeout, self._rng)
+        slot.due = now + slot.timeout
+        self.arm(slot)

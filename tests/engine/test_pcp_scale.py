@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Five thousand mappings: paced, kept for days, and without growing."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from igdpcp.pcp.client import MappingGranted, MappingLost, MappingRefused, StateLossDetected
+from tests.support.pcp_script import Dialogue
+from tests.vectors.pcp_vectors import VECTORS
+
+MAPPINGS = 5000
+PER_SECOND = 26  # 25, and one for where the second is cut
+
+
+def busiest_second(times: list[float]) -> int:
+    return max(Counter(int(at) for at in times).values())
+
+
+def test_five_thousand_mappings_are_made_and_recreated_at_the_common_pace() -> None:
+    talk = Dialogue()
+    for number in range(MAPPINGS):
+        talk.want(str(number), internal_port=1024 + number, external_port=1024 + number, lease=None)
+    talk.run(MAPPINGS / 25 + 10)
+    assert len(talk.of(MappingGranted)) == MAPPINGS
+    made = len(talk.sent)
+    assert made == MAPPINGS
+    talk.server.restart(talk.now)
+    talk.run(3)
+    talk.deliver(VECTORS["V1 unsolicited response"])
+    talk.run(MAPPINGS / 25 + 10)
+    assert len(talk.of(StateLossDetected)) == 1
+    assert len(talk.sent) == 2 * MAPPINGS
+    assert busiest_second([sent.at for sent in talk.sent[made:]]) <= PER_SECOND
+    assert len(talk.server.mappings) == MAPPINGS
+
+
+def test_what_somebody_waits_for_overtakes_a_recovery() -> None:
+    talk = Dialogue()
+    for number in range(500):
+        talk.want(str(number), internal_port=1024 + number, external_port=1024 + number, lease=None)
+    talk.run(60)
+    talk.deliver(VECTORS["V1 unsolicited response"])
+    talk.run(8)
+    talk.want("now", internal_port=80, external_port=80)
+    assert talk.sent[-1].internal_port == 80
+
+
+def test_thirty_days_with_a_lossy_path_lose_nothing() -> None:
+    talk = Dialogue(seed=3)
+    talk.server.longest = 7200
+    count = 0
+
+    def every_fourth_is_lost(sent: object) -> list[bytes] | None:
+        nonlocal count
+        count += 1
+        return [] if count % 4 == 0 else None
+
+    talk.server.scripted = every_fourth_is_lost
+    for number in range(5):
+        talk.want(str(number), internal_port=1024 + number, external_port=1024 + number, lease=None)
+    talk.run(30 * 86400)
+    assert not talk.of(MappingLost)
+    assert not talk.of(MappingRefused)
+    assert all(talk.client.grant(str(number)) for number in range(5))
+    assert len(talk.sent) < 5 * 30 * 12 * 2.6
