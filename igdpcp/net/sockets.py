@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every socket that the program opens: bound to its device and non-blocking, or OurFault with a text to act on."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+from collections.abc import Callable
+from ipaddress import IPv4Address, IPv6Address
+
+from igdpcp.errors import OurFault
+from igdpcp.model import IPAddress, Protocol
+
+SSDP_GROUP = IPv4Address("239.255.255.250")  # UPnP Device Architecture 1.1 section 1
+SSDP_PORT = 1900
+SSDP_TTL = 2  # UPnP Device Architecture 1.1 section 1.2
+ANNOUNCE_GROUP = IPv4Address("224.0.0.1")  # RFC 6887 section 14.1.2
+ANNOUNCE_PORT = 5350  # RFC 6887 section 19.1
+HTTP_BACKLOG = 128
+
+_LIKELY_HOLDER = {SSDP_PORT: "miniupnpd or a media server", ANNOUNCE_PORT: "miniupnpd or another PCP client"}
+_KINDS = {Protocol.TCP: socket.SOCK_STREAM, Protocol.UDP: socket.SOCK_DGRAM}
+
+
+def udp_connected(device: str, address: IPAddress, port: int) -> socket.socket:
+    """A UDP socket with a random source port that talks to one peer only, through ``device`` ("": as routed)."""
+
+    def prepare(sock: socket.socket) -> None:
+        _bind_device(sock, device)
+        sock.connect(_socket_address(address, port, device))
+
+    family = socket.AF_INET if isinstance(address, IPv4Address) else socket.AF_INET6
+    return _made(family, socket.SOCK_DGRAM, prepare, f"cannot send to {address} port {port}{_via(device)}")
+
+
+def ssdp_listener(device: str, address: IPv4Address) -> socket.socket:
+    """A socket for the searches and announcements of one LAN, and for answers from port 1900.
+
+    Other SSDP programs of the router can have the port too.
+    """
+
+    def prepare(sock: socket.socket) -> None:
+        _share_port(sock)
+        _bind_device(sock, device)
+        sock.bind(("", SSDP_PORT))
+        _join(sock, SSDP_GROUP, device, address)
+
+    what = f"cannot listen for UPnP searches on {address} ({device}) UDP port {SSDP_PORT}"
+    return _made(socket.AF_INET, socket.SOCK_DGRAM, prepare, what, SSDP_PORT)
+
+
+def ssdp_sender(device: str, address: IPv4Address) -> socket.socket:
+    """A socket that sends to the SSDP group of one LAN from ``address`` and receives the answers."""
+
+    def prepare(sock: socket.socket) -> None:
+        _bind_device(sock, device)
+        sock.bind((str(address), 0))
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, _membership(IPv4Address(0), device, address))
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, SSDP_TTL)
+
+    return _made(socket.AF_INET, socket.SOCK_DGRAM, prepare, f"cannot announce the gateway on {address} ({device})")
+
+
+def http_listener(address: IPv4Address, port: int, device: str) -> socket.socket:
+    """A listening TCP socket of the LAN address, reachable through ``device`` only ("": any); port 0: a free one."""
+
+    def prepare(sock: socket.socket) -> None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        _bind_device(sock, device)
+        sock.bind((str(address), port))
+        sock.listen(HTTP_BACKLOG)
+
+    what = f"cannot listen on {address} TCP port {port} (option http_port)"
+    return _made(socket.AF_INET, socket.SOCK_STREAM, prepare, what, port)
+
+
+def pcp_announce_listener(device: str) -> socket.socket:
+    """A socket for the multicast ANNOUNCE of the PCP servers behind ``device``."""
+
+    def prepare(sock: socket.socket) -> None:
+        _share_port(sock)
+        _bind_device(sock, device)
+        sock.bind((str(ANNOUNCE_GROUP), ANNOUNCE_PORT))
+        _join(sock, ANNOUNCE_GROUP, device, IPv4Address(0))
+
+    what = f"cannot listen for PCP announcements on {device} UDP port {ANNOUNCE_PORT}"
+    return _made(socket.AF_INET, socket.SOCK_DGRAM, prepare, what, ANNOUNCE_PORT)
+
+
+def port_in_use(protocol: Protocol, address: IPv4Address, port: int) -> bool:
+    """Whether a program of this router holds the port on that address; raises OurFault when it cannot be told."""
+    with socket.socket(socket.AF_INET, _KINDS[protocol]) as sock:
+        try:
+            sock.bind((str(address), port))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                return True
+            raise OurFault(f"cannot test {protocol.name} port {port} of {address}: {error.strerror}") from error
+    return False
+
+
+def _made(
+    family: socket.AddressFamily,
+    kind: socket.SocketKind,
+    prepare: Callable[[socket.socket], None],
+    what: str,
+    port: int = 0,
+) -> socket.socket:
+    """A non-blocking socket after ``prepare``; OurFault starts with ``what`` and leaves nothing open."""
+    try:
+        sock = socket.socket(family, kind | socket.SOCK_CLOEXEC)
+    except OSError as error:
+        raise OurFault(f"{what}: {error.strerror}") from error
+    try:
+        prepare(sock)
+        sock.setblocking(False)
+    except OSError as error:
+        sock.close()
+        raise OurFault(f"{what}: {_reason(error, port)}") from error
+    return sock
+
+
+def _reason(error: OSError, port: int) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"address in use, probably by {_LIKELY_HOLDER.get(port, 'miniupnpd')}: stop it"
+    if error.errno == errno.ENODEV:
+        return "no such network device"
+    if error.errno == errno.EPERM:
+        return "not permitted (CAP_NET_RAW is needed)"
+    return error.strerror or str(error)
+
+
+def _via(device: str) -> str:
+    return f" through {device}" if device else ""
+
+
+def _share_port(sock: socket.socket) -> None:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+
+
+def _bind_device(sock: socket.socket, device: str) -> None:
+    if device:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode() + b"\0")
+
+
+def _membership(group: IPv4Address, device: str, address: IPv4Address) -> bytes:
+    """A struct ip_mreqn (ip(7))."""
+    index = socket.if_nametoindex(device) if device else 0
+    return group.packed + address.packed + struct.pack("@i", index)
+
+
+def _join(sock: socket.socket, group: IPv4Address, device: str, address: IPv4Address) -> None:
+    sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, _membership(group, device, address))
+
+
+def _socket_address(address: IPAddress, port: int, device: str) -> tuple[str, int] | tuple[str, int, int, int]:
+    if isinstance(address, IPv6Address):
+        scope = socket.if_nametoindex(device) if device and address.is_link_local else 0
+        return str(address), port, 0, scope
+    return str(address), port

@@ -1,0 +1,354 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Control requests as control points send them, and the answers as they must look on the wire."""
+
+from __future__ import annotations
+
+from xml.etree import ElementTree
+
+import pytest
+
+from igdpcp.errors import MalformedRequest, UpnpFault
+from igdpcp.upnp.soap import (
+    DEPTH_LIMIT,
+    DESCRIPTION_LIMIT,
+    FAULT_TEXT,
+    NAME_LIMIT,
+    VALUE_LIMIT,
+    encode_fault,
+    encode_response,
+    parse_call,
+    soapaction_of,
+)
+
+WANIP = "urn:schemas-upnp-org:service:WANIPConnection:"
+ARGUMENTS = {
+    "NewRemoteHost": "",
+    "NewExternalPort": "40000",
+    "NewProtocol": "UDP",
+    "NewInternalPort": "40001",
+    "NewInternalClient": "192.168.1.50",
+    "NewEnabled": "1",
+    "NewPortMappingDescription": "game",
+    "NewLeaseDuration": "3600",
+}
+
+
+def body(arguments, action="AddPortMapping", urn=WANIP + "1"):
+    inner = "".join(f"<{name}>{value}</{name}>" for name, value in arguments.items())
+    return (
+        '<?xml version="1.0"?><s:Envelope xmlns:s="http://schemas.xmlsoap.org/soap/envelope/" '
+        's:encodingStyle="http://schemas.xmlsoap.org/soap/encoding/"><s:Body>'
+        f'<u:{action} xmlns:u="{urn}">{inner}</u:{action}></s:Body></s:Envelope>'
+    ).encode()
+
+
+def add(version=1, action="AddPortMapping", without=(), **changes):
+    arguments = {name: value for name, value in (ARGUMENTS | changes).items() if name not in without}
+    return parse_call(f'"{WANIP}{version}#{action}"', body(arguments, action, f"{WANIP}{version}"))
+
+
+def test_add_port_mapping_is_typed_by_its_declaration():
+    call = add()
+    assert (call.service.type, call.version, call.action.name) == ("WANIPConnection", 1, "AddPortMapping")
+    assert call.arguments == {
+        "NewRemoteHost": "",
+        "NewExternalPort": 40000,
+        "NewProtocol": "UDP",
+        "NewInternalPort": 40001,
+        "NewInternalClient": "192.168.1.50",
+        "NewEnabled": True,
+        "NewPortMappingDescription": "game",
+        "NewLeaseDuration": 3600,
+    }
+
+
+def test_absent_optional_arguments_take_their_defaults():
+    optional = ("NewRemoteHost", "NewPortMappingDescription", "NewLeaseDuration", "NewEnabled")
+    arguments = add(without=optional).arguments
+    assert [arguments[name] for name in optional] == ["", "", 0, True]
+
+
+@pytest.mark.parametrize("name", ["NewExternalPort", "NewProtocol", "NewInternalPort", "NewInternalClient"])
+def test_absent_required_argument_is_402(name):
+    with pytest.raises(UpnpFault) as fault:
+        add(without=(name,))
+    assert fault.value.code == 402
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1", True), ("true", True), ("YES", True), ("0", False), ("False", False), (" no ", False)],
+)
+def test_booleans_in_every_spelling(text, value):
+    assert add(NewEnabled=text).arguments["NewEnabled"] is value
+
+
+@pytest.mark.parametrize("text", ["80", " 80\n", "+80", "0080"])
+def test_integers_in_every_spelling(text):
+    assert add(NewExternalPort=text).arguments["NewExternalPort"] == 80
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("NewExternalPort", "65536"),
+        ("NewExternalPort", "-1"),
+        ("NewExternalPort", ""),
+        ("NewExternalPort", "0x50"),
+        ("NewExternalPort", "8_0"),
+        ("NewExternalPort", "٨٠"),
+        ("NewExternalPort", "80.0"),
+        ("NewExternalPort", "9" * 4000),
+        ("NewInternalPort", "65536"),
+        ("NewLeaseDuration", "4294967296"),
+        ("NewEnabled", "2"),
+        ("NewEnabled", ""),
+    ],
+)
+def test_values_of_the_wrong_type_are_402(name, text):
+    with pytest.raises(UpnpFault) as fault:
+        add(**{name: text})
+    assert fault.value.code == 402
+
+
+def test_values_that_have_a_fault_code_of_their_own_pass():
+    arguments = add(version=2, NewInternalPort="0", NewExternalPort="0", NewLeaseDuration="4294967295").arguments
+    assert (arguments["NewInternalPort"], arguments["NewExternalPort"]) == (0, 0)
+    assert arguments["NewLeaseDuration"] == 4294967295
+
+
+@pytest.mark.parametrize(("version", "code"), [(1, 402), (2, 601)])
+def test_unknown_protocol_is_402_in_version_1_and_601_in_version_2(version, code):
+    with pytest.raises(UpnpFault) as fault:
+        add(version=version, NewProtocol="SCTP")
+    assert fault.value.code == code
+
+
+def test_protocol_is_accepted_in_any_case():
+    assert add(NewProtocol="udp").arguments["NewProtocol"] == "UDP"
+
+
+@pytest.mark.parametrize("text", ["*", "0.0.0.0", "255.255.255.255", "", " "])
+def test_every_spelling_of_any_remote_host_is_the_empty_one(text):
+    assert add(NewRemoteHost=text).arguments["NewRemoteHost"] == ""
+
+
+def test_a_remote_host_is_kept():
+    assert add(NewRemoteHost=" 198.51.100.9 ").arguments["NewRemoteHost"] == "198.51.100.9"
+
+
+def test_descriptions_come_back_unchanged():
+    text = "Transmission at 51413 é中 " + "x" * 80
+    assert add(NewPortMappingDescription=text).arguments["NewPortMappingDescription"] == text
+
+
+def test_long_descriptions_are_cut_on_a_character():
+    text = add(NewPortMappingDescription="中" * (DESCRIPTION_LIMIT + 1)).arguments["NewPortMappingDescription"]
+    assert text == "中" * DESCRIPTION_LIMIT
+
+
+@pytest.mark.parametrize("text", ["ga\nme", "ga\tme", "ga\x01me", "ga&#10;me", "ga\x85me"])
+def test_control_characters_leave_descriptions(text):
+    assert add(NewPortMappingDescription=text).arguments["NewPortMappingDescription"] == "game"
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("R&D", "R&D"),
+        ("a && b &x; &", "a && b &x; &"),
+        ("R&D &lt;1&gt; &#65;", "R&D <1> A"),
+        ("R&amp;D", "R&D"),
+    ],
+)
+def test_ampersands_need_not_be_escaped(text, value):
+    assert add(NewPortMappingDescription=text).arguments["NewPortMappingDescription"] == value
+
+
+def test_an_unescaped_bracket_is_refused():
+    with pytest.raises((MalformedRequest, UpnpFault)):
+        add(NewPortMappingDescription="a < b")
+
+
+def test_latin_1_is_understood():
+    request = body(ARGUMENTS | {"NewPortMappingDescription": "caf\xe9"}).decode().encode("latin-1")
+    assert parse_call(None, request).arguments["NewPortMappingDescription"] == "café"
+
+
+def test_arguments_come_in_any_order_and_unknown_ones_are_ignored():
+    request = body(dict(reversed(ARGUMENTS.items())) | {"NewColour": "red"})
+    assert parse_call(None, request) == add()
+
+
+def test_an_argument_given_twice_is_402():
+    request = body(ARGUMENTS).replace(b"<NewProtocol>", b"<NewProtocol>TCP</NewProtocol><NewProtocol>")
+    with pytest.raises(UpnpFault) as fault:
+        parse_call(None, request)
+    assert fault.value.code == 402
+
+
+def test_an_element_inside_an_argument_is_402():
+    with pytest.raises(UpnpFault) as fault:
+        add(NewPortMappingDescription="a<b/>c")
+    assert fault.value.code == 402
+
+
+@pytest.mark.parametrize("quote", ['"', "'", "", ' "'])
+def test_soapaction_is_accepted_with_any_quotes(quote):
+    call = parse_call(f"{quote}{WANIP}1#AddPortMapping{quote}", body(ARGUMENTS))
+    assert call.action.name == "AddPortMapping"
+
+
+@pytest.mark.parametrize("soapaction", [None, "", '""'])
+def test_without_soapaction_the_body_decides(soapaction):
+    call = parse_call(soapaction, body(ARGUMENTS, urn=WANIP + "2"))
+    assert (call.urn, call.version) == (WANIP + "2", 2)
+
+
+def test_the_version_is_that_of_soapaction():
+    assert parse_call(f"{WANIP}2#AddPortMapping", body(ARGUMENTS, urn=WANIP + "1")).version == 2
+
+
+def test_any_prefix_a_byte_order_mark_white_space_and_a_trailing_zero_are_accepted():
+    request = body(ARGUMENTS).replace(b"s:", b"SOAP-ENV:").replace(b":s=", b":SOAP-ENV=")
+    request = request.replace(b"u:", b"m:").replace(b":u=", b":m=").replace(WANIP.replace("u", "m", 1).encode(), b"?")
+    assert parse_call(f"{WANIP}1#AddPortMapping", b"\xef\xbb\xbf\r\n " + request + b"\r\n\0") == add()
+
+
+def test_a_default_namespace_is_accepted():
+    request = body(ARGUMENTS).replace(b"<u:", b"<").replace(b"</u:", b"</").replace(b"xmlns:u", b"xmlns")
+    assert parse_call(None, request) == add()
+
+
+def test_a_soap_header_is_skipped():
+    request = body(ARGUMENTS).replace(
+        b"<s:Body>", b"<s:Header><x><NewProtocol>TCP</NewProtocol></x></s:Header><s:Body>"
+    )
+    assert parse_call(None, request) == add()
+
+
+def test_what_follows_the_action_is_skipped():
+    request = body(ARGUMENTS).replace(
+        b"</s:Body>", b"<x><NewColour>red</NewColour><NewProtocol>TCP</NewProtocol></x></s:Body>"
+    )
+    assert parse_call(None, request) == add()
+
+
+@pytest.mark.parametrize(
+    "soapaction",
+    [
+        f"{WANIP}1#AddAnyPortMapping",
+        f"{WANIP}1#NoSuchAction",
+        f"{WANIP}1#DeletePortMapping",
+        f"{WANIP}3#AddPortMapping",
+        f"{WANIP}0#AddPortMapping",
+        "urn:schemas-upnp-org:service:WANCommonInterfaceConfig:2#GetTotalBytesSent",
+        "urn:schemas-upnp-org:service:WANPPPConnection:1#AddPortMapping",
+        "urn:dslforum-org:service:WANIPConnection:1#AddPortMapping",
+        "AddPortMapping",
+        "#",
+    ],
+)
+def test_what_no_service_has_is_401(soapaction):
+    with pytest.raises(UpnpFault) as fault:
+        parse_call(soapaction, body(ARGUMENTS))
+    assert fault.value.code == 401
+
+
+@pytest.mark.parametrize(
+    "request_body",
+    [
+        b"",
+        b"not xml",
+        b"<a/>",
+        b"<s:Envelope><s:Body></s:Body></s:Envelope>",
+        b"<Envelope><Body><AddPortMapping>",
+        b'<!DOCTYPE a [<!ENTITY b "c">]>' + body(ARGUMENTS)[21:],
+        b'<!DOCTYPE Envelope SYSTEM "http://192.0.2.1/x.dtd">' + body(ARGUMENTS)[21:],
+        body(ARGUMENTS).decode().encode("utf-16"),
+    ],
+)
+def test_what_is_no_soap_request_is_malformed(request_body):
+    with pytest.raises(MalformedRequest) as error:
+        parse_call(f"{WANIP}1#AddPortMapping", request_body)
+    assert error.value.status == 400
+
+
+def test_entities_are_never_expanded():
+    request = b'<!DOCTYPE a [<!ENTITY b "TCP">]>' + body(ARGUMENTS | {"NewProtocol": "&b;"})[21:]
+    with pytest.raises(MalformedRequest):
+        parse_call(None, request)
+
+
+def test_a_declared_encoding_is_not_looked_up():
+    request = body(ARGUMENTS).replace(b'version="1.0"', b'version="1.0" encoding="idna"')
+    assert parse_call(None, request) == add()
+
+
+def test_nesting_names_and_values_have_ceilings():
+    with pytest.raises(MalformedRequest):
+        parse_call(None, b"<a>" * (DEPTH_LIMIT + 1))
+    with pytest.raises(MalformedRequest):
+        parse_call(None, body(ARGUMENTS | {"N" * (NAME_LIMIT + 1): "1"}))
+    with pytest.raises(UpnpFault) as fault:
+        add(NewPortMappingDescription="x" * (VALUE_LIMIT + 1))
+    assert fault.value.code == 605
+
+
+def test_m_post_names_soapaction_with_a_prefix():
+    assert soapaction_of({"man": "x; ns=01", "01-soapaction": "a#b"}) == "a#b"
+    assert soapaction_of({"soapaction": "c#d"}) == "c#d"
+    assert soapaction_of({"host": "x"}) is None
+
+
+def test_the_answer_has_the_literal_prefixes_and_the_requested_type():
+    call = parse_call(f"{WANIP}2#GetExternalIPAddress", body({}, "GetExternalIPAddress"))
+    assert encode_response(call, {"NewExternalIPAddress": "192.0.2.7"}) == (
+        b'<?xml version="1.0"?>\n'
+        b'<s:Envelope xmlns:s="http://schemas.xmlsoap.org/soap/envelope/"'
+        b' s:encodingStyle="http://schemas.xmlsoap.org/soap/encoding/"><s:Body>'
+        b'<u:GetExternalIPAddressResponse xmlns:u="urn:schemas-upnp-org:service:WANIPConnection:2">'
+        b"<NewExternalIPAddress>192.0.2.7</NewExternalIPAddress>"
+        b"</u:GetExternalIPAddressResponse></s:Body></s:Envelope>\n"
+    )
+
+
+def test_results_are_in_declared_order_escaped_and_complete():
+    call = parse_call(
+        f"{WANIP}1#GetSpecificPortMappingEntry",
+        body({"NewExternalPort": "1", "NewProtocol": "TCP"}, "GetSpecificPortMappingEntry"),
+    )
+    outputs = {
+        "NewLeaseDuration": 0,
+        "NewPortMappingDescription": "R&D <1>\x00",
+        "NewEnabled": True,
+        "NewInternalClient": "",
+        "NewInternalPort": 40001,
+    }
+    response = ElementTree.fromstring(encode_response(call, outputs))[0][0]
+    assert [(element.tag, element.text or "") for element in response] == [
+        ("NewInternalPort", "40001"),
+        ("NewInternalClient", ""),
+        ("NewEnabled", "1"),
+        ("NewPortMappingDescription", "R&D <1>"),
+        ("NewLeaseDuration", "0"),
+    ]
+    with pytest.raises(KeyError):
+        encode_response(call, {})
+
+
+def test_a_fault_has_code_and_text_where_control_points_look():
+    fault = ElementTree.fromstring(encode_fault(718, "R&D"))[0][0]
+    assert [element.tag for element in fault] == ["faultcode", "faultstring", "detail"]
+    assert [element.text for element in fault][:2] == ["s:Client", "UPnPError"]
+    control = "{urn:schemas-upnp-org:control-1-0}"
+    assert [(e.tag, e.text) for e in fault[2][0]] == [
+        (control + "errorCode", "718"),
+        (control + "errorDescription", "R&D"),
+    ]
+    assert fault[2][0].tag == control + "UPnPError"
+
+
+def test_a_fault_without_text_takes_the_name_of_the_standard():
+    assert FAULT_TEXT[718] == "ConflictInMappingEntry"
+    assert b"<errorDescription>ConflictInMappingEntry</errorDescription>" in encode_fault(718, "")
