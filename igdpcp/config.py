@@ -1,0 +1,305 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Config dataclasses and their validation; every problem is listed at once, with section and option."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network
+from typing import Any
+
+from igdpcp import option_values, uci
+from igdpcp.errors import ConfigError
+from igdpcp.option_values import Reader
+from igdpcp.uci import Section
+
+NOTIFY_INTERVAL_LIMIT = 900  # half of CACHE-CONTROL's max-age: UPnP Device Architecture 2.0, section 1.2.2
+ANY_ADDRESS = IPv4Network("0.0.0.0/0")
+
+
+@dataclass(frozen=True, slots=True)
+class MainConfig:
+    """Section ``igdpcp``."""
+
+    enabled: bool = False
+    backend: str = "auto"  # auto | nftables | iptables
+    nft_table: str = "auto"  # auto | fw4 | NAME: fw4's own table, or an own one of that name
+    http_port: int = 5000
+    igd_version: str = "auto"  # auto | 1 | 2
+    friendly_name: str = "igdpcp"
+    notify_interval: int = 900
+    unreachable_policy: str = "local"  # local | error
+    soap_deadline: float = 3.8
+    external_ip_probe: bool = True
+    allow_private_external: bool = False
+    description_option: bool = True
+    max_mappings: int = 5000
+    max_mappings_per_host: int = 1000
+    force: bool = False
+    log_level: str = "info"
+    log_wire: bool = False
+    run_dir: str = "/var/run/igdpcp"
+    state_dir: str = "/etc/igdpcp"
+
+
+@dataclass(frozen=True, slots=True)
+class LanConfig:
+    """Section ``lan``: one LAN that is served."""
+
+    name: str = "lan"
+    device: str = "br-lan"
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamConfig:
+    """Section ``upstream``: the carrier. ``server`` empty: the WAN's default router is tried."""
+
+    name: str = "upstream"
+    type: str = "pcp"  # pcp | none
+    server: tuple[str, ...] = ()  # IPv4 or IPv6 literals of one server
+    device: str = ""  # WAN device; empty: the device of the default route
+    nat: str = "auto"  # auto | yes | no
+    retransmit_initial: float = 3.0  # IRT, RFC 6887 section 8.1.1
+
+
+@dataclass(frozen=True, slots=True)
+class PermissionConfig:
+    """Section ``permission``: the first one that matches decides."""
+
+    name: str = ""
+    action: str = "deny"  # allow | deny
+    external_ports: range = range(0, 65536)
+    internal_addresses: IPv4Network = ANY_ADDRESS
+    internal_ports: range = range(0, 65536)
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The whole of /etc/config/igdpcp; ``warnings`` are the sections and options that were skipped, and why."""
+
+    main: MainConfig = MainConfig()
+    lans: tuple[LanConfig, ...] = (LanConfig(),)
+    upstream: UpstreamConfig = UpstreamConfig()
+    permissions: tuple[PermissionConfig, ...] = ()
+    warnings: tuple[str, ...] = field(default=())
+
+
+DEFAULT_PERMISSIONS = (
+    PermissionConfig(
+        name="default", action="allow", external_ports=range(1024, 65536), internal_ports=range(1024, 65536)
+    ),
+)
+
+_port = option_values.number(int, 1, 65535, "a port")
+_mappings = option_values.number(int, 1, 65535, "a number of mappings")
+
+_MAIN: Mapping[str, Reader] = {
+    "enabled": option_values.boolean,
+    "backend": option_values.choice("auto", "nftables", "iptables"),
+    "nft_table": option_values.nft_name,
+    "http_port": _port,
+    "igd_version": option_values.choice("auto", "1", "2"),
+    "friendly_name": option_values.friendly_name,
+    "notify_interval": option_values.number(int, 60, NOTIFY_INTERVAL_LIMIT, "a number of seconds"),
+    "unreachable_policy": option_values.choice("local", "error"),
+    "soap_deadline": option_values.number(float, 0.1, 90, "a number of seconds"),
+    "external_ip_probe": option_values.boolean,
+    "allow_private_external": option_values.boolean,
+    "description_option": option_values.boolean,
+    "max_mappings": _mappings,
+    "max_mappings_per_host": _mappings,
+    "force": option_values.boolean,
+    "log_level": option_values.choice("debug", "info", "warning", "error"),
+    "log_wire": option_values.boolean,
+    "run_dir": option_values.directory,
+    "state_dir": option_values.directory,
+}
+_LAN: Mapping[str, Reader] = {"device": option_values.interface}
+_UPSTREAM: Mapping[str, Reader] = {
+    "type": option_values.choice("pcp", "none"),
+    "server": option_values.server,
+    "device": option_values.interface,
+    "nat": option_values.choice("auto", "yes", "no"),
+    "retransmit_initial": option_values.number(float, 0.1, 60, "a number of seconds"),
+}
+_PERMISSION: Mapping[str, Reader] = {
+    "action": option_values.choice("allow", "deny"),
+    "ext_ports": option_values.port_range,
+    "int_addr": option_values.network,
+    "int_ports": option_values.port_range,
+    "comment": str,
+}
+_PERMISSION_FIELDS = {
+    "ext_ports": "external_ports",
+    "int_addr": "internal_addresses",
+    "int_ports": "internal_ports",
+}
+_SECTIONS = ("igdpcp", "lan", "upstream", "permission")
+_LISTS = ("server",)
+
+
+def load(path: str) -> Config:
+    """The configuration in the file at ``path``; raises ConfigError with every problem when none can be made of it."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            text = file.read()
+    except OSError as error:
+        raise ConfigError([f"{path}: cannot be read: {error.strerror}"]) from error
+    return parse(text, path)
+
+
+def parse(text: str, source: str) -> Config:
+    """The configuration in ``text``, which came from ``source``; raises ConfigError like ``load``."""
+    try:
+        sections = uci.parse(text)
+    except ConfigError as error:
+        raise ConfigError([f"{source}: {problem}" for problem in error.problems]) from error
+    return _Reading(sections).config()
+
+
+def interface_problems(config: Config, exists: Callable[[str], bool]) -> list[str]:
+    """The devices that the configuration names and this router does not have, one line each."""
+    named = [(lan.name, lan.device) for lan in config.lans]
+    if config.upstream.device:
+        named.append((config.upstream.name, config.upstream.device))
+    return [
+        f"section '{name}' option 'device': this router has no interface '{device}'"
+        for name, device in named
+        if not exists(device)
+    ]
+
+
+class _Reading:
+    """One pass over the sections; ``warnings`` collects what was skipped, and why."""
+
+    def __init__(self, sections: list[Section]) -> None:
+        self.warnings: list[str] = []
+        self.by_type: dict[str, list[tuple[str, Section]]] = {known: [] for known in _SECTIONS}
+        for section in sections:
+            if section.type not in self.by_type:
+                title = f"section '{section.name}'" if section.name else f"the section in line {section.line}"
+                self.warn(f"{title}: unknown type '{section.type}'{_nearest(section.type, _SECTIONS)}; skipped")
+                continue
+            same_type = self.by_type[section.type]
+            same_type.append((section.name or f"@{section.type}[{len(same_type)}]", section))
+
+    def warn(self, problem: str) -> None:
+        self.warnings.append(problem)
+
+    def config(self) -> Config:
+        main = self.main()
+        upstream = self.upstream()
+        lans = self.lans(upstream)
+        permissions = self.permissions()
+        if not lans:
+            raise ConfigError([*self.warnings, "no section 'lan' is left: there is no LAN to serve"])
+        return Config(main, lans, upstream, permissions, tuple(self.warnings))
+
+    def main(self) -> MainConfig:
+        section = self.only("igdpcp")
+        return MainConfig(**self.options(section, _MAIN, MainConfig())) if section else MainConfig()
+
+    def upstream(self) -> UpstreamConfig:
+        section = self.only("upstream")
+        if section is None:
+            return UpstreamConfig()
+        name = section[1].name or UpstreamConfig().name
+        return UpstreamConfig(name=name, **self.options(section, _UPSTREAM, UpstreamConfig()))
+
+    def lans(self, upstream: UpstreamConfig) -> tuple[LanConfig, ...]:
+        if not self.by_type["lan"]:
+            return (LanConfig(),)
+        lans: dict[str, LanConfig] = {}
+        for title, section in self.by_type["lan"]:
+            options, problems = self.read(title, section, _LAN)
+            lan = LanConfig(name=title, **options)
+            if "device" in section.values and "device" not in options:
+                self.warn(f"{problems.pop()}; section skipped")
+            elif lan.device == upstream.device:
+                self.warn(f"section '{title}' option 'device': '{lan.device}' is the upstream's; section skipped")
+            elif lan.device in lans:
+                self.warn(f"section '{title}' option 'device': '{lan.device}' is served already; section skipped")
+            else:
+                lans[lan.device] = lan
+            self.warnings += problems
+        return tuple(lans.values())
+
+    def permissions(self) -> tuple[PermissionConfig, ...]:
+        """The rules that can be read. One that cannot never allows more than what was written."""
+        if not self.by_type["permission"]:
+            return DEFAULT_PERMISSIONS
+        rules: list[PermissionConfig] = []
+        for title, section in self.by_type["permission"]:
+            options, problems = self.read(title, section, _PERMISSION)
+            options.pop("comment", None)
+            renamed = {_PERMISSION_FIELDS.get(option, option): value for option, value in options.items()}
+            rule = PermissionConfig(name=title, **renamed)
+            if problems and rule.action == "allow":
+                self.warnings += [f"{problem}; rule skipped" for problem in problems]
+                continue
+            self.warnings += [f"{problem}; the rule denies any value of it" for problem in problems]
+            rules.append(rule)
+        return tuple(rules) or (PermissionConfig(name="none-left"),)
+
+    def only(self, section_type: str) -> tuple[str, Section] | None:
+        """The one section of a type that allows one; more of them are reported."""
+        titled = self.by_type[section_type]
+        for title, _ in titled[1:]:
+            self.warn(f"section '{title}': a second section of type '{section_type}' is not used yet; skipped")
+        return titled[0] if titled else None
+
+    def options(self, titled: tuple[str, Section], readers: Mapping[str, Reader], defaults: object) -> dict[str, Any]:
+        """The options that can be read, by name; each other one is reported with the default that is used."""
+        title, section = titled
+        options, problems = self.read(title, section, readers, defaults)
+        self.warnings += problems
+        return options
+
+    def read(
+        self, title: str, section: Section, readers: Mapping[str, Reader], defaults: object = None
+    ) -> tuple[dict[str, Any], list[str]]:
+        """What can be read of a section, and a line for each option that cannot."""
+        options: dict[str, Any] = {}
+        problems: list[str] = []
+        for option, stored in section.values.items():
+            where = f"section '{title}' option '{option}'"
+            if option not in readers:
+                problems.append(f"{where}: unknown option{_nearest(option, readers)}")
+                continue
+            values = _as_list(stored) if option in _LISTS else [_as_scalar(stored)]
+            good: dict[Any, None] = {}
+            for text in values:
+                try:
+                    good[readers[option](text)] = None
+                except ValueError as error:
+                    using = f"; using {_shown(getattr(defaults, option))}" if defaults and option not in _LISTS else ""
+                    problems.append(f"{where}: {text} {error}{using}")
+            if option in _LISTS:
+                options[option] = tuple(good)
+            elif good:
+                options[option] = next(iter(good))
+        return options, problems
+
+
+def _as_list(stored: str | list[str]) -> list[str]:
+    return stored.split() if isinstance(stored, str) else stored
+
+
+def _as_scalar(stored: str | list[str]) -> str:
+    return stored if isinstance(stored, str) else stored[-1]
+
+
+def _nearest(word: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f" (did you mean '{close[0]}'?)" if close else ""
+
+
+def _shown(value: object) -> str:
+    return str(int(value)) if isinstance(value, bool) else str(value) or "''"
+
+
+__all__ = [
+    "DEFAULT_PERMISSIONS", "Config", "LanConfig", "MainConfig", "PermissionConfig", "UpstreamConfig",
+    "interface_problems", "load", "parse",
+]  # fmt: skip

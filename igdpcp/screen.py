@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Draw for people what the daemon reports: the status on one screen, mappings as a table.
+
+What comes from LAN hosts (descriptions, agents) is shown printable and clipped, whatever bytes it has.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from igdpcp.model import Activation, Mode
+
+WIDTH = 80
+HEIGHT = 24
+LABEL_WIDTH = 10
+CELL_LIMIT = 40  # characters of one cell of a table
+ERRORS_SHOWN = 3
+ADVICE_SHOWN = 2
+
+MODE_SENTENCES = {
+    Mode.CASCADED: "two NATs; the carrier opens a port, this router forwards it.",
+    Mode.ROUTED: "one NAT; the carrier opens a port, this router lets it in.",
+    Mode.LOCAL: "the carrier is not asked; ports open on this router only.",
+}
+ACTIVATION_WORDS = {
+    Activation.NO_WAN: "no WAN address",
+    Activation.NO_SERVER: "no PCP server known",
+    Activation.PROBING: "waiting for a first answer",
+    Activation.ACTIVE: "answers",
+    Activation.LOST: "does not answer any more",
+}
+ACTIVATION_ADVICE = {
+    Activation.NO_WAN: "Bring the WAN up; 'ifstatus wan' shows what it waits for.",
+    Activation.NO_SERVER: "Ask the carrier for its PCP server; name it as 'list server' in section 'upstream'.",
+    Activation.LOST: "Ask the carrier whether its PCP server runs; mappings follow when it answers again.",
+}
+
+Status = dict[str, Any]
+
+
+def printable(text: object, limit: int = CELL_LIMIT) -> str:
+    """The text with everything escaped that a terminal could obey, clipped to ``limit`` characters."""
+    safe = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text)[: limit + 1])
+    return safe if len(safe) <= limit else safe[: limit - 3] + "..."
+
+
+def duration(seconds: float | None) -> str:
+    """A length of time in its two largest units, like '2 h 13 min'."""
+    if seconds is None:
+        return "unknown time"
+    left = max(0, int(seconds))
+    parts: list[str] = []
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
+        count, left = divmod(left, size)
+        if count or (parts and unit != "s"):
+            parts.append(f"{count} {unit}")
+    return " ".join(parts[:2]) or "0 s"
+
+
+def status_screen(status: Status) -> str:
+    """The answer to 'status' on at most 24 lines of 80 columns."""
+    title = f"igdpcp {status['version']} ({status['backend']}), running for {duration(status['uptime_seconds'])}"
+    lines = [title, "", *_chain(status), ""]
+    for label, value, limit in (
+        ("Mode", f"{status['mode']}: {MODE_SENTENCES[Mode(status['mode'])]}", 1),
+        ("Upstream", _upstream(status), 2),
+        ("Address", _address(status), 2),
+        ("Mappings", _counts(status["mappings"]), 1),
+        ("IGD", _advertising(status["igd"]), 2),
+        ("Firewall", _firewall(status["firewall"]), 2),
+    ):
+        lines += _labelled(label, [value], limit)
+    advice = _labelled("To do", _advice(status)[:ADVICE_SHOWN] or ["nothing"], 2)
+    errors = _errors(status["errors"]) or ["none"]
+    room = HEIGHT - len(lines) - len(advice)
+    lines += _labelled("Errors", errors, 2 if room >= 2 * len(errors) else 1)
+    return "\n".join(lines + advice)
+
+
+def _labelled(label: str, values: Iterable[str], limit: int) -> list[str]:
+    """Each value in at most ``limit`` lines, the first of them behind the label."""
+    lines: list[str] = []
+    for value in values:
+        safe = printable(value, limit * WIDTH)
+        lines += textwrap.wrap(safe, WIDTH - LABEL_WIDTH, max_lines=limit, placeholder=" ...") or [""]
+    return [f"{label if i == 0 else '':{LABEL_WIDTH}}{line}".rstrip() for i, line in enumerate(lines)]
+
+
+def _chain(status: Status) -> list[str]:
+    """The way from the LAN to the internet as three lines: who, address, device."""
+    lans, wan = status["lans"], status["wan"]
+    nat = "no NAT" if status["mode"] == Mode.ROUTED else "NAT"
+    hops = [
+        ("LAN", _networks(lans), ", ".join(printable(lan["device"], 15) for lan in lans[:1])),
+        (f"router ({nat})", wan.get("address") or "no address", printable(wan.get("device") or "", 15)),
+    ]
+    external = status["external_address"]
+    if status["mode"] != Mode.LOCAL or external != wan.get("address"):
+        hops.append(("carrier (NAT)", "?" if status["mode"] == Mode.LOCAL else "PCP server", ""))
+    hops.append(("internet", external or "no address", ""))
+    widths = [max(map(len, hop)) for hop in hops]
+    rows = [[f"{hop[row]:{width}}" for hop, width in zip(hops, widths, strict=True)] for row in range(3)]
+    return [f"  {joint.join(row)}".rstrip() for joint, row in zip(("    ", " -> ", "    "), rows, strict=True)]
+
+
+def _networks(lans: list[dict[str, Any]]) -> str:
+    if not lans:
+        return "none"
+    more = f" +{len(lans) - 1}" if len(lans) > 1 else ""
+    return f"{_network(lans[0])}{more}"
+
+
+def _network(lan: dict[str, Any]) -> str:
+    """The network of an interface address: ADDRESS with the bits of the host cleared, /PREFIX."""
+    octets = str(lan["address"] or "").split(".")
+    if len(octets) != 4 or not all(octet.isdecimal() for octet in octets):
+        return "no address"
+    prefix = int(lan["prefix"])
+    value = int.from_bytes(bytes(int(octet) & 0xFF for octet in octets)) >> (32 - prefix) << (32 - prefix)
+    return f"{'.'.join(map(str, value.to_bytes(4)))}/{prefix}"
+
+
+def _upstream(status: Status) -> str:
+    activation, upstream = status["activation"], status["upstream"]
+    words = ACTIVATION_WORDS.get(activation["state"], activation["state"])
+    server = f"{upstream['type']} {upstream['server'] or ''}".rstrip()
+    reason = f" ({activation['reason']})" if activation.get("reason") not in (None, "", words) else ""
+    return f"{upstream['name']}, {server}: {words}, for {duration(activation.get('since_seconds'))}{reason}"
+
+
+def _address(status: Status) -> str:
+    reason = status.get("external_address_reason")
+    return f"{status['external_address'] or 'none'}" + (f": {reason}" if reason else "")
+
+
+def _counts(mappings: dict[str, Any]) -> str:
+    parts = [f"{mappings['active']} active (limit {mappings['limit']})"]
+    if mappings["local_only"]:
+        parts.append(f"{mappings['local_only']} local_only (not at the carrier)")
+    if mappings["pending"]:
+        parts.append(f"{mappings['pending']} waiting")
+    return ", ".join(parts)
+
+
+def _advertising(igd: dict[str, Any]) -> str:
+    if igd["conflict"]:
+        return (
+            f"not advertised: {igd['conflict']}" if not igd["advertising"] else f"advertised beside {igd['conflict']}"
+        )
+    return f"advertised at {igd['location']}" if igd["advertising"] else "not advertised"
+
+
+def _firewall(firewall: dict[str, Any]) -> str:
+    if firewall["problem"]:
+        return str(firewall["problem"])
+    return "rules in place" if firewall["active"] else "no rules in place"
+
+
+def _errors(errors: list[dict[str, Any]]) -> list[str]:
+    """The latest ones, the newest first."""
+    latest = sorted(errors, key=lambda error: float(error["seconds_ago"]))[:ERRORS_SHOWN]
+    return [f"{duration(error['seconds_ago'])} ago: {error['text'].removeprefix('event=')}" for error in latest]
+
+
+def _advice(status: Status) -> list[str]:
+    """What a person can do about what is wrong, the worst first."""
+    advice = []
+    if not status["firewall"]["active"]:
+        advice.append("Run '/etc/init.d/firewall restart'; then 'logread -e igdpcp' says what is missing.")
+    elif status["firewall"]["problem"]:
+        advice.append("Change the firewall so that it lets mapped ports through; 'nft list ruleset' shows its rules.")
+    if status["activation"]["state"] in ACTIVATION_ADVICE and status["upstream"]["type"] != "none":
+        advice.append(ACTIVATION_ADVICE[status["activation"]["state"]])
+    if status["igd"]["conflict"] and not status["igd"]["advertising"]:
+        advice.append("Stop the other IGD, or set option 'force' to 1 in /etc/config/igdpcp.")
+    warnings = status.get("warnings", [])
+    if warnings:
+        more = f" ({len(warnings) - 1} more)" if len(warnings) > 1 else ""
+        advice.append(f"Correct /etc/config/igdpcp{more}: {warnings[0]}")
+    return advice
+
+
+Mapping = dict[str, Any]
+
+
+def _external(mapping: Mapping) -> str:
+    return f"{mapping['external_address'] or '?'}:{mapping['external_port']}"
+
+
+def _lease(mapping: Mapping) -> str:
+    return "until deleted" if mapping["lease_left"] is None else duration(mapping["lease_left"])
+
+
+_COLUMNS: tuple[tuple[str, Callable[[Mapping], object]], ...] = (
+    ("PROTO", lambda m: m["protocol"]),
+    ("EXTERNAL", _external),
+    ("CLIENT", lambda m: f"{m['client']}:{m['client_port']}"),
+    ("FROM", lambda m: m["remote_host"]),
+    ("LEASE LEFT", _lease),
+    ("STATE", lambda m: f"{m['state']}, local_only" if m["local_only"] else m["state"]),
+    ("ASKED BY", lambda m: m["requester"] or m["owner"]),
+    ("AGENT", lambda m: m["agent"]),
+    ("DESCRIPTION", lambda m: m["description"]),
+)
+
+
+def mappings_table(mappings: list[Mapping]) -> str:
+    """The answer to 'mappings' as a table; a column that is empty for all of them is left out."""
+    if not mappings:
+        return "no mappings"
+    columns = []
+    for title, cell in _COLUMNS:
+        cells = [printable(cell(mapping) or "") for mapping in mappings]
+        if any(cells):
+            width = max(map(len, [title, *cells]))
+            columns.append([f"{text:{width}}" for text in [title, *cells]])
+    return "\n".join("  ".join(row).rstrip() for row in zip(*columns, strict=True))
+
+
+def added(mapping: Mapping) -> str:
+    """What 'add' achieved, in a sentence."""
+    where = f"{mapping['protocol']} {_external(mapping)}"
+    target = f"{mapping['client']}:{mapping['client_port']}"
+    note = " This router only: the carrier has not opened it." if mapping["local_only"] else ""
+    return f"{where} reaches {target} ({_lease(mapping)}).{note}"
+
+
+def deleted(mapping: Mapping) -> str:
+    """What 'delete' did, in a sentence."""
+    target = f"{mapping['client']}:{mapping['client_port']}"
+    return f"{mapping['protocol']} {_external(mapping)} is closed; it reached {target}."

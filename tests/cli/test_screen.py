@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a person reads: the status screen and the table of mappings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from igdpcp import screen
+from igdpcp.model import Activation, Mode
+from tests.cli.daemon_stub import mapping, status
+
+
+def fits(text: str) -> bool:
+    lines = text.split("\n")
+    return len(lines) <= screen.HEIGHT and all(len(line) <= screen.WIDTH for line in lines)
+
+
+def field(text: str, label: str) -> str:
+    """The value behind a label, with its following lines."""
+    lines = text.split("\n")
+    start = next(i for i, line in enumerate(lines) if line.startswith(f"{label} "))
+    end = start + 1
+    while end < len(lines) and lines[end].startswith(" "):
+        end += 1
+    return " ".join(line[screen.LABEL_WIDTH :] for line in lines[start:end])
+
+
+def test_a_healthy_router_is_drawn_from_the_lan_to_the_internet() -> None:
+    text = screen.status_screen(status())
+    assert text.split("\n")[2:5] == [
+        "  LAN               router (NAT)    carrier (NAT)    internet",
+        "  192.168.1.0/24 -> 100.64.12.34 -> PCP server    -> 62.0.0.1",
+        "  br-lan            wan",
+    ]
+    assert field(text, "Upstream") == "carrier, pcp 100.64.12.1: answers, for 2 h 13 min (answered ANNOUNCE)"
+    assert field(text, "Address") == "62.0.0.1: learnt from the carrier"
+    assert field(text, "Mappings") == "12 active (limit 5000)"
+    assert field(text, "IGD") == "advertised at http://192.168.1.1:5000/rootDesc.xml"
+    assert field(text, "Errors") == "none"
+    assert field(text, "To do") == "nothing"
+
+
+@pytest.mark.parametrize(
+    ("mode", "sentence"),
+    [
+        (Mode.CASCADED, "cascaded: two NATs; the carrier opens a port, this router forwards it."),
+        (Mode.ROUTED, "routed: one NAT; the carrier opens a port, this router lets it in."),
+        (Mode.LOCAL, "local: the carrier is not asked; ports open on this router only."),
+    ],
+)
+def test_each_mode_is_a_plain_sentence(mode: Mode, sentence: str) -> None:
+    assert field(screen.status_screen(status(mode=mode.value)), "Mode") == sentence
+
+
+def test_a_router_without_nat_and_one_without_carrier_are_drawn_as_such() -> None:
+    assert "router (no NAT)" in screen.status_screen(status(mode="routed"))
+    own = screen.status_screen(status(mode="local", wan={"address": "62.0.0.1"}))
+    assert "carrier (NAT)" not in own
+    behind = screen.status_screen(status(mode="local", external_address=None))
+    assert "carrier (NAT)" in behind
+    assert "no address" in behind
+
+
+@pytest.mark.parametrize(
+    ("changes", "advice"),
+    [
+        ({"activation": {"state": "no_wan"}}, "ifstatus wan"),
+        ({"activation": {"state": "no_server"}}, "list server"),
+        ({"activation": {"state": "lost"}}, "whether its PCP server runs"),
+        ({"firewall": {"active": False, "problem": "chain igdpcp_dstnat is missing"}}, "/etc/init.d/firewall restart"),
+        ({"firewall": {"active": True, "problem": "chain x drops forwarded packets"}}, "nft list ruleset"),
+        ({"igd": {"advertising": False, "conflict": "miniupnpd runs"}}, "option 'force'"),
+        ({"warnings": ["section 'main' option 'x': unknown option", "b"]}, "Correct /etc/config/igdpcp (1 more)"),
+    ],
+)
+def test_whatever_is_wrong_comes_with_what_to_do(changes: dict[str, Any], advice: str) -> None:
+    text = screen.status_screen(status(**changes))
+    assert advice in field(text, "To do")
+    assert fits(text)
+
+
+def test_no_carrier_configured_is_nothing_to_repair() -> None:
+    text = screen.status_screen(status(mode="local", activation={"state": "no_server"}, upstream={"type": "none"}))
+    assert field(text, "To do") == "nothing"
+
+
+def test_counts_tell_what_is_open_on_the_router_only_and_what_waits() -> None:
+    text = screen.status_screen(status(mappings={"local_only": 2, "pending": 1}))
+    assert field(text, "Mappings") == "12 active (limit 5000), 2 local_only (not at the carrier), 1 waiting"
+
+
+def test_the_newest_errors_come_first() -> None:
+    errors = [{"seconds_ago": age, "text": f"e{age}"} for age in (50, 40, 30, 2)]
+    shown = field(screen.status_screen(status(errors=errors)), "Errors")
+    assert shown == "2 s ago: e2 30 s ago: e30 40 s ago: e40"
+
+
+def test_an_error_gets_a_second_line_only_while_there_is_room() -> None:
+    text = "cannot_start reason=" + " ".join(["because"] * 12)
+    errors = [{"seconds_ago": 2, "text": f"event={text}"}] * 3
+    assert field(screen.status_screen(status(errors=errors)), "Errors").count(text) == 3
+    crowded = screen.status_screen(
+        status(
+            errors=errors,
+            activation={"reason": "v " * 80},
+            external_address_reason="w " * 80,
+            igd={"advertising": False, "conflict": "x " * 80},
+            firewall={"active": False, "problem": "z " * 80},
+        )
+    )
+    assert fits(crowded)
+    assert field(crowded, "Errors").count("...") == 3
+
+
+def test_an_operators_mapping_is_told_from_a_hosts() -> None:
+    assert "operator" in screen.mappings_table([mapping(requester="", owner="operator")])
+
+
+@given(st.text(max_size=300), st.sampled_from(Mode), st.sampled_from(Activation))
+def test_the_screen_never_outgrows_itself_and_is_printable(noise: str, mode: Mode, activation: Activation) -> None:
+    text = screen.status_screen(
+        status(
+            mode=mode.value,
+            activation={"state": activation.value, "reason": noise, "since_seconds": None},
+            external_address_reason=noise,
+            external_address=None,
+            wan={"device": "wan", "address": None},
+            lans=[{"device": noise, "address": "192.168.100.254", "prefix": 23}] * 3,
+            igd={"advertising": False, "conflict": noise},
+            firewall={"active": False, "problem": noise},
+            errors=[{"seconds_ago": 3, "text": noise}] * 9,
+            warnings=[noise] * 9,
+        )
+    )
+    assert fits(text)
+    assert text.replace("\n", "").isprintable()
+
+
+def test_mappings_stand_in_columns_and_empty_columns_are_left_out() -> None:
+    text = screen.mappings_table([mapping(), mapping(protocol="udp", external_port=3, lease_left=90, local_only=True)])
+    assert text.split("\n") == [
+        "PROTO  EXTERNAL       CLIENT           LEASE LEFT     STATE               ASKED BY      DESCRIPTION",
+        "tcp    62.0.0.1:8080  192.168.1.50:80  until deleted  active              192.168.1.50  web",
+        "udp    62.0.0.1:3     192.168.1.50:80  1 min 30 s     active, local_only  192.168.1.50  web",
+    ]
+    assert screen.mappings_table([]) == "no mappings"
+
+
+def test_a_remote_host_and_an_agent_get_their_columns() -> None:
+    header = screen.mappings_table([mapping(remote_host="62.0.0.9", agent="Transmission")]).split("\n")[0]
+    assert "FROM" in header
+    assert "AGENT" in header
+
+
+@given(st.text())
+def test_text_of_lan_hosts_stays_on_its_line_and_harmless(text: str) -> None:
+    table = screen.mappings_table([mapping(description=text, agent=text)])
+    assert len(table.split("\n")) == 2
+    assert all(line.isprintable() for line in table.split("\n"))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0, "0 s"), (59, "59 s"), (61, "1 min 1 s"), (3600, "1 h 0 min"), (90061, "1 d 1 h"), (None, "unknown time")],
+)
+def test_durations_have_two_units(seconds: int | None, words: str) -> None:
+    assert screen.duration(seconds) == words

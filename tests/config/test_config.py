@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Validation of /etc/config/igdpcp: what is used, what is reported, and what stops the start."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Network
+from pathlib import Path
+
+import pytest
+
+from igdpcp import config
+from igdpcp.config import Config, LanConfig, MainConfig, PermissionConfig
+from igdpcp.errors import ConfigError
+
+
+def parse(text: str) -> Config:
+    return config.parse(text, "test")
+
+
+def problems_of(text: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        parse(text)
+    return caught.value.problems
+
+
+def test_an_empty_file_gives_the_defaults_and_is_not_enabled() -> None:
+    empty = parse("")
+    assert empty.main == MainConfig()
+    assert not empty.main.enabled
+    assert empty.lans == (LanConfig("lan", "br-lan"),)
+    assert empty.warnings == ()
+
+
+def test_without_permission_rules_only_unprivileged_ports_are_allowed() -> None:
+    (rule,) = parse("").permissions
+    assert (rule.action, rule.external_ports, rule.internal_ports) == ("allow", range(1024, 65536), range(1024, 65536))
+    assert rule.internal_addresses == IPv4Network("0.0.0.0/0")
+
+
+def test_every_kind_of_option_is_read() -> None:
+    read = parse(
+        """
+        config igdpcp 'main'
+            option enabled 'yes'
+            option http_port '8080'
+            option soap_deadline '1.5'
+        config lan 'home'
+            option device 'br-home'
+        config lan
+            option device 'br-guest'
+        config upstream 'isp'
+            list server '100.64.12.1'
+            list server '2001:DB8:0::1'
+            option device 'wan'
+            option nat 'no'
+        config permission 'games'
+            option action 'allow'
+            option ext_ports '1024-2048'
+            option int_addr '192.168.1.7/24'
+            option int_ports '80'
+            option comment 'any text'
+        """
+    )
+    assert (read.main.enabled, read.main.http_port, read.main.soap_deadline) == (True, 8080, 1.5)
+    assert [(lan.name, lan.device) for lan in read.lans] == [("home", "br-home"), ("@lan[1]", "br-guest")]
+    assert (read.upstream.name, read.upstream.device, read.upstream.nat) == ("isp", "wan", "no")
+    assert read.upstream.server == ("100.64.12.1", "2001:db8::1")
+    assert read.permissions == (
+        PermissionConfig("games", "allow", range(1024, 2049), IPv4Network("192.168.1.0/24"), range(80, 81)),
+    )
+    assert read.warnings == ()
+
+
+def test_a_bad_option_is_reported_with_its_default_and_the_rest_is_used() -> None:
+    read = parse("config igdpcp main\noption http_port 99999\noption enabled maybe\noption backend iptables\n")
+    assert read.warnings == (
+        "section 'main' option 'http_port': 99999 is not a port (1-65535); using 5000",
+        "section 'main' option 'enabled': maybe is not a boolean (0 or 1); using 0",
+    )
+    assert (read.main.http_port, read.main.enabled, read.main.backend) == (5000, False, "iptables")
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("backend", "nft"),
+        ("http_port", "0"),
+        ("http_port", "80 81"),
+        ("igd_version", "3"),
+        ("notify_interval", "1"),
+        ("soap_deadline", "nan"),
+        ("max_mappings", "-1"),
+        ("log_level", "loud"),
+        ("run_dir", "relative"),
+        ("run_dir", "/" + "x" * 100),
+        ("nft_table", "1st"),
+        ("friendly_name", "x" * 64),
+        ("friendly_name", "a\x1bb"),
+    ],
+)
+def test_a_value_out_of_range_falls_back_to_the_default(option: str, value: str) -> None:
+    read = parse(f"config igdpcp main\noption {option} '{value}'\n")
+    assert read.main == MainConfig()
+    (warning,) = read.warnings
+    assert warning.startswith(f"section 'main' option '{option}': {value} is n") or "is too long" in warning
+
+
+def test_an_unknown_option_or_section_type_names_the_nearest_known_one() -> None:
+    read = parse("config igdpcp main\noption htp_port 1\nconfig permision p\nconfig zzz\n")
+    assert read.warnings == (
+        "section 'p': unknown type 'permision' (did you mean 'permission'?); skipped",
+        "the section in line 4: unknown type 'zzz'; skipped",
+        "section 'main' option 'htp_port': unknown option (did you mean 'http_port'?)",
+    )
+
+
+@pytest.mark.parametrize(
+    "server",
+    ["pcp.example", "127.0.0.1", "::1", "224.0.0.1", "ff02::1", "0.0.0.0", "255.255.255.255", "::ffff:10.0.0.1"],
+)
+def test_a_server_that_cannot_be_one_is_left_out(server: str) -> None:
+    read = parse(f"config upstream isp\nlist server '{server}'\nlist server 100.64.12.1\n")
+    assert read.upstream.server == ("100.64.12.1",)
+    assert f"section 'isp' option 'server': {server} is" in read.warnings[0]
+
+
+def test_servers_in_one_option_are_split_at_blanks_and_counted_once() -> None:
+    read = parse("config upstream isp\noption server '100.64.12.1 100.64.12.2 100.64.12.1'\n")
+    assert read.upstream.server == ("100.64.12.1", "100.64.12.2")
+
+
+def test_a_list_where_one_value_is_expected_takes_the_last() -> None:
+    assert parse("config igdpcp main\nlist http_port 1\nlist http_port 2\n").main.http_port == 2
+
+
+def test_a_second_upstream_is_reported_and_not_used() -> None:
+    read = parse("config upstream one\noption device wan\nconfig upstream two\noption device wan2\n")
+    assert read.upstream.device == "wan"
+    assert read.warnings == ("section 'two': a second section of type 'upstream' is not used yet; skipped",)
+
+
+def test_a_lan_that_cannot_be_served_is_skipped_and_the_others_stay() -> None:
+    read = parse(
+        "config lan a\noption device 'much-too-long-name'\nconfig lan b\noption device br-b\n"
+        "config lan c\noption device br-b\nconfig lan d\noption device wan\nconfig upstream u\noption device wan\n"
+    )
+    assert [lan.device for lan in read.lans] == ["br-b"]
+    assert [warning.split(" option")[0] for warning in read.warnings] == ["section 'a'", "section 'c'", "section 'd'"]
+
+
+def test_without_any_lan_left_every_problem_is_raised() -> None:
+    problems = problems_of("config igdpcp main\noption http_port x\nconfig lan a\noption device 'a/b'\n")
+    assert len(problems) == 3
+    assert "http_port" in problems[0]
+    assert "section 'a' option 'device'" in problems[1]
+    assert "no LAN to serve" in problems[2]
+
+
+def test_an_allow_rule_that_cannot_be_read_allows_nothing() -> None:
+    read = parse(
+        "config permission p\noption action allow\noption ext_port 80\n"
+        "config permission q\noption action allow\noption int_addr nonsense\n"
+    )
+    assert [(rule.action, rule.external_ports) for rule in read.permissions] == [("deny", range(65536))]
+    assert len(read.warnings) == 2
+
+
+def test_a_deny_rule_that_cannot_be_read_denies_more_not_less() -> None:
+    read = parse("config permission p\noption action deny\noption int_addr 192.168.1.300\noption ext_ports 80\n")
+    assert read.permissions == (PermissionConfig("p", "deny", range(80, 81)),)
+    assert "192.168.1.300 is not an IPv4 address" in read.warnings[0]
+
+
+@pytest.mark.parametrize("ports", ["80-", "-80", "90-80", "1-70000", "http", ""])
+def test_wrong_port_ranges_are_reported(ports: str) -> None:
+    read = parse(f"config permission p\noption action deny\noption ext_ports '{ports}'\n")
+    assert (len(read.warnings) == 1) is bool(ports)
+
+
+def test_devices_that_the_router_lacks_are_named() -> None:
+    read = parse("config lan home\noption device br-home\nconfig upstream isp\noption device wan\n")
+    assert config.interface_problems(read, lambda device: device == "br-home") == [
+        "section 'isp' option 'device': this router has no interface 'wan'"
+    ]
+    assert config.interface_problems(parse(""), lambda device: device == "br-lan") == []
+
+
+def test_a_file_that_cannot_be_read_or_parsed_names_itself(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="nothing-here: cannot be read"):
+        config.load(str(tmp_path / "nothing-here"))
+    broken = tmp_path / "broken"
+    broken.write_text("config lan\n\toption device 'br-lan\n")
+    with pytest.raises(ConfigError, match="broken: line 2"):
+        config.load(str(broken))
