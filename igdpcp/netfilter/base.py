@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Group commit: the changes that wait while the kernel is busy go in one transaction, on one thread.
+
+What must be in force is held here (``desired.py``); a back-end only writes. A batch that the kernel refuses is tried
+once more by rewriting everything from what is wanted, for the kernel may hold something else than it was told. When
+that is refused too, what was wanted before is restored, and each mapping is committed on its own: a bad one hurts
+nobody else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+from igdpcp.errors import RulesetError
+from igdpcp.model import Opening, Surroundings
+from igdpcp.netfilter.desired import Change, Desired, Fact, Key, difference
+
+T = TypeVar("T")
+
+NOWHERE = Surroundings(frozenset(), frozenset(), frozenset())
+LIFETIME_CAP = 86400  # an orphan's rules are gone after a day (a grant may last longer and is re-armed at renewal)
+
+
+class Backend(Protocol):
+    """Writes facts to the kernel. Synchronous; every call comes from the one thread that called ``open``.
+
+    ``apply`` and ``sync`` raise RulesetError. ``now`` is on the clock of Fact.ends.
+    """
+
+    name: str
+
+    def open(self) -> None:
+        """Get hold of the kernel's tables and make the static part of the ruleset."""
+
+    def surroundings(self, surroundings: Surroundings) -> None:
+        """Apply to these devices and PCP servers from now on, also after ``sync``."""
+
+    def apply(self, changes: list[Change], now: float) -> None:
+        """All of these changes or none."""
+
+    def sync(self, facts: dict[Key, Fact], now: float) -> None:
+        """The static part, and exactly these facts, whatever was there."""
+
+    def release(self) -> None:
+        """Take everything of ours out of the kernel."""
+
+    def close(self) -> None:
+        """Let go of the kernel's tables; what cannot expire by itself goes."""
+
+    def foreign_drop(self) -> str | None:
+        """Why another firewall would drop what is forwarded here, None when nothing is known to."""
+
+
+@dataclass(slots=True, eq=False)
+class _Job:
+    """One waiting put (``opening``) or remove (None) and who waits for it."""
+
+    id: str
+    opening: Opening | None
+    waiter: asyncio.Future[Any]
+
+
+@dataclass(slots=True, eq=False)
+class _Work:
+    """Something that stands alone in the queue, and who waits for what it returns."""
+
+    run: Callable[[], Any]
+    waiter: asyncio.Future[Any]
+
+
+class GroupCommit:
+    """The router's ruleset (``iwf.ports.Ruleset``) over a back-end; use it from one event loop.
+
+    A caller that is cancelled while it waits does not take its change back.
+    """
+
+    def __init__(self, backend: Backend, *, clock: Callable[[], float]) -> None:
+        self.name = backend.name
+        self._backend = backend
+        self._clock = clock
+        self._desired = Desired()
+        self._queue: deque[_Job | _Work] = deque()
+        self._pump: asyncio.Task[None] | None = None
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="netfilter")
+
+    async def start(self) -> None:
+        """Set the back-end up in its thread; raises OurFault that says what is missing.
+
+        After a RulesetError the thread runs: a sync may succeed later, when the firewall is up.
+        """
+        await self._do(self._backend.open)
+
+    async def put(self, opening: Opening) -> None:
+        """Make the kernel hold this mapping's rules, in place of earlier ones of the same id."""
+        waiter = asyncio.get_running_loop().create_future()
+        await self._enqueue(_Job(opening.id, opening, waiter))
+
+    async def remove(self, id: str) -> None:
+        """Take this mapping's rules away; nothing happens when there are none."""
+        waiter = asyncio.get_running_loop().create_future()
+        await self._enqueue(_Job(id, None, waiter))
+
+    async def sync(self, openings: list[Opening]) -> None:
+        """Make the kernel hold exactly these, whatever an earlier process left."""
+        await self._do(lambda: self._sync(openings))
+
+    async def surroundings(self, surroundings: Surroundings) -> None:
+        """Apply to these devices and PCP servers from now on."""
+        await self._do(lambda: self._backend.surroundings(surroundings))
+
+    async def release(self) -> None:
+        """Take everything of ours out of the kernel."""
+        await self._do(self._release)
+
+    async def foreign_drop(self) -> str | None:
+        """Why forwarded packets would be dropped in spite of our rules, None when nothing is known to."""
+        return await self._do(self._backend.foreign_drop)
+
+    async def close(self) -> None:
+        """End the thread. nftables rules stay and expire by themselves; iptables rules go."""
+        try:
+            await self._do(self._backend.close)
+        finally:
+            self._thread.shutdown()
+
+    async def _do(self, run: Callable[[], T]) -> T:
+        result: T = await self._enqueue(_Work(run, asyncio.get_running_loop().create_future()))
+        return result
+
+    async def _enqueue(self, item: _Job | _Work) -> Any:
+        self._queue.append(item)
+        if self._pump is None or self._pump.done():
+            self._pump = asyncio.create_task(self._empty_queue())
+        return await item.waiter
+
+    async def _empty_queue(self) -> None:
+        while self._queue:
+            waiters, run = self._next()
+            try:
+                results = await asyncio.get_running_loop().run_in_executor(self._thread, run)
+            except Exception as error:  # nobody may wait for ever, whatever went wrong
+                results = [error] * len(waiters)
+            for waiter, result in zip(waiters, results, strict=True):
+                if waiter.done():
+                    continue
+                if isinstance(result, Exception):
+                    waiter.set_exception(result)
+                else:
+                    waiter.set_result(result)
+
+    def _next(self) -> tuple[list[asyncio.Future[Any]], Callable[[], Sequence[Any]]]:
+        """What to run next, one result for each waiter: all jobs at the head of the queue, or the work there."""
+        jobs: list[_Job] = []
+        while self._queue:
+            item = self._queue.popleft()
+            if isinstance(item, _Job):
+                jobs.append(item)
+                continue
+            if not jobs:
+                return [item.waiter], lambda run=item.run: [run()]
+            self._queue.appendleft(item)
+            break
+        return [job.waiter for job in jobs], lambda: self._commit(jobs)
+
+    # What follows runs in the thread.
+
+    def _commit(self, jobs: list[_Job]) -> list[RulesetError | None]:
+        """Bring the batch into the kernel; the result of each job."""
+        try:
+            self._together(jobs, self._backend.apply)
+            return [None] * len(jobs)
+        except RulesetError:
+            pass
+        try:
+            self._together(jobs, lambda changes, now: self._backend.sync(self._desired.all_facts(now), now))
+            return [None] * len(jobs)
+        except RulesetError as error:
+            refused = error
+        try:
+            now = self._clock()
+            self._backend.sync(self._desired.all_facts(now), now)
+        except RulesetError:
+            return [_named(refused, job) for job in jobs]
+        if len(jobs) == 1:
+            return [_named(refused, jobs[0])]
+        return [self._alone(job) for job in jobs]
+
+    def _alone(self, job: _Job) -> RulesetError | None:
+        try:
+            self._together([job], self._backend.apply)
+        except RulesetError as error:
+            return _named(error, job)
+        return None
+
+    def _together(self, jobs: list[_Job], write: Callable[[list[Change], float], None]) -> None:
+        """Want what the jobs say and write the changes; a refused write leaves what is wanted as it was."""
+        now = self._clock()
+        earlier = {job.id: self._desired.get(job.id) for job in jobs}
+        touched = [job.opening for job in jobs if job.opening] + [held[0] for held in earlier.values() if held]
+        before = self._desired.facts(touched)
+        for job in jobs:
+            self._want(job.id, job.opening, now)
+        try:
+            changes = difference(before, self._desired.facts(touched))
+            if changes:
+                write(changes, now)
+        except RulesetError:
+            for id, held in earlier.items():
+                self._desired.set(id, *held) if held else self._desired.set(id, None)
+            raise
+
+    def _want(self, id: str, opening: Opening | None, now: float) -> None:
+        self._desired.set(id, opening, now + min(opening.lifetime, LIFETIME_CAP) if opening else now)
+
+    def _sync(self, openings: list[Opening]) -> None:
+        now = self._clock()
+        wanted = Desired()
+        for opening in openings:
+            wanted.set(opening.id, opening, now + min(opening.lifetime, LIFETIME_CAP))
+        self._backend.sync(wanted.all_facts(now), now)
+        self._desired = wanted
+
+    def _release(self) -> None:
+        self._backend.release()
+        self._desired = Desired()
+
+
+def _named(error: RulesetError, job: _Job) -> RulesetError:
+    return RulesetError(f"mapping {job.id}: {error}")

@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the ruleset must hold, computed once from the openings, without knowing any back-end.
+
+An opening contributes *facts*: pairs of a key (what a packet is matched on) and a value (what happens to it). Openings
+may contribute the same key; then the oldest decides the value, and the fact lives as long as the longest of those that
+want this value. Back-ends get changes of facts and say how they are written.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+
+from igdpcp.errors import RulesetError
+from igdpcp.model import Endpoint, Mode, Opening, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Redirect:
+    """Packets for a WAN port, from ``remote_host`` or from anybody, go to the client. Value: its Endpoint."""
+
+    device: str
+    protocol: Protocol
+    wan_port: int
+    remote_host: IPv4Address | None
+
+
+@dataclass(frozen=True, slots=True)
+class SourcePort:
+    """The client's own packets leave with its WAN port as source port. Value: that port."""
+
+    device: str
+    protocol: Protocol
+    client: Endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class OwnPort:
+    """A mapped WAN port: nobody else's packets may leave from it. Value: None."""
+
+    device: str
+    protocol: Protocol
+    wan_port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hairpin:
+    """Packets of LAN hosts for an external address and port go to the client. Value: HairpinTarget."""
+
+    address: IPv4Address
+    protocol: Protocol
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class HairpinTarget:
+    """Where a hairpin goes. ``via``: the WAN device whose redirect of the same port leads there, else empty."""
+
+    client: Endpoint
+    via: str
+
+
+@dataclass(frozen=True, slots=True)
+class HairpinSender:
+    """The client's packets to other mapped hosts come from its external endpoint. Value: that Endpoint."""
+
+    protocol: Protocol
+    client: Endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """Packets that were redirected from ``port`` to the client are forwarded. Value: None."""
+
+    protocol: Protocol
+    port: int
+    client: Endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Admit:
+    """Packets for the client itself that arrive on the WAN device are forwarded (routed). Value: None."""
+
+    device: str
+    protocol: Protocol
+    client: Endpoint
+    remote_host: IPv4Address | None
+
+
+_DEVICE = re.compile(r"[A-Za-z0-9_.@-]{1,15}")
+
+
+def device_name(name: str) -> str:
+    """The name, if it can be a device's and nothing else; raises RulesetError."""
+    if not _DEVICE.fullmatch(name):
+        raise RulesetError(f"not a device name: {name!r}")
+    return name
+
+
+Key = Redirect | SourcePort | OwnPort | Hairpin | HairpinSender | Pass | Admit
+Value = Endpoint | HairpinTarget | int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """What a key must lead to, until ``ends`` (same clock as the caller's)."""
+
+    value: Value
+    ends: float
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One fact's change; ``before`` is what the kernel was last told, None: nothing. ``after`` None: take it away."""
+
+    key: Key
+    before: Fact | None
+    after: Fact | None
+
+
+def contributions(opening: Opening) -> Iterator[tuple[Key, Value]]:
+    """The facts that one opening asks for."""
+    protocol, client, external = opening.protocol, opening.client, opening.external
+    if opening.mode is Mode.ROUTED:
+        yield Admit(opening.wan_device, protocol, client, opening.remote_host), None
+    else:
+        yield Redirect(opening.wan_device, protocol, opening.wan_port, opening.remote_host), client
+        yield SourcePort(opening.wan_device, protocol, client), opening.wan_port
+        yield OwnPort(opening.wan_device, protocol, opening.wan_port), None
+        yield Pass(protocol, opening.wan_port, client), None
+    yield HairpinSender(protocol, client), external
+    if opening.remote_host is None:  # a hairpin would let LAN hosts in that the restriction keeps out
+        yield from _hairpins(opening)
+
+
+def _hairpins(opening: Opening) -> Iterator[tuple[Key, Value]]:
+    protocol, client, external = opening.protocol, opening.client, opening.external
+    redirected = opening.mode is not Mode.ROUTED
+    same_port = redirected and external.port == opening.wan_port
+    if redirected:
+        target = HairpinTarget(client, opening.wan_device)
+        yield Hairpin(opening.wan_address, protocol, opening.wan_port), target
+    if not (same_port and external.address == opening.wan_address):
+        target = HairpinTarget(client, opening.wan_device if same_port else "")
+        yield Hairpin(external.address, protocol, external.port), target
+    if not same_port:
+        yield Pass(protocol, external.port, client), None
+
+
+@dataclass(slots=True)
+class _Held:
+    """An opening, when it ends, and what it contributes to: one number for each client and port (see ``_anchors``)."""
+
+    opening: Opening
+    ends: float
+
+
+def _anchors(opening: Opening) -> set[int]:
+    """Numbers such that two openings which contribute the same key have one in common.
+
+    They stand in for an index by key, which would cost 8 entries a mapping instead of 2.
+    """
+    protocol, client = int(opening.protocol), opening.client
+    ports = {opening.external.port} if opening.mode is Mode.ROUTED else {opening.external.port, opening.wan_port}
+    return {protocol << 48 | int(client.address) << 16 | client.port} | {protocol << 16 | port for port in ports}
+
+
+class Desired:
+    """The openings that must be in force, and the facts that follow from them. Not thread-safe."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, _Held] = {}
+        self._by_anchor: dict[int, tuple[_Held, ...]] = {}
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def get(self, id: str) -> tuple[Opening, float] | None:
+        """The opening of this id and when it ends."""
+        held = self._held.get(id)
+        return (held.opening, held.ends) if held else None
+
+    def set(self, id: str, opening: Opening | None, ends: float = 0.0) -> None:
+        """Hold this opening in place of the one of the same id; None: hold none."""
+        old = self._held.pop(id, None)
+        if old is not None:
+            for anchor in _anchors(old.opening):
+                rest = tuple(held for held in self._by_anchor[anchor] if held is not old)
+                if rest:
+                    self._by_anchor[anchor] = rest
+                else:
+                    del self._by_anchor[anchor]
+        if opening is not None:
+            new = self._held[id] = _Held(opening, ends)
+            for anchor in _anchors(opening):
+                self._by_anchor[anchor] = (*self._by_anchor.get(anchor, ()), new)
+
+    def facts(self, openings: Iterable[Opening]) -> dict[Key, Fact]:
+        """For each key that these openings contribute to: what all openings held make of it, if anything."""
+        openings = list(openings)
+        keys = {key for opening in openings for key, _ in contributions(opening)}
+        neighbours = {
+            id(held): held
+            for opening in openings
+            for anchor in _anchors(opening)
+            for held in self._by_anchor.get(anchor, ())
+        }
+        return {key: fact for key, fact in _merge(neighbours.values()).items() if key in keys}
+
+    def all_facts(self, now: float) -> dict[Key, Fact]:
+        """Every fact of the openings that have not ended."""
+        return _merge(held for held in self._held.values() if held.ends > now)
+
+
+def _merge(held: Iterable[_Held]) -> dict[Key, Fact]:
+    """The oldest contributor of a key decides its value; it ends with the last one that agrees."""
+    facts: dict[Key, Fact] = {}
+    for one in sorted(held, key=lambda each: each.opening.serial):
+        for key, value in contributions(one.opening):
+            known = facts.get(key)
+            if known is None or (known.value == value and known.ends < one.ends):
+                facts[key] = Fact(value, one.ends)
+    return facts
+
+
+def difference(before: dict[Key, Fact], after: dict[Key, Fact]) -> list[Change]:
+    """The changes that lead from one set of facts to the other."""
+    changes = [Change(key, fact, after.get(key)) for key, fact in before.items() if after.get(key) != fact]
+    return changes + [Change(key, None, fact) for key, fact in after.items() if key not in before]

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which back-end this router needs, and whether it translates addresses already."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+from igdpcp.errors import OurFault, RulesetError
+from igdpcp.netfilter import foreign, layout
+from igdpcp.netfilter.base import Backend
+from igdpcp.netfilter.libnftables import Nft
+from igdpcp.netfilter.nftables import NftablesBackend
+
+_LEGACY_TABLES = Path("/proc/thread-self/net/ip_tables_names")  # the tables that this network namespace uses
+_LEGACY_SAVE = ("iptables-legacy-save", "iptables-save")
+_LEGACY_OURS = "IGDPCP-"
+
+
+def choose_backend(setting: str, nft_table: str) -> Backend:
+    """The back-end for ``option backend`` and ``option nft_table``; raises OurFault when its library is missing.
+
+    ``auto``: nftables where libnftables works, else iptables. Table ``auto``: fw4's where it exists, else an own one.
+    """
+    if setting == "iptables":
+        return _iptables()
+    try:
+        table = _nft_table(nft_table)
+    except OurFault as error:
+        if setting == "nftables":
+            raise
+        try:
+            return _iptables()
+        except OurFault as other:
+            raise OurFault(f"no back-end can be used. {error}. {other}") from other
+    return NftablesBackend(table)
+
+
+def masquerades(device: str) -> bool:
+    """Whether a rule of somebody else translates the source of IPv4 packets that leave by this device."""
+    return _nft_masquerades(device) or _legacy_masquerades(device)
+
+
+def _iptables() -> Backend:
+    from igdpcp.netfilter.iptables import IptablesBackend  # iptc starts programs at import: only when it is needed
+
+    return IptablesBackend()
+
+
+def _nft_table(wanted: str) -> str:
+    """The table for ``option nft_table``; raises OurFault where nftables does not work."""
+    nft = Nft()
+    try:
+        tables = [entry["table"] for entry in nft.query("list tables") if "table" in entry]
+    finally:
+        nft.close()
+    if wanted != "auto":
+        return wanted
+    fw4 = any((table["family"], table["name"]) == ("inet", layout.FW4_TABLE) for table in tables)
+    return layout.FW4_TABLE if fw4 else layout.OWN_TABLE
+
+
+def _nft_masquerades(device: str) -> bool:
+    try:
+        nft = Nft()
+    except OurFault:
+        return False
+    try:
+        return foreign.translates(foreign.Chains(nft), device)
+    except RulesetError:
+        return False
+    finally:
+        nft.close()
+
+
+def _legacy_masquerades(device: str) -> bool:
+    try:
+        if "nat" not in _LEGACY_TABLES.read_text().split():
+            return False
+    except OSError:
+        return False
+    rules = _legacy_nat_rules()
+    return _legacy_translates(rules, "POSTROUTING", device, foreign.JUMP_DEPTH)
+
+
+def _legacy_nat_rules() -> list[str]:
+    for program in _LEGACY_SAVE:
+        try:
+            saved = subprocess.run([program, "-t", "nat"], capture_output=True, text=True, timeout=10, check=True)
+        except (OSError, subprocess.SubprocessError):
+            continue
+        return saved.stdout.splitlines()
+    return []
+
+
+def _legacy_translates(rules: list[str], chain: str, device: str, depth: int) -> bool:
+    """Walk the lines of iptables-save from a chain; rules whose ``-o`` names another device are passed over."""
+    if depth == 0 or chain.startswith(_LEGACY_OURS):
+        return False
+    for line in rules:
+        if not line.startswith(f"-A {chain} "):
+            continue
+        out = re.search(r"(! )?-o (\S+)", line)
+        if out and _names(out[2], device) == bool(out[1]):
+            continue
+        verdict = re.search(r" -[jg] (\S+)", line)
+        if verdict is None:
+            continue
+        if verdict[1] in ("MASQUERADE", "SNAT") or _legacy_translates(rules, verdict[1], device, depth - 1):
+            return True
+    return False
+
+
+def _names(pattern: str, device: str) -> bool:
+    return device.startswith(pattern[:-1]) if pattern.endswith("+") else device == pattern

@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The nftables back-end: facts become elements of the static sets and maps (``layout.py``), one transaction each time.
+
+Inside fw4's table the objects come from drop-ins and are never made here: a table ``inet fw4`` of ours would look like
+a firewall that is up. An own table is declared by the daemon, again at each sync, since anybody may flush the ruleset.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from ipaddress import IPv4Address
+
+from igdpcp.errors import RulesetError
+from igdpcp.model import Endpoint, Surroundings
+from igdpcp.netfilter import foreign, layout
+from igdpcp.netfilter.base import NOWHERE
+from igdpcp.netfilter.desired import (
+    Admit,
+    Change,
+    Fact,
+    Hairpin,
+    HairpinSender,
+    HairpinTarget,
+    Key,
+    OwnPort,
+    Pass,
+    Redirect,
+    SourcePort,
+    Value,
+    device_name,
+)
+from igdpcp.netfilter.libnftables import Nft
+
+_TABLE = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,31}")
+
+
+class NftablesBackend:
+    """Facts as elements with timeouts, in table ``inet fw4`` or in an own table of another name."""
+
+    name = "nftables"
+
+    def __init__(self, table: str) -> None:
+        if not _TABLE.fullmatch(table):
+            raise RulesetError(f"not a name for an nftables table: {table!r}")
+        self._table = table
+        self._shared = table == layout.FW4_TABLE
+        self._surroundings = NOWHERE
+        self._nft: Nft | None = None
+
+    def open(self) -> None:
+        """Make the own table, or see that fw4 has loaded the drop-ins; raises RulesetError when it has not."""
+        self._nft = Nft()
+        if self._shared:
+            self._run(f"list chain inet {self._table} {layout.PREFIX}fwd")
+        else:
+            self._run(layout.own_table(self._table))
+
+    def surroundings(self, surroundings: Surroundings) -> None:
+        """Replace the device names and PCP servers."""
+        self._run(self._surroundings_script(surroundings))
+        self._surroundings = surroundings
+
+    def apply(self, changes: list[Change], now: float) -> None:
+        """Commit the changes in one transaction, whatever of them has expired meanwhile.
+
+        Deleting an element that is gone fails and takes the transaction with it, so it is added first. Adding an
+        element that is there does not re-arm its timeout on every kernel, so it is deleted first.
+        """
+        gone = [(change.key, change.before) for change in changes if change.before]
+        come = [(change.key, change.after) for change in changes if change.after]
+        parts = [
+            self._elements("add", ((key, _element(key, fact.value)) for key, fact in gone)),
+            self._elements("delete", ((key, _match(key)) for key, _ in gone)),
+            self._elements("add", ((key, _element(key, fact.value, _remaining(fact, now))) for key, fact in come)),
+        ]
+        self._run("".join(parts))
+
+    def sync(self, facts: dict[Key, Fact], now: float) -> None:
+        """Rewrite everything, one transaction for each set or map: packets see its old elements or the new ones.
+
+        One for all of them would be ten times as large, and it is memory that a router is short of.
+        """
+        if not self._shared:
+            self._run(layout.own_table(self._table))
+        self._run(self._surroundings_script(self._surroundings))
+        by_object: dict[str, list[Key]] = {}
+        for key in facts:
+            by_object.setdefault(_object(key), []).append(key)
+        for kind, names in (("map", layout.MAPS), ("set", layout.SETS)):
+            for name in names:
+                held = (
+                    (key, _element(key, facts[key].value, _remaining(facts[key], now)))
+                    for key in by_object.get(name, ())
+                )
+                self._run(self._flush(kind, name) + self._elements("add", held))
+
+    def release(self) -> None:
+        """Empty fw4's sets and maps, or delete the own table; nothing to do when they are gone already."""
+        table = f"inet {self._table}"
+        if not self._shared:
+            self._run(f"add table {table}\ndelete table {table}\n")
+        elif self._drop_ins_loaded():
+            self._surroundings = NOWHERE
+            self.sync({}, 0.0)
+
+    def close(self) -> None:
+        """Give the context back; the elements stay and expire."""
+        if self._nft is not None:
+            self._nft.close()
+            self._nft = None
+
+    def foreign_drop(self) -> str | None:
+        """Name a forward chain of somebody else that refuses what no rule of it accepts."""
+        if self._shared and not self._drop_ins_loaded():
+            return self._missing()
+        return foreign.forward_drop(self._context(), own=self._table)
+
+    def _context(self) -> Nft:
+        if self._nft is None:
+            raise RulesetError("the nftables back-end is not open")
+        return self._nft
+
+    def _run(self, script: str) -> None:
+        try:
+            self._context().run(script)
+        except RulesetError as error:
+            if self._shared and not self._drop_ins_loaded():
+                raise RulesetError(self._missing()) from error
+            raise
+
+    def _drop_ins_loaded(self) -> bool:
+        try:
+            self._context().run(f"list chain inet {self._table} {layout.PREFIX}fwd")
+        except RulesetError:
+            return False
+        return True
+
+    def _missing(self) -> str:
+        return (
+            f"firewall not active, or its drop-ins not loaded: table inet {self._table} has no chain "
+            f"{layout.PREFIX}fwd (see 'fw4 check' and option auto_includes of /etc/config/firewall)"
+        )
+
+    def _elements(self, verb: str, elements: Iterable[tuple[Key, str]]) -> str:
+        """One command for each set or map that the elements belong to."""
+        by_object: dict[str, list[str]] = {}
+        for key, element in elements:
+            by_object.setdefault(_object(key), []).append(element)
+        return "".join(self._command(verb, name, texts) for name, texts in by_object.items())
+
+    def _command(self, verb: str, name: str, elements: list[str]) -> str:
+        return f"{verb} element inet {self._table} {layout.PREFIX}{name} {{ {', '.join(elements)} }}\n"
+
+    def _flush(self, kind: str, name: str) -> str:
+        return f"flush {kind} inet {self._table} {layout.PREFIX}{name}\n"
+
+    def _surroundings_script(self, surroundings: Surroundings) -> str:
+        servers = surroundings.pcp_servers
+        contents = {
+            "wan4": sorted(_device(name) for name in surroundings.wan_devices),
+            "lan": sorted(_device(name) for name in surroundings.lan_devices),
+            "pcp4": sorted(str(server) for server in servers if server.version == 4),
+            "pcp6": sorted(str(server).partition("%")[0] for server in servers if server.version == 6),
+        }
+        script = ""
+        for name, elements in contents.items():
+            script += self._flush("set", name)
+            script += self._command("add", name, elements) if elements else ""
+        return script
+
+
+def _device(name: str) -> str:
+    return f'"{device_name(name)}"'
+
+
+def _remaining(fact: Fact, now: float) -> int:
+    return max(1, round(fact.ends - now))
+
+
+def _object(key: Key) -> str:
+    """The set or map that a fact lives in."""
+    match key:
+        case Redirect():
+            return "dnat4" if key.remote_host is None else "dnat4_rh"
+        case SourcePort():
+            return "snat4"
+        case OwnPort():
+            return "own4"
+        case Hairpin():
+            return "hair4"
+        case HairpinSender():
+            return "hsrc4"
+        case Pass():
+            return "pass4"
+        case Admit():
+            return "open4" if key.remote_host is None else "open4_rh"
+
+
+def _match(key: Key) -> str:
+    """The key as nft writes it; the order of fields is that of the type in ``layout.py``."""
+    match key:
+        case Redirect(device, protocol, wan_port, remote_host):
+            return f"{_device(device)}{_optional(remote_host)} . {protocol:d} . {wan_port:d}"
+        case SourcePort(device, protocol, client):
+            return f"{_device(device)} . {protocol:d} . {_endpoint(client)}"
+        case OwnPort(device, protocol, wan_port):
+            return f"{_device(device)} . {protocol:d} . {wan_port:d}"
+        case Hairpin(address, protocol, port):
+            return f"{address} . {protocol:d} . {port:d}"
+        case HairpinSender(protocol, client):
+            return f"{protocol:d} . {_endpoint(client)}"
+        case Pass(protocol, port, client):
+            return f"{protocol:d} . {port:d} . {_endpoint(client)}"
+        case Admit(device, protocol, client, remote_host):
+            return f"{_device(device)}{_optional(remote_host)} . {protocol:d} . {_endpoint(client)}"
+
+
+def _element(key: Key, value: Value, timeout: int | None = None) -> str:
+    text = _match(key) if timeout is None else f"{_match(key)} timeout {timeout:d}s"
+    match value:
+        case HairpinTarget(client):
+            return f"{text} : {_endpoint(client)}"
+        case Endpoint():
+            return f"{text} : {_endpoint(value)}"
+        case int():
+            return f"{text} : {value:d}"
+        case None:
+            return text
+
+
+def _endpoint(endpoint: Endpoint) -> str:
+    return f"{endpoint.address} . {endpoint.port:d}"
+
+
+def _optional(address: IPv4Address | None) -> str:
+    return f" . {address}" if address else ""

@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How waiting changes are brought together, with a kernel of a few lines that can refuse."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from igdpcp.errors import OurFault, RulesetError
+from igdpcp.model import Opening, Surroundings
+from igdpcp.netfilter.base import GroupCommit
+from igdpcp.netfilter.desired import Change, Fact, Key, Redirect
+from tests.netfilter.topology import opening
+
+BAD_PORT = 666
+
+
+class Kernel:
+    """Holds facts; refuses a redirect of BAD_PORT, and everything while it is down. ``gate`` holds a commit up."""
+
+    name = "fake"
+
+    def __init__(self) -> None:
+        self.facts: dict[Key, Fact] = {}
+        self.commits: list[int] = []
+        self.rewrites = 0
+        self.down = False
+        self.gate = threading.Event()
+        self.gate.set()
+        self.busy = threading.Event()
+
+    def open(self) -> None:
+        if self.down:
+            raise OurFault("library is missing")
+
+    def surroundings(self, surroundings: Surroundings) -> None:
+        self.commits.append(0)
+
+    def apply(self, changes: list[Change], now: float) -> None:
+        self.busy.set()
+        assert self.gate.wait(10)
+        ports = [change.key.wan_port for change in changes if isinstance(change.key, Redirect)]
+        self._check(ports)
+        for change in changes:
+            if (change.key in self.facts) != (change.before is not None):
+                raise RulesetError("not what was expected")
+        self.commits.append(len(ports))
+        for change in changes:
+            self.facts.pop(change.key, None)
+            if change.after:
+                self.facts[change.key] = change.after
+
+    def sync(self, facts: dict[Key, Fact], now: float) -> None:
+        self._check([key.wan_port for key in facts if isinstance(key, Redirect)])
+        self.rewrites += 1
+        self.facts = dict(facts)
+
+    def release(self) -> None:
+        self.facts = {}
+
+    def close(self) -> None:
+        pass
+
+    def foreign_drop(self) -> str | None:
+        return None
+
+    def _check(self, ports: list[int]) -> None:
+        if self.down:
+            raise RulesetError("no kernel")
+        if BAD_PORT in ports:
+            raise RulesetError("bad port")
+
+    @property
+    def ports(self) -> set[int]:
+        return {key.wan_port for key in self.facts if isinstance(key, Redirect)}
+
+
+def run(kernel: Kernel, work: Callable[[GroupCommit], Coroutine[Any, Any, None]]) -> None:
+    async def all_of_it() -> None:
+        ruleset = GroupCommit(kernel, clock=lambda: 1000.0)
+        await ruleset.start()
+        await asyncio.wait_for(work(ruleset), 10)
+        kernel.down = False
+        await ruleset.close()
+
+    asyncio.run(all_of_it())
+
+
+def numbered(port: int) -> Opening:
+    return opening(f"m{port}", serial=port, wan_port=port)
+
+
+async def while_busy(ruleset: GroupCommit, kernel: Kernel, *later: Coroutine[Any, Any, Any]) -> list[Any]:
+    """Start ``later`` while the kernel is held up by a first put; the results of them all."""
+    kernel.gate.clear()
+    first = asyncio.ensure_future(ruleset.put(numbered(1)))
+    await asyncio.to_thread(kernel.busy.wait, 10)
+    waiting = [asyncio.ensure_future(each) for each in later]
+    await asyncio.sleep(0)
+    kernel.gate.set()
+    return await asyncio.gather(first, *waiting, return_exceptions=True)
+
+
+def test_changes_that_wait_go_in_one_transaction() -> None:
+    kernel = Kernel()
+
+    async def work(ruleset: GroupCommit) -> None:
+        assert await while_busy(ruleset, kernel, *(ruleset.put(numbered(port)) for port in range(2, 8))) == [None] * 7
+        assert kernel.commits == [1, 6]
+        assert kernel.ports == set(range(1, 8))
+
+    run(kernel, work)
+
+
+def test_a_put_and_a_remove_that_wait_together_leave_nothing() -> None:
+    kernel = Kernel()
+
+    async def work(ruleset: GroupCommit) -> None:
+        await while_busy(ruleset, kernel, ruleset.put(numbered(2)), ruleset.remove("m2"))
+        assert kernel.ports == {1}
+
+    run(kernel, work)
+
+
+def test_a_bad_mapping_hurts_none_that_waited_with_it() -> None:
+    kernel = Kernel()
+
+    async def work(ruleset: GroupCommit) -> None:
+        results = await while_busy(
+            ruleset, kernel, ruleset.put(numbered(2)), ruleset.put(numbered(BAD_PORT)), ruleset.put(numbered(3))
+        )
+        assert [str(result) for result in results] == ["None", "None", f"mapping m{BAD_PORT}: bad port", "None"]
+        assert kernel.ports == {1, 2, 3}
+
+    run(kernel, work)
+
+
+def test_a_kernel_that_holds_something_else_is_rewritten() -> None:
+    kernel = Kernel()
+
+    async def work(ruleset: GroupCommit) -> None:
+        await ruleset.put(numbered(1))
+        kernel.facts.clear()
+        await ruleset.remove("m1")
+        await ruleset.put(numbered(2))
+        assert kernel.rewrites == 1
+        assert kernel.ports == {2}
+
+    run(kernel, work)
+
+
+def test_a_kernel_that_holds_something_else_is_rewritten_for_the_neighbours_of_a_bad_mapping_too() -> None:
+    kernel = Kernel()
+
+    async def work(ruleset: GroupCommit) -> None:
+        await ruleset.put(numbered(1))
+        await ruleset.put(numbered(2))
+        kernel.facts.clear()
+        bad = ruleset.put(numbered(BAD_PORT))
+        removed, refused = await asyncio.gather(ruleset.remove("m2"), bad, return_exceptions=True)
+        assert removed is None
+        assert isinstance(refused, RulesetError)
+        assert kernel.ports == {1}
+
+    run(kernel, work)
+
+
+def test_a_refused_change_can_be_made_later() -> None:
+    kernel = Kernel()
+
+    async def work(ruleset: GroupCommit) -> None:
+        await ruleset.put(numbered(1))
+        kernel.down = True
+        with pytest.raises(RulesetError, match="mapping m1: no kernel"):
+            await ruleset.remove("m1")
+        with pytest.raises(RulesetError, match="mapping m2: no kernel"):
+            await ruleset.put(numbered(2))
+        kernel.down = False
+        await ruleset.remove("m1")
+        assert kernel.facts == {}
+
+    run(kernel, work)
+
+
+def test_a_caller_that_stops_waiting_does_not_stop_the_others() -> None:
+    kernel = Kernel()
+
+    async def work(ruleset: GroupCommit) -> None:
+        kernel.gate.clear()
+        gone = asyncio.ensure_future(ruleset.put(numbered(1)))
+        await asyncio.to_thread(kernel.busy.wait, 10)
+        stays = asyncio.ensure_future(ruleset.put(numbered(2)))
+        await asyncio.sleep(0)
+        gone.cancel()
+        kernel.gate.set()
+        await stays
+        assert kernel.ports == {1, 2}
+
+    run(kernel, work)
+
+
+def test_sync_waits_for_what_was_asked_before_it_and_replaces_it() -> None:
+    kernel = Kernel()
+
+    async def work(ruleset: GroupCommit) -> None:
+        await while_busy(
+            ruleset, kernel, ruleset.put(numbered(2)), ruleset.sync([numbered(3)]), ruleset.put(numbered(4))
+        )
+        assert kernel.ports == {3, 4}
+        await ruleset.remove("m3")
+        assert kernel.ports == {4}
+
+    run(kernel, work)
+
+
+def test_removing_what_is_not_there_asks_nothing_of_the_kernel() -> None:
+    kernel = Kernel()
+
+    async def work(ruleset: GroupCommit) -> None:
+        kernel.down = True
+        await ruleset.remove("nobody")
+
+    run(kernel, work)
+
+
+def test_nothing_is_left_wanted_after_release() -> None:
+    kernel = Kernel()
+
+    async def work(ruleset: GroupCommit) -> None:
+        await ruleset.put(numbered(1))
+        await ruleset.release()
+        await ruleset.put(numbered(2))
+        assert kernel.ports == {2}
+
+    run(kernel, work)
+
+
+def test_a_back_end_that_cannot_start_says_why() -> None:
+    kernel = Kernel()
+    kernel.down = True
+
+    async def start() -> None:
+        await GroupCommit(kernel, clock=lambda: 0.0).start()
+
+    with pytest.raises(OurFault, match="library is missing"):
+        asyncio.run(start())

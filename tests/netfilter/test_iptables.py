@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the iptables back-end leaves in the legacy tables, read by iptables-legacy-save."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator
+from dataclasses import replace
+from ipaddress import IPv6Address
+from pathlib import Path
+
+import pytest
+
+from igdpcp.errors import RulesetError
+from igdpcp.model import Endpoint, Mode, Protocol, Surroundings
+from igdpcp.netfilter import iptables
+from igdpcp.netfilter.iptables import IptablesBackend
+from tests.netfilter import firewalls
+from tests.netfilter.topology import CARRIER, SERVER, SURROUNDINGS, A, B, Instance, command, namespace, opening
+
+pytestmark = pytest.mark.lab
+
+
+@pytest.fixture
+def router() -> Iterator[str]:
+    with namespace() as name:
+        firewalls.load_legacy(name)
+        yield name
+
+
+@pytest.fixture
+def instance(router: str) -> Iterator[Instance]:
+    made = Instance(router, IptablesBackend())
+    made.surroundings()
+    yield made
+    made.vanish()
+
+
+def rules(router: str, program: str = "iptables-legacy-save") -> list[str]:
+    """Every rule of both tables, in order."""
+    saved = [command(program, "-t", table, namespace=router) for table in ("nat", "filter")]
+    return [line for text in saved for line in text.splitlines() if line.startswith("-A ")]
+
+
+def saved(router: str) -> list[str]:
+    """Chains and rules, without counters and times."""
+    texts = [command("iptables-legacy-save", "-t", table, namespace=router) for table in ("nat", "filter")]
+    return [line.partition(" [")[0] for text in texts for line in text.splitlines() if not line.startswith("#")]
+
+
+def added_by(router: str, instance: Instance, *openings: object) -> set[str]:
+    before = set(rules(router))
+    assert instance.put(*openings) == [None] * len(openings)  # type: ignore[arg-type]
+    return set(rules(router)) - before
+
+
+STATIC = [
+    "-A IGDPCP-DST -i wan0 -m addrtype --dst-type LOCAL -j IGDPCP-D-wan0",
+    "-A IGDPCP-DST -i br-lan -j IGDPCP-LOOP",
+    "-A IGDPCP-DST -i br-lan -j IGDPCP-ALIAS",
+    "-A IGDPCP-DST -i br-lan -j IGDPCP-REACH",
+    "-A IGDPCP-DST -i br-lan -m mark --mark 0x40000000/0x40000000 -j MARK --set-xmark 0x0/0x40000000",
+    "-A IGDPCP-SRC -o wan0 -j IGDPCP-S-wan0",
+    "-A IGDPCP-SRC -o br-lan -m mark --mark 0x40000000/0x40000000 -m conntrack --ctstate DNAT -j IGDPCP-SENDER",
+    "-A IGDPCP-IN -d 224.0.0.1/32 -i wan0 -p udp -m udp --sport 5351 --dport 5350 -j ACCEPT",
+    "-A IGDPCP-IN -s 198.51.100.1/32 -p udp -m udp --sport 5351 --dport 1024:65535 -j ACCEPT",
+]
+
+
+def test_the_surroundings_are_written_once_however_often_they_are_told(router: str, instance: Instance) -> None:
+    instance.surroundings()
+    assert [rule for rule in rules(router) if rule.startswith("-A IGDPCP-")] == STATIC
+
+
+FIRST = {
+    "-A IGDPCP-D-wan0 -p tcp -m tcp --dport 4000 -j DNAT --to-destination 192.168.1.5:4000",
+    "-A IGDPCP-S-wan0 -s 192.168.1.5/32 -p tcp -m tcp --sport 4000 -j MASQUERADE --to-ports 4000",
+    "-A IGDPCP-S-wan0 -p tcp -m tcp --sport 3840:4095 -j MASQUERADE --to-ports 49152-65535",
+    "-A IGDPCP-FWD -d 192.168.1.5/32 -p tcp -m tcp --dport 4000"
+    " -m conntrack --ctstate DNAT --ctorigdstport 4000 -j ACCEPT",
+    "-A IGDPCP-LOOP -d 198.51.100.2/32 -j MARK --set-xmark 0x40000000/0x40000000",
+    "-A IGDPCP-LOOP -d 203.0.113.9/32 -j MARK --set-xmark 0x40000000/0x40000000",
+    "-A IGDPCP-REACH -d 198.51.100.2/32 -j IGDPCP-D-wan0",
+    "-A IGDPCP-REACH -d 203.0.113.9/32 -j IGDPCP-D-wan0",
+    "-A IGDPCP-SENDER -m conntrack --ctorigdst 198.51.100.2 -j SNAT --to-source 198.51.100.2",
+    "-A IGDPCP-SENDER -m conntrack --ctorigdst 203.0.113.9 -j SNAT --to-source 203.0.113.9",
+}  # fmt: skip
+
+
+def test_the_first_mapping_brings_its_rules_and_the_shared_ones(router: str, instance: Instance) -> None:
+    assert added_by(router, instance, opening()) == FIRST
+
+
+def test_a_further_mapping_costs_three_rules(router: str, instance: Instance) -> None:
+    instance.put(opening())
+    further = opening("m2", serial=2, wan_port=4001, client=Endpoint(B, 4001), external=Endpoint(CARRIER, 4001))
+    assert len(added_by(router, instance, further)) == 3
+
+
+def test_a_routed_mapping_is_an_accept_and_its_short_cut(router: str, instance: Instance) -> None:
+    routed = opening(mode=Mode.ROUTED, protocol=Protocol.UDP, remote_host=SERVER)
+    assert added_by(router, instance, routed) == {
+        "-A IGDPCP-FWD -s 198.51.100.1/32 -d 192.168.1.5/32 -i wan0 -p udp -m udp --dport 4000 -j ACCEPT"
+    }
+
+
+def test_removing_mappings_takes_away_exactly_what_they_brought(router: str, instance: Instance) -> None:
+    before = rules(router)
+    instance.put(opening(), opening("m2", serial=2, wan_port=4001, client=Endpoint(B, 6), remote_host=SERVER))
+    instance.remove("m1")
+    assert not FIRST.issubset(rules(router))
+    instance.remove("m2")
+    assert rules(router) == before
+
+
+def test_the_jumps_stand_before_the_routers_rules_and_its_redirects_win(router: str, instance: Instance) -> None:
+    command("iptables-legacy", "-t", "nat", "-A", "PREROUTING", "-p", "tcp", "-j", "ACCEPT", namespace=router)
+    instance.surroundings()
+    found = rules(router)
+    for chain, ours in (("POSTROUTING", "SRC"), ("FORWARD", "FWD"), ("INPUT", "IN")):
+        assert next(rule for rule in found if rule.startswith(f"-A {chain} ")) == f"-A {chain} -j IGDPCP-{ours}"
+    prerouting = [rule for rule in found if rule.startswith("-A PREROUTING ")]
+    assert prerouting[-2:] == ["-A PREROUTING -p tcp -j ACCEPT", "-A PREROUTING -j IGDPCP-DST"]
+    assert len(prerouting) == 3
+
+
+def test_release_leaves_the_tables_as_they_were(router: str) -> None:
+    before = saved(router)
+    instance = Instance(router, IptablesBackend())
+    instance.surroundings()
+    instance.put(opening())
+    instance.release()
+    instance.vanish()
+    assert saved(router) == before
+
+
+def test_closing_takes_the_rules_away_since_they_cannot_expire(router: str) -> None:
+    before = saved(router)
+    instance = Instance(router, IptablesBackend())
+    instance.surroundings()
+    instance.put(opening())
+    instance.call(instance.commits.close)
+    instance.vanish()
+    assert saved(router) == before
+
+
+def test_sync_clears_what_an_earlier_process_left(router: str, instance: Instance) -> None:
+    instance.sync(opening())
+    wanted = saved(router)
+    left = Instance(router, IptablesBackend())
+    left.surroundings(Surroundings(frozenset({"ppp9"}), frozenset({"br-old"}), frozenset()))
+    left.put(opening("x", wan_device="ppp9", wan_port=9))
+    left.vanish()
+    instance.sync(opening())
+    assert saved(router) == wanted
+
+
+def test_rules_that_somebody_flushed_do_not_hinder_changes(router: str, instance: Instance) -> None:
+    instance.put(opening())
+    command("iptables-legacy", "-t", "nat", "-F", "IGDPCP-D-wan0", namespace=router)
+    instance.remove("m1")
+    assert instance.put(opening("m2")) == [None]
+    assert set(rules(router)) >= FIRST
+
+
+def test_chains_that_somebody_deleted_do_not_hinder_release(router: str, instance: Instance) -> None:
+    command("iptables-legacy", "-D", "FORWARD", "-j", "IGDPCP-FWD", namespace=router)
+    command("iptables-legacy", "-X", "IGDPCP-FWD", namespace=router)
+    instance.release()
+    assert "IGDPCP" not in "\n".join(saved(router))
+
+
+def test_a_change_of_somebody_else_between_two_of_ours_is_kept(router: str, instance: Instance) -> None:
+    instance.put(opening())
+    command("iptables-legacy", "-A", "FORWARD", "-s", "10.9.8.7", "-j", "ACCEPT", namespace=router)
+    instance.remove("m1")
+    assert "-A FORWARD -s 10.9.8.7/32 -j ACCEPT" in rules(router)
+
+
+def test_putting_a_mapping_again_for_longer_commits_nothing(router: str, instance: Instance) -> None:
+    instance.put(opening())
+    command("iptables-legacy", "-t", "nat", "-F", "IGDPCP-D-wan0", namespace=router)
+    flushed = rules(router)
+    assert instance.put(opening(lifetime=7200)) == [None]
+    assert rules(router) == flushed
+
+
+def test_one_bad_mapping_of_a_batch_fails_alone(router: str, instance: Instance) -> None:
+    good = opening("m2", serial=2, wan_port=4001, client=Endpoint(B, 4001))
+    results = instance.put(opening(), opening("bad", serial=3, wan_port=70000, client=Endpoint(A, 7)), good)
+    assert [result is None for result in results] == [True, False, True]
+    assert "mapping bad: " in str(results[1])
+    found = "\n".join(rules(router))
+    assert "--to-destination 192.168.1.5:4000" in found
+    assert "--to-destination 192.168.1.6:4001" in found
+    assert "--dport 7 " not in found
+
+
+def test_a_lock_that_another_program_keeps_ends_in_an_error(
+    instance: Instance, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    lock = tmp_path / "xtables.lock"
+    monkeypatch.setenv("XTABLES_LOCKFILE", str(lock))
+    monkeypatch.setattr(iptables, "LOCK_WAIT", 0.1)
+    with lock.open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        [error] = instance.put(opening())
+    assert isinstance(error, RulesetError)
+    assert "xtables.lock" in str(error)
+    assert instance.put(opening()) == [None]
+
+
+def test_an_ipv6_pcp_server_is_let_in_by_ip6tables(router: str, instance: Instance) -> None:
+    instance.surroundings(replace(SURROUNDINGS, pcp_servers=frozenset({IPv6Address("2001:db8::5351")})))
+    found = command("ip6tables-legacy-save", "-t", "filter", namespace=router)
+    assert "-A INPUT -j IGDPCP-IN" in found
+    assert "-A IGDPCP-IN -s 2001:db8::5351/128 -p udp -m udp --sport 5351 --dport 1024:65535 -j ACCEPT" in found
+    instance.release()
+    assert "IGDPCP" not in command("ip6tables-legacy-save", "-t", "filter", namespace=router)

@@ -1,0 +1,273 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Namespaces for packets: two LAN hosts behind a router, and an outside host that also plays the PCP server.
+
+a 192.168.1.5 ─┐
+               br-lan 192.168.1.1  router  wan0 198.51.100.2 ── 198.51.100.1 (and .77) outside
+b 192.168.1.6 ─┘
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import itertools
+import os
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from ipaddress import IPv4Address
+from typing import Any, TypeVar
+
+from igdpcp.model import Endpoint, Mode, Opening, Protocol, Surroundings
+from igdpcp.netfilter.base import Backend, GroupCommit
+
+T = TypeVar("T")
+
+A, B, ROUTER = IPv4Address("192.168.1.5"), IPv4Address("192.168.1.6"), IPv4Address("192.168.1.1")
+WAN = IPv4Address("198.51.100.2")
+SERVER, OTHER = IPv4Address("198.51.100.1"), IPv4Address("198.51.100.77")  # both on the outside host
+CARRIER = IPv4Address("203.0.113.9")  # an address that only the carrier has: nobody here answers for it
+SURROUNDINGS = Surroundings(frozenset({"wan0"}), frozenset({"br-lan"}), frozenset({SERVER}))
+
+COMES = 5.0  # seconds that a packet may take which must come
+STAYS_AWAY = 0.3  # seconds after which a packet that must not come has not come
+
+_CLONE_NEWNET = 0x40000000
+_numbers = itertools.count()
+
+
+def opening(id: str = "m1", **other: Any) -> Opening:
+    """A cascaded TCP mapping of WAN port 4000 to port 4000 of host a, with the changes given."""
+    base = Opening(
+        id=id, serial=1, mode=Mode.CASCADED, protocol=Protocol.TCP, wan_device="wan0", wan_address=WAN, wan_port=4000,
+        client=Endpoint(A, 4000), external=Endpoint(CARRIER, 4000), remote_host=None, lifetime=600,
+    )  # fmt: skip
+    return replace(base, **other)
+
+
+def enter(namespace: str) -> None:
+    """Move this thread, and the threads that it starts, to a network namespace."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    descriptor = os.open(f"/run/netns/{namespace}", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if libc.setns(descriptor, _CLONE_NEWNET):
+            raise OSError(ctypes.get_errno(), namespace)
+    finally:
+        os.close(descriptor)
+
+
+def inside(namespace: str, work: Callable[[], T]) -> T:
+    """What ``work`` returns or raises in a thread of that namespace; its sockets stay there."""
+    results: list[T] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            enter(namespace)
+            results.append(work())
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
+    return results[0]
+
+
+class Instance:
+    """A GroupCommit with an event loop of its own in a namespace; calls wait until the kernel has the change."""
+
+    def __init__(self, namespace: str, backend: Backend) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, args=(namespace,), daemon=True)
+        self._thread.start()
+        self.commits: GroupCommit = self.call(lambda: _made(backend))
+        self.call(self.commits.start)
+
+    def _run(self, namespace: str) -> None:
+        enter(namespace)
+        self._loop.run_forever()
+
+    def call(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Run a coroutine function in the instance's loop."""
+
+        async def run() -> T:
+            return await work()
+
+        return asyncio.run_coroutine_threadsafe(run(), self._loop).result(30)
+
+    def put(self, *openings: Opening) -> list[BaseException | None]:
+        """Put them all at once; the error of each."""
+
+        async def run() -> list[BaseException | None]:
+            return await asyncio.gather(*map(self.commits.put, openings), return_exceptions=True)
+
+        return self.call(run)
+
+    def remove(self, *ids: str) -> None:
+        """Remove one after the other."""
+        for id in ids:
+            self.call(partial(self.commits.remove, id))
+
+    def surroundings(self, surroundings: Surroundings = SURROUNDINGS) -> None:
+        """Apply the ruleset to this network's devices, or others."""
+        self.call(lambda: self.commits.surroundings(surroundings))
+
+    def sync(self, *openings: Opening) -> None:
+        """Hold exactly these."""
+        self.call(lambda: self.commits.sync(list(openings)))
+
+    def release(self) -> None:
+        """Take everything out of the kernel."""
+        self.call(self.commits.release)
+
+    def vanish(self) -> None:
+        """End as if killed: nothing is told to the kernel."""
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+
+
+async def _made(backend: Backend) -> GroupCommit:
+    return GroupCommit(backend, clock=time.monotonic)
+
+
+def command(*words: str, namespace: str = "", stdin: str = "") -> str:
+    """The output of a program, in a namespace; it must succeed."""
+    prefix = ("ip", "netns", "exec", namespace) if namespace else ()
+    done = subprocess.run([*prefix, *words], input=stdin, capture_output=True, text=True, timeout=30, check=False)
+    if done.returncode:
+        raise AssertionError(f"{' '.join(words)}: {done.stderr}")
+    return done.stdout
+
+
+@dataclass(frozen=True)
+class Network:
+    """Names of the four namespaces."""
+
+    a: str
+    b: str
+    router: str
+    outside: str
+
+
+@contextmanager
+def namespace() -> Iterator[str]:
+    """One empty network namespace; its name."""
+    name = f"nf{os.getpid()}n{next(_numbers)}"
+    command("ip", "netns", "add", name)
+    try:
+        yield name
+    finally:
+        command("ip", "netns", "del", name)
+
+
+@contextmanager
+def network(tag: str) -> Iterator[Network]:
+    """Make the namespaces and their links; all goes away again."""
+    names = Network(*(f"nf{os.getpid()}{tag}{role}" for role in ("a", "b", "r", "o")))
+    made: list[str] = []
+    try:
+        for namespace in (names.a, names.b, names.router, names.outside):
+            command("ip", "netns", "add", namespace)
+            made.append(namespace)
+            command("ip", "-n", namespace, "link", "set", "lo", "up")
+        _link(names)
+        yield names
+    finally:
+        for namespace in made:
+            command("ip", "netns", "del", namespace)
+
+
+def _link(names: Network) -> None:
+    router = names.router
+    script = ["link add br-lan type bridge", f"addr add {ROUTER}/24 dev br-lan", "link set br-lan up"]
+    for port, host, address in (("lan0", names.a, A), ("lan1", names.b, B)):
+        script += [
+            f"link add {port} type veth peer name eth0 netns {host}",
+            f"link set {port} master br-lan",
+            f"link set {port} up",
+        ]
+        _batch(router, script)
+        script = []
+        _batch(host, [f"addr add {address}/24 dev eth0", "link set eth0 up", f"route add default via {ROUTER}"])
+    _batch(router, [
+        f"link add wan0 type veth peer name eth0 netns {names.outside}", f"addr add {WAN}/24 dev wan0",
+        "link set wan0 up", f"route add default via {SERVER}",
+    ])  # fmt: skip
+    _batch(names.outside, [
+        f"addr add {SERVER}/24 dev eth0", f"addr add {OTHER}/24 dev eth0", "link set eth0 up",
+        f"route add 192.168.1.0/24 via {WAN}",
+    ])  # fmt: skip
+
+    command("sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward", namespace=router)
+    # Bridged hairpin packets would pass the tables a second time, and lose their translation there.
+    bridge = "/proc/sys/net/bridge/bridge-nf-call-iptables"
+    command("sh", "-c", f"test ! -e {bridge} || echo 0 > {bridge}", namespace=router)
+
+
+def _batch(namespace: str, lines: list[str]) -> None:
+    command("ip", "-n", namespace, "-batch", "-", stdin="\n".join(lines) + "\n")
+
+
+def bound(namespace: str, kind: int, address: IPv4Address, port: int) -> socket.socket:
+    """A socket of that namespace, bound."""
+    made = inside(namespace, lambda: socket.socket(socket.AF_INET, kind))
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    made.bind((str(address), port))
+    return made
+
+
+def tcp(
+    sender: str,
+    target: tuple[IPv4Address, int],
+    receiver: str,
+    at: Endpoint,
+    source: tuple[IPv4Address, int] | None = None,
+) -> tuple[str, int] | None:
+    """Connect from ``sender`` to ``target``; whom the server at ``at`` sees, None when it is not reached."""
+    with bound(receiver, socket.SOCK_STREAM, at.address, at.port) as server:
+        server.listen()
+        with bound(sender, socket.SOCK_STREAM, *(source or (IPv4Address(0), 0))) as client:
+            client.settimeout(COMES)
+            try:
+                client.connect((str(target[0]), target[1]))
+            except OSError:
+                return None
+            server.settimeout(COMES)
+            peer: tuple[str, int]
+            accepted, peer = server.accept()
+            with accepted:
+                accepted.sendall(b"pong")
+                assert client.recv(4) == b"pong"
+            # RST instead of TIME_WAIT, so that the same ports can be used again
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            return peer
+
+
+def udp(
+    sender: str, target: tuple[IPv4Address, int], receiver: str, at: Endpoint,
+    source: tuple[IPv4Address, int] | None = None, *, comes: bool = True,
+) -> tuple[str, int] | None:  # fmt: skip
+    """The same by a datagram and its answer, which must come back from where the question was sent to."""
+    with (
+        bound(receiver, socket.SOCK_DGRAM, at.address, at.port) as server,
+        bound(sender, socket.SOCK_DGRAM, *(source or (IPv4Address(0), 0))) as client,
+    ):
+        client.sendto(b"ping", (str(target[0]), target[1]))
+        server.settimeout(COMES if comes else STAYS_AWAY)
+        peer: tuple[str, int]
+        try:
+            _, peer = server.recvfrom(100)
+        except TimeoutError:
+            return None
+        server.sendto(b"pong", peer)
+        client.settimeout(COMES)
+        assert client.recvfrom(100) == (b"pong", (str(target[0]), target[1]))
+        return peer
