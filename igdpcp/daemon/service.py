@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One life of the service, from a configuration to its stop: every part is made and connected here.
+
+A reload is a stop and a start in the same process: what is open stays in the kernel and in the journal, and is
+adopted by the same path that serves after a crash.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+from igdpcp import __version__
+from igdpcp.config import Config
+from igdpcp.daemon.control import ControlServer
+from igdpcp.daemon.gateway import Gateway
+from igdpcp.daemon.http_server import HttpServer
+from igdpcp.daemon.lan_doors import LanDoors
+from igdpcp.daemon.operator import Operator
+from igdpcp.daemon.status import Status
+from igdpcp.errors import OurFault
+from igdpcp.iwf.interworking import Interworking
+from igdpcp.iwf.journal import Journal, load_secret
+from igdpcp.iwf.lifecycle import Lifecycle
+from igdpcp.iwf.policy import Policy
+from igdpcp.iwf.ports import UpstreamEvent
+from igdpcp.iwf.restart import Restart
+from igdpcp.iwf.router_leg import RouterLeg
+from igdpcp.iwf.table import MappingTable
+from igdpcp.log import RecentTroubles, line
+from igdpcp.model import Surroundings
+from igdpcp.net.links import LinkSnapshot, LinkWatcher
+from igdpcp.net.router import RouterView
+from igdpcp.netfilter.base import GroupCommit
+from igdpcp.netfilter.detect import choose_backend, masquerades
+from igdpcp.option_values import CONTROL_SOCKET
+from igdpcp.upnp.description import DeviceIdentity, udns_from, with_config_id
+from igdpcp.upstreams.ladder import Ladder
+from igdpcp.upstreams.local import LocalUpstream
+from igdpcp.upstreams.pcp import PcpUpstream
+
+LOG = logging.getLogger("igdpcp.daemon")
+FLASH_SECONDS = 60.0  # at most one write of the flash copy in this time
+
+
+class Service:
+    """Made with a configuration; ``start`` it, then ``stop`` or ``release`` it, once each."""
+
+    def __init__(self, config: Config, troubles: RecentTroubles, restart: Callable[[], None]) -> None:
+        """``restart`` is called when what was found at the start is no longer so."""
+        self._config = config
+        self._troubles = troubles
+        self._wish_restart = restart
+        self._loop = asyncio.get_running_loop()
+        self._started = self._loop.time()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closers: list[Callable[[], Any]] = []
+        self._routed = False
+        self.released = asyncio.Event()
+
+    async def start(self, serve: bool = True) -> None:
+        """Bring everything up, adopt what an earlier process left, and serve the LANs unless told not to.
+
+        Raises OurFault with what to do; what was begun by then has to be ended with ``stop``.
+        """
+        main = self._config.main
+        run_dir, state_dir = Path(main.run_dir), Path(main.state_dir)
+        secret = load_secret(state_dir)
+        self._router = RouterView(self._config.lans, self._config.upstream.device)
+        watcher = LinkWatcher(self._links_changed)
+        self._closers.append(watcher.close)
+        self._router.update(await watcher.start())
+        self._routed = await self._is_routed()
+        await self._make_hall(secret, run_dir, state_dir)
+        self._make_doors(secret)
+        await self._control(run_dir)
+        self._network_changed()
+        await self._tell_surroundings()
+        await self._restart.restore()
+        if serve:
+            await self._doors.open(self._router.lans)
+        self._spawn(self._save_now_and_then())
+        LOG.info(line("ready", version=__version__, mode=self._ladder.mode.value, backend=self._ruleset.name,
+                      wan=self._router.wan_device, seconds=f"{self._loop.time() - self._started:.3f}"))  # fmt: skip
+
+    async def stop(self) -> None:
+        """End everything but what is open: the kernel's rules, the carrier's grants and the journal stay."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        while self._closers:
+            result = self._closers.pop()()
+            if asyncio.iscoroutine(result):
+                await result
+
+    async def release(self) -> None:
+        """Close every mapping; ``stop`` has to follow."""
+        await self._doors.close()
+        await self._restart.release()
+        await self._ruleset.release()
+        self.released.set()
+
+    # -- making --------------------------------------------------------------------------------------------------
+
+    async def _make_hall(self, secret: bytes, run_dir: Path, state_dir: Path) -> None:
+        main, events = self._config.main, asyncio.Queue[UpstreamEvent]()
+        self._journal = Journal(run_dir, state_dir, self._loop.time)
+        self._closers.append(self._close_journal)
+        backend = await asyncio.to_thread(choose_backend, main.backend, main.nft_table)
+        self._ruleset = GroupCommit(backend, clock=self._loop.time)
+        await self._ruleset.start()
+        self._closers.append(self._ruleset.close)
+        self._local = LocalUpstream(self._router, events.put_nowait)
+        self._closers.append(self._local.close)
+        self._ladder = Ladder(
+            self._local, routed=self._routed, fall_back=main.unreachable_policy == "local", emit=events.put_nowait
+        )
+        self._pcp = self._make_pcp(secret)
+        self._table = MappingTable()
+        self._leg = RouterLeg(self._ruleset, self._router, self._open_mappings)
+        self._lifecycle = Lifecycle(main=main, table=self._table, upstream=self._ladder, leg=self._leg,
+                                    router=self._router, journal=self._journal)  # fmt: skip
+        self._restart = Restart(table=self._table, upstream=self._ladder, leg=self._leg, journal=self._journal,
+                                lifecycle=self._lifecycle)  # fmt: skip
+        self._closers += [self._leg.stop, self._lifecycle.stop, self._restart.stop]
+        self._interworking = Interworking(
+            main=main, table=self._table, policy=Policy(main, self._config.permissions, self._router),
+            upstream=self._ladder, router=self._router, lifecycle=self._lifecycle,
+        )  # fmt: skip
+        self._spawn(self._lifecycle.run(events))
+
+    def _make_pcp(self, secret: bytes) -> PcpUpstream | None:
+        if self._config.upstream.type == "none":
+            return None
+        pcp = PcpUpstream(self._config.main, self._config.upstream, secret=secret, rng=random.SystemRandom(),
+                          emit=self._ladder.receive)  # fmt: skip
+        self._ladder.attach(pcp)
+        self._closers.append(pcp.close)
+        return pcp
+
+    def _make_doors(self, secret: bytes) -> None:
+        main = self._config.main
+        udns = udns_from(secret.hex())
+        identity = with_config_id(
+            DeviceIdentity(
+                friendly_name=main.friendly_name,
+                serial=udns[0][-12:],
+                udns=udns,
+                boot_id=int(time.time()) & 0x7FFFFFFF,
+                presentation_url="",
+                version_string=__version__,
+            )
+        )
+        gateway = Gateway(identity, self._interworking, self._ladder, self._router)
+        http = HttpServer(gateway.handle, self._router.on_lan_device, identity.server)
+        self._status = Status(
+            config=self._config, router=self._router, table=self._table, interworking=self._interworking,
+            lifecycle=self._lifecycle, leg=self._leg, ruleset=self._ruleset, ladder=self._ladder, pcp=self._pcp,
+            gateway=gateway, http=http, troubles=self._troubles, started=self._started,
+        )  # fmt: skip
+        self._doors = LanDoors(main, identity, http, self._router, self._status)
+        self._closers.append(self._doors.close)
+
+    async def _control(self, run_dir: Path) -> None:
+        operator = Operator(self._interworking, self._table, self._status, self.release)
+        control = ControlServer(str(run_dir / CONTROL_SOCKET), operator.commands())
+        await control.start()
+        self._closers.append(control.close)
+
+    # -- the network ---------------------------------------------------------------------------------------------
+
+    async def _is_routed(self) -> bool:
+        """No NAT of ours towards the carrier: told, or found (RFC 6970 section 5.4)."""
+        nat = self._config.upstream.nat
+        if nat != "auto":
+            return nat == "no"
+        device = self._router.wan_device
+        return bool(device) and not await asyncio.to_thread(masquerades, device)
+
+    def _links_changed(self, snapshot: LinkSnapshot) -> None:
+        wan, lans = self._router.wan, self._router.lans
+        self._router.update(snapshot)
+        if self._router.wan != wan:
+            LOG.info(line("wan_changed", device=self._router.wan_device, address=self._router.wan_address or "none"))
+            self._spawn(self._wan_changed())
+        if self._router.lans != lans:
+            LOG.info(line("lan_changed", lans=", ".join(f"{lan.device} {lan.interface}" for lan in self._router.lans)))
+            self._spawn(self._doors.open(self._router.lans))
+
+    async def _wan_changed(self) -> None:
+        if await self._is_routed() is not self._routed:
+            self._wish_restart()
+            return
+        await self._tell_surroundings()
+        self._network_changed()
+        if self._router.wan_address is not None:
+            self._lifecycle.wan_changed()
+
+    def _network_changed(self) -> None:
+        wan = self._router.wan
+        self._local.network_changed()
+        if self._pcp:
+            self._pcp.network_changed(wan.device, wan.address, wan.default_router)
+
+    async def _tell_surroundings(self) -> None:
+        """Which devices the ruleset is for, and which servers' packets the router has to let in."""
+        default_router = self._router.wan.default_router
+        servers = self._config.upstream.server or ([str(default_router)] if default_router else [])
+        try:
+            await self._ruleset.surroundings(
+                Surroundings(
+                    wan_devices=frozenset(filter(None, [self._router.wan_device])),
+                    lan_devices=frozenset(lan.device for lan in self._router.lans),
+                    pcp_servers=frozenset(ip_address(server) for server in servers),
+                )
+            )
+        except OurFault as fault:
+            LOG.error(line("ruleset_failed", error=fault))
+
+    # -- small things --------------------------------------------------------------------------------------------
+
+    def _open_mappings(self) -> list[Any]:
+        return [mapping for mapping in self._table if mapping.visible]
+
+    async def _save_now_and_then(self) -> None:
+        while True:
+            await asyncio.sleep(FLASH_SECONDS)
+            self._save()
+
+    def _save(self) -> None:
+        try:
+            self._journal.save()
+        except OSError as error:
+            LOG.error(line("not_saved", directory=self._config.main.state_dir, error=error.strerror))
+
+    def _close_journal(self) -> None:
+        self._save()
+        self._journal.close()
+
+    def _spawn(self, work: Any) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the control socket tells: the whole state in one dictionary, and the mappings as rows."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from igdpcp import __version__
+from igdpcp.config import Config
+from igdpcp.daemon.gateway import Gateway
+from igdpcp.daemon.http_server import HttpServer
+from igdpcp.daemon.ssdp_server import SsdpServer
+from igdpcp.iwf import translate
+from igdpcp.iwf.interworking import Interworking
+from igdpcp.iwf.lifecycle import Lifecycle
+from igdpcp.iwf.router_leg import RouterLeg
+from igdpcp.iwf.table import MappingTable
+from igdpcp.log import RecentTroubles
+from igdpcp.model import Mapping, MappingState, Mode
+from igdpcp.net.router import RouterView
+from igdpcp.netfilter.base import GroupCommit
+from igdpcp.upstreams.ladder import Ladder
+from igdpcp.upstreams.pcp import PcpUpstream
+
+_PENDING = (MappingState.PLANNED, MappingState.HIDDEN, MappingState.RETRYING)
+
+
+class Status:
+    """Looks at every part and changes none."""
+
+    def __init__(
+        self,
+        *,
+        config: Config,
+        router: RouterView,
+        table: MappingTable,
+        interworking: Interworking,
+        lifecycle: Lifecycle,
+        leg: RouterLeg,
+        ruleset: GroupCommit,
+        ladder: Ladder,
+        pcp: PcpUpstream | None,
+        gateway: Gateway,
+        http: HttpServer,
+        troubles: RecentTroubles,
+        started: float,
+    ) -> None:
+        self._config = config
+        self._router = router
+        self._table = table
+        self._interworking = interworking
+        self._lifecycle = lifecycle
+        self._leg = leg
+        self._ruleset = ruleset
+        self._ladder = ladder
+        self._pcp = pcp
+        self._gateway = gateway
+        self._http = http
+        self._troubles = troubles
+        self._started = started
+        self._loop = asyncio.get_running_loop()
+        self.ssdp: SsdpServer | None = None  # another one whenever the LANs change
+
+    async def status(self) -> dict[str, Any]:
+        """Everything that ``igdpcp-cli status`` shows."""
+        address, reason = self._interworking.external_address()
+        now = self._loop.time()
+        return {
+            "version": __version__,
+            "mode": self._ladder.mode.value,
+            "backend": self._ruleset.name,
+            "activation": self._activation(now),
+            "upstream": self._upstream(),
+            "external_address": str(address) if address else None,
+            "external_address_reason": reason,
+            "wan": {"device": self._router.wan_device, "address": _text(self._router.wan_address)},
+            "lans": [
+                {"device": lan.device, "address": str(lan.address), "prefix": lan.interface.network.prefixlen}
+                for lan in self._router.lans
+            ],
+            "igd": self._igd(),
+            "mappings": self._counts(),
+            "firewall": await self._firewall(),
+            "errors": [{"seconds_ago": round(now - at), "text": text} for at, text in self._troubles.lines],
+            "uptime_seconds": round(now - self._started),
+            "warnings": list(self._config.warnings),
+            "counters": {"answers": dict(self._gateway.outcomes), "http": _fields(self._http.counters)},
+        }
+
+    async def mappings(self) -> list[dict[str, Any]]:
+        """Every mapping, also those that control points are not shown."""
+        return [self.row(mapping) for mapping in self._table]
+
+    def row(self, mapping: Mapping) -> dict[str, Any]:
+        """One mapping for people and programs; times are seconds from now."""
+        request, grant, now = mapping.request, mapping.grant, self._loop.time()
+        return {
+            "id": mapping.id,
+            "protocol": request.protocol.name.lower(),
+            "external_address": str(grant.external.address) if grant else None,
+            "external_port": mapping.external_port,
+            "client": str(request.client.address),
+            "client_port": request.client.port,
+            "wan_port": mapping.wan_port,
+            "remote_host": _text(request.remote_host) or "",
+            "description": request.description,
+            "requester": _text(request.requester.address) or "",
+            "owner": request.requester.owner.value,
+            "agent": request.requester.agent,
+            "state": mapping.state.value,
+            "local_only": self._local_only(mapping),
+            "lease_left": translate.lease_left(mapping, now) or None,
+            "grant_left": max(0, round(grant.ends - now)) if grant else None,
+            "upstream": grant.upstream if grant else None,
+        }
+
+    def _activation(self, now: float) -> dict[str, Any]:
+        if self._pcp is None:
+            return {"state": self._ladder.state.value, "reason": "no PCP server is asked for", "since_seconds": 0}
+        reason = self._pcp.reason
+        if self._ladder.untrusted:
+            reason = "without NAT in the router the PCP server has to be configured: option server in section upstream"
+        since = round(now - self._pcp.state_since)
+        return {"state": self._pcp.state.value, "reason": reason, "since_seconds": since}
+
+    def _upstream(self) -> dict[str, Any]:
+        config, pcp = self._config.upstream, self._pcp
+        if pcp is None:
+            return {"name": config.name, "type": config.type, "server": None, "identity": None, "epoch": None,
+                    "counters": {}}  # fmt: skip
+        return {
+            "name": config.name,
+            "type": config.type,
+            "server": _text(pcp.server),
+            "identity": pcp.identity,
+            "epoch": pcp.epoch,
+            "counters": {**pcp.counters, "not_sent": pcp.refused_datagrams},
+        }
+
+    def _igd(self) -> dict[str, Any]:
+        lan = next(iter(self._router.lans), None)
+        port = self._config.main.http_port
+        return {
+            "advertising": bool(self.ssdp and self.ssdp.advertising),
+            "conflict": self.ssdp.conflict if self.ssdp else None,
+            "http_port": port,
+            "location": f"http://{lan.address}:{port}/rootDesc.xml" if lan else None,
+            "version": self._config.main.igd_version,
+        }
+
+    def _counts(self) -> dict[str, Any]:
+        mappings = list(self._table)
+        return {
+            "active": self._table.listed,
+            "local_only": sum(self._local_only(mapping) for mapping in mappings),
+            "pending": sum(mapping.state in _PENDING for mapping in mappings),
+            "leaving": len(self._lifecycle.leaving),
+            "limit": self._config.main.max_mappings,
+        }
+
+    async def _firewall(self) -> dict[str, Any]:
+        problem = self._leg.problem or await self._ruleset.foreign_drop()
+        return {"active": self._leg.problem is None, "problem": problem}
+
+    def _local_only(self, mapping: Mapping) -> bool:
+        """Open in the router while the carrier, which there is, was not told."""
+        return self._pcp is not None and mapping.grant is not None and mapping.grant.upstream == Mode.LOCAL
+
+
+def _text(value: object | None) -> str | None:
+    return None if value is None else str(value)
+
+
+def _fields(counters: object) -> dict[str, int]:
+    return {name: getattr(counters, name) for name in counters.__slots__}  # type: ignore[attr-defined]

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which upstream answers: the carrier while it is there, the router alone where that is allowed (section 5.1)."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from ipaddress import IPv4Address
+
+from igdpcp.iwf.ports import Emit, Granted, Lost, Refused, StateChanged, UpstreamEvent
+from igdpcp.log import line
+from igdpcp.model import Activation, Endpoint, Mode, UpstreamRequest
+from igdpcp.upstreams.local import NETWORK_FAILURE, RETRY_AFTER, LocalUpstream
+from igdpcp.upstreams.pcp import PcpUpstream
+
+LOG = logging.getLogger("igdpcp.upstream")
+_ABSENT = (Activation.NO_WAN, Activation.NO_SERVER, Activation.LOST)
+
+
+class Ladder:
+    """The carrier's PCP server, below it the router's own address.
+
+    ``routed``: the router does no NAT, so there is nothing of its own to grant. ``fall_back`` False
+    (``unreachable_policy error``): a carrier known to be there but silent is an error, not a reason to go on alone.
+    """
+
+    def __init__(self, local: LocalUpstream, *, routed: bool, fall_back: bool, emit: Emit) -> None:
+        self._local = local
+        self._routed = routed
+        self._fall_back = fall_back
+        self._emit = emit
+        self._pcp: PcpUpstream | None = None
+        self._requests: dict[str, UpstreamRequest] = {}
+
+    def attach(self, pcp: PcpUpstream) -> None:
+        """Put the carrier above the router; its events come in by ``receive``."""
+        self._pcp = pcp
+
+    @property
+    def name(self) -> str:
+        return self._pcp.name if self._pcp else self._local.name
+
+    @property
+    def mode(self) -> Mode:
+        if self._routed:
+            return Mode.ROUTED
+        if self._pcp is None or self._pcp.state is Activation.NO_SERVER:
+            return Mode.LOCAL
+        return Mode.CASCADED
+
+    @property
+    def state(self) -> Activation:
+        return self._pcp.state if self._pcp else self._local.state
+
+    @property
+    def up_since(self) -> float | None:
+        carrier = self._pcp.up_since if self._pcp else None
+        return carrier or (self._local.up_since if self.may_fall_back else None)
+
+    @property
+    def external_address(self) -> IPv4Address | None:
+        """Only the carrier's; the router's own is for the interworking function to judge."""
+        if self._pcp and self._pcp.state in (Activation.ACTIVE, Activation.PROBING):
+            return self._pcp.external_address
+        return None
+
+    @property
+    def may_fall_back(self) -> bool:
+        if self._routed:
+            return False
+        return self._pcp is None or self._fall_back or self._pcp.state in (Activation.NO_WAN, Activation.NO_SERVER)
+
+    @property
+    def untrusted(self) -> bool:
+        """Routed mode needs THIRD_PARTY, and this server may not be asked on behalf of others."""
+        return self._routed and self._pcp is not None and not self._pcp.trusted
+
+    def map(self, request: UpstreamRequest) -> None:
+        self._requests[request.id] = request
+        pcp = self._pcp
+        if pcp is None or self.untrusted:
+            self._alone(request)
+            return
+        absent = pcp.state in _ABSENT and not self._keeps_asking
+        if not absent or request.id in pcp:
+            pcp.map(request)
+        if absent and not pcp.grants(request.id):
+            self._alone(request)
+        elif request.id in self._local:
+            self._local.map(request)
+
+    def unmap(self, id: str) -> None:
+        self._requests.pop(id, None)
+        self._local.forget(id)
+        if self._pcp:
+            self._pcp.unmap(id)
+        else:
+            self._local.unmap(id)
+
+    def give_back(self, request: UpstreamRequest) -> None:
+        if self._pcp:
+            self._pcp.give_back(request)
+        else:
+            self._local.give_back(request)
+
+    def announce(self) -> None:
+        if self._pcp:
+            self._pcp.announce()
+
+    def overdue(self, id: str) -> bool:
+        if self.state is Activation.ACTIVE or not self.may_fall_back or self._routed:
+            return False
+        request = self._requests.get(id)
+        if request is None:
+            return False
+        self._local.map(request)
+        return True
+
+    def receive(self, event: UpstreamEvent) -> None:
+        """An event of the carrier's upstream."""
+        match event:
+            case Granted():
+                self._local.forget(event.id)
+            case Lost() if event.id in self._local:
+                return
+            case StateChanged() if event.state is Activation.ACTIVE:
+                self._promote()
+        self._emit(event)
+
+    def _promote(self) -> None:
+        """The carrier is there: ask it for all that the router granted alone."""
+        assert self._pcp is not None
+        waiting = [request for id, request in self._requests.items() if id in self._local]
+        if waiting and not self.untrusted:
+            LOG.info(line("promoting", mappings=len(waiting)))
+            for request in waiting:
+                self._pcp.map(self._as_shown(request))
+
+    def _as_shown(self, request: UpstreamRequest) -> UpstreamRequest:
+        """With the port that the control point was told, from the address that the router has by now."""
+        port = request.internal.port
+        return replace(
+            request,
+            external_port=port,
+            internal=Endpoint(self._local.external_address or request.internal.address, port),
+        )
+
+    @property
+    def _keeps_asking(self) -> bool:
+        """Without a fallback a lost server is still asked: the request waits for it up to the deadline."""
+        return not self.may_fall_back and self.state is Activation.LOST
+
+    def _alone(self, request: UpstreamRequest) -> None:
+        if self.may_fall_back:
+            self._local.map(request)
+        else:
+            self._emit(Refused(request.id, NETWORK_FAILURE, RETRY_AFTER))

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the kernel says of links and routes, with both versions of pyroute2 that routers have."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.lab import topology
+from tests.lab.carrier import ScriptedCarrier
+from tests.lab.clients import soap_client
+from tests.lab.daemon import Igdpcpd
+from tests.lab.namespaces import LabError
+from tests.lab.topology import Lab
+
+pytestmark = pytest.mark.lab
+
+ROOT = Path(__file__).parents[2]
+OLD_PYROUTE2 = ROOT / ".cache/pyroute2-0.7.9"
+
+WATCH = """
+import asyncio, json, pyroute2, sys
+from igdpcp.net.links import LinkWatcher
+
+def show(snapshot):
+    print(json.dumps({
+        "devices": sorted(snapshot.devices),
+        "addresses": [[device, str(interface)] for device, interface in snapshot.addresses],
+        "routes": [[r.device, str(r.gateway), r.metric] for r in snapshot.default_routes],
+    }), flush=True)
+
+async def main():
+    watcher = LinkWatcher(show)
+    show(await watcher.start())
+    await asyncio.sleep(30)
+
+asyncio.run(main())
+"""
+
+
+@pytest.fixture(params=["0.9", "0.7.9"])
+def environment(request: pytest.FixtureRequest) -> dict[str, str]:
+    if request.param == "0.9":
+        return {"PYTHONPATH": str(ROOT)}
+    if not OLD_PYROUTE2.exists():
+        raise LabError(f"no {OLD_PYROUTE2}: run ci/setup")
+    return {"PYTHONPATH": f"{OLD_PYROUTE2}:{ROOT}"}
+
+
+@pytest.fixture
+def lab() -> Iterator[Lab]:
+    with Lab() as lab:
+        yield lab
+
+
+def test_links_addresses_and_the_default_route_are_read_and_watched(lab: Lab, environment: dict[str, str]) -> None:
+    watcher = lab.router.popen([sys.executable, "-c", WATCH], name="watch", env=environment, control=True)
+
+    def next_snapshot() -> dict[str, list[object]]:
+        line = watcher.stdout.readline()
+        assert line, watcher.output()
+        return dict(json.loads(line))
+
+    first = next_snapshot()
+    assert {"lo", "br-lan", "wan"} <= set(first["devices"])
+    assert ["wan", f"{topology.ROUTER_WAN_ADDRESS}/24"] in first["addresses"]
+    assert first["routes"] == [["wan", topology.CARRIER_ADDRESS, 0]]
+
+    lab.router.run(["ip", "addr", "add", "100.64.12.99/24", "dev", "wan"])
+    assert ["wan", "100.64.12.99/24"] in next_snapshot()["addresses"]
+
+    lab.router.run(["ip", "route", "replace", "default", "via", "100.64.12.77", "dev", "wan", "metric", "7"])
+    assert ["wan", "100.64.12.77", 7] in next_snapshot()["routes"]
+
+    lab.router.run(["ip", "link", "add", "ppp9", "type", "veth", "peer", "name", "ppp8"])
+    assert "ppp9" in next_snapshot()["devices"]
+
+
+def test_the_daemon_runs_with_the_pyroute2_of_openwrt_24_10(lab: Lab) -> None:
+    ScriptedCarrier(lab)
+    daemon = Igdpcpd(lab, env={"PYTHONPATH": f"{OLD_PYROUTE2}:{ROOT}"}, upstream={"device": ""})
+    loaded = lab.router.run(
+        [sys.executable, "-c", "import pyroute2; print(pyroute2.__file__)"], env={"PYTHONPATH": str(OLD_PYROUTE2)}
+    )
+    assert str(OLD_PYROUTE2) in loaded.stdout
+
+    assert soap_client(lab.lan).add("tcp", 8080, topology.LAN_ADDRESS, 8080)
+
+    assert daemon.status()["wan"] == {"device": "wan", "address": topology.ROUTER_WAN_ADDRESS}
