@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bytes that nobody sane would send, from the LAN and from the WAN: an error or silence, and nothing else happens."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from tests.lab import topology
+from tests.lab.carrier import ScriptedCarrier
+from tests.lab.clients import HTTP_PORT, soap_client
+from tests.lab.daemon import Igdpcpd
+from tests.lab.namespaces import poll
+from tests.lab.rules import rules_for
+from tests.lab.topology import Lab
+from tests.support.soap_client import envelope
+
+pytestmark = pytest.mark.lab
+
+PORT = 8080
+SERVICE = "urn:schemas-upnp-org:service:WANIPConnection:1"
+ADD = {"Content-Type": "text/xml", "SOAPAction": f'"{SERVICE}#AddPortMapping"'}
+ARGUMENTS = {
+    "NewRemoteHost": "",
+    "NewExternalPort": PORT,
+    "NewProtocol": "TCP",
+    "NewInternalPort": PORT,
+    "NewInternalClient": topology.LAN_ADDRESS,
+    "NewEnabled": 1,
+    "NewPortMappingDescription": "x",
+    "NewLeaseDuration": 0,
+}
+GOOD = envelope(SERVICE, "AddPortMapping", ARGUMENTS)
+
+
+@pytest.fixture
+def lab() -> Iterator[Lab]:
+    with Lab() as lab:
+        yield lab
+
+
+@pytest.mark.parametrize(
+    ("body", "statuses"),
+    [
+        (b"not xml at all", {400, 500}),
+        (b"", {400, 500}),
+        (b'<?xml version="1.0"?><!DOCTYPE e [<!ENTITY a "aaaa">]>' + GOOD.partition(b"?>")[2], {400, 500}),
+        (GOOD.replace(b"<NewEnabled>", b"<x>" * 5000 + b"<NewEnabled>"), {400, 500}),
+        (GOOD + b" " * 40000, {413}),
+    ],
+    ids=["no xml", "empty", "dtd", "deep", "too large"],
+)
+def test_a_soap_body_that_is_none_is_refused_and_nothing_happens(lab: Lab, body: bytes, statuses: set[int]) -> None:
+    carrier = ScriptedCarrier(lab)
+    daemon = Igdpcpd(lab, main={"external_ip_probe": "0"})
+    daemon.wait_for_activation("active")
+    client = soap_client(lab.lan)
+
+    reply = client.post("/ctl/IPConn", ADD, body)
+
+    assert reply.status in statuses
+    assert carrier.maps() == []
+    assert daemon.mappings() == []
+    assert not rules_for(lab, topology.LAN_ADDRESS, PORT)
+    assert client.post("/ctl/IPConn", ADD, GOOD)
+
+
+def test_what_the_lan_writes_into_the_log_is_escaped(lab: Lab) -> None:
+    ScriptedCarrier(lab)
+    daemon = Igdpcpd(lab)
+    agent = "\x1b[31mred\x07 event=forged"
+    client = soap_client(lab.lan2, agent=agent)
+
+    assert client.add("tcp", PORT, topology.LAN_ADDRESS, PORT).code == 718
+
+    assert all(character.isprintable() or character == "\n" for character in daemon.log())
+    assert not daemon.events("forged")
+    assert "red" in daemon.events("refused")[-1]["agent"]
+
+
+def test_nothing_is_served_on_the_wan(lab: Lab) -> None:
+    ScriptedCarrier(lab)
+    Igdpcpd(lab)
+
+    assert not lab.tcp_probe(lab.carrier, topology.ROUTER_WAN_ADDRESS, HTTP_PORT)
+    assert not lab.tcp_probe(lab.carrier, topology.ROUTER_LAN_ADDRESS, HTTP_PORT)
+
+
+def test_a_name_in_the_host_header_is_not_served(lab: Lab) -> None:
+    """A page in a browser on the LAN could have its name rebound to the router's address."""
+    ScriptedCarrier(lab)
+    daemon = Igdpcpd(lab)
+
+    reply = soap_client(lab.lan).post("/ctl/IPConn", {**ADD, "Host": "evil.example:5000"}, GOOD)
+
+    assert reply.status == 404
+    assert daemon.mappings() == []
+
+
+def pcp_answer(request: bytes, *, nonce: bytes | None = None, port: int = PORT) -> bytes:
+    """A SUCCESS for a MAP request, written by octet positions (RFC 6887 sections 7.2 and 11.1)."""
+    head = bytes([2, 0x81, 0, 0]) + (3600).to_bytes(4) + (5).to_bytes(4) + bytes(12)
+    external = bytes(10) + b"\xff\xff" + socket.inet_aton("62.0.0.66")
+    data = (nonce or request[24:36]) + request[36:42] + port.to_bytes(2) + external
+    return head + data
+
+
+def test_pcp_packets_that_are_not_the_servers_answer_are_counted_and_ignored(lab: Lab) -> None:
+    """Short, long, from another source, with another nonce; the mapping and its renewals do not notice."""
+    server = lab.carrier.socket(socket.SOCK_DGRAM)
+    server.bind((topology.CARRIER_ADDRESS, 5351))
+    server.settimeout(5)
+    stranger = lab.carrier.socket(socket.SOCK_DGRAM)
+    stranger.bind((topology.CARRIER_ADDRESS, 5352))
+    with server, stranger:
+        daemon = Igdpcpd(lab, main={"external_ip_probe": "0", "soap_deadline": "3"})
+        _, router = server.recvfrom(2048)
+        server.sendto(bytes([2, 0x80, 0, 0]) + bytes(4) + (5).to_bytes(4) + bytes(12), router)
+        daemon.wait_for_activation("active")
+        asked = lab.lan.popen(["upnpc", "-u", f"http://{topology.ROUTER_LAN_ADDRESS}:{HTTP_PORT}/rootDesc.xml",
+                               "-a", topology.LAN_ADDRESS, str(PORT), str(PORT), "TCP"], name="upnpc")  # fmt: skip
+        request, router = server.recvfrom(2048)
+        good = pcp_answer(request)
+
+        server.sendto(good[:3], router)
+        server.sendto(good[:26], router)
+        server.sendto(good + bytes(1100), router)
+        server.sendto(pcp_answer(request, nonce=bytes(12)), router)
+        stranger.sendto(good, router)
+
+        def ignored() -> bool:
+            counters = daemon.status()["upstream"]["counters"]
+            return (
+                counters.get("wrong_nonce") == 1
+                and sum(counters.get(k, 0) for k in ("short", "long", "malformed")) == 3
+            )
+
+        poll(ignored, 2, f"the counters: {daemon.status()['upstream']['counters']}")
+        assert [m["state"] for m in daemon.mappings()] == ["planned"]
+        assert not rules_for(lab, topology.LAN_ADDRESS, PORT)
+
+        server.sendto(good, router)
+
+        poll(lambda: [m["external_address"] for m in daemon.mappings()] == ["62.0.0.66"], 5, "the real answer")
+        asked.wait_for("is redirected to internal")

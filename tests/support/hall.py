@@ -1,0 +1,296 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The whole interworking function between a scripted carrier and a remembered ruleset, asked by SOAP."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+from typing import Any, cast
+from xml.etree import ElementTree
+
+from igdpcp.config import MainConfig, PermissionConfig
+from igdpcp.daemon.gateway import Gateway
+from igdpcp.daemon.http_server import Peer
+from igdpcp.errors import RulesetError
+from igdpcp.iwf.interworking import Interworking
+from igdpcp.iwf.journal import Journal
+from igdpcp.iwf.lifecycle import Lifecycle
+from igdpcp.iwf.policy import Policy
+from igdpcp.iwf.ports import AddressChanged, Emit, Granted, Lost, Refused, Released, StateChanged, UpstreamEvent
+from igdpcp.iwf.restart import Restart
+from igdpcp.iwf.router_leg import RouterLeg
+from igdpcp.iwf.table import MappingTable
+from igdpcp.model import Activation, Endpoint, Grant, Mapping, Opening, Protocol, Surroundings, UpstreamRequest
+from igdpcp.upnp.description import DeviceIdentity
+from igdpcp.upnp.http import HttpRequest
+from igdpcp.upstreams.ladder import Ladder
+from igdpcp.upstreams.local import LocalUpstream
+from igdpcp.upstreams.pcp import PcpUpstream
+
+WAN = IPv4Address("100.64.12.34")
+CARRIER = IPv4Address("62.0.0.1")
+A, B = "192.168.1.50", "192.168.1.60"
+URN = "urn:schemas-upnp-org:service:WANIPConnection:{}"
+UDNS = tuple(f"uuid:00000000-0000-0000-0000-00000000000{n}" for n in range(3))
+IDENTITY = DeviceIdentity("igdpcp", "0", UDNS, 1, "", "0")  # type: ignore[arg-type]
+Answer = Callable[[UpstreamRequest], None]
+
+
+class FakeRouter:
+    """A router with one LAN, 192.168.1.0/24."""
+
+    wan_device = "wan0"
+
+    def __init__(self) -> None:
+        self.wan_address: IPv4Address | None = WAN
+        self.used: set[tuple[Protocol, int]] = set()
+
+    def on_lan(self, address: IPv4Address) -> bool:
+        return address in IPv4Network("192.168.1.0/24") and address != IPv4Address("192.168.1.1")
+
+    def port_in_use(self, protocol: Protocol, port: int) -> bool:
+        return (protocol, port) in self.used
+
+
+class FakeRuleset:
+    """Remembers what stands, changes in order; ``fails`` the next that many changes, each takes ``slow`` seconds."""
+
+    def __init__(self) -> None:
+        self.rules: dict[str, Opening] = {}
+        self.puts: list[Opening] = []
+        self.fails = 0
+        self.slow = 0.0
+        self._turn = asyncio.Lock()
+
+    async def put(self, opening: Opening) -> None:
+        await self._change(lambda: self.rules.__setitem__(opening.id, opening))
+        self.puts.append(opening)
+
+    async def remove(self, id: str) -> None:
+        await self._change(lambda: self.rules.pop(id, None))
+
+    async def sync(self, openings: list[Opening]) -> None:
+        def lay_down() -> None:
+            self.rules = {opening.id: opening for opening in openings}
+
+        await self._change(lay_down)
+
+    async def surroundings(self, surroundings: Surroundings) -> None:
+        """Everywhere."""
+
+    async def _change(self, change: Callable[[], object]) -> None:
+        async with self._turn:
+            await asyncio.sleep(self.slow)
+            if self.fails:
+                self.fails -= 1
+                raise RulesetError("no such table")
+            change()
+
+
+@dataclass
+class FakeCarrier:
+    """A PCP server behind its upstream: grants at once what it is asked for, unless ``answer`` says something else.
+
+    ``asked``, ``returned`` and ``given_back`` are what it was told. ``releases``: how it answers a deletion, None: not.
+    """
+
+    emit: Emit
+    clock: Callable[[], float]
+    name: str = "pcp"
+    state: Activation = Activation.ACTIVE
+    trusted: bool = True
+    up_since: float | None = 900.0
+    external_address: IPv4Address | None = CARRIER
+    longest: int = 86400
+    releases: int | None = 0
+    answer: Answer | None = None
+    silent: bool = False
+    wanted: dict[str, UpstreamRequest] = field(default_factory=dict)
+    running: set[str] = field(default_factory=set)
+    asked: list[UpstreamRequest] = field(default_factory=list)
+    returned: list[str] = field(default_factory=list)
+    given_back: list[UpstreamRequest] = field(default_factory=list)
+    announced: int = 0
+
+    def __contains__(self, id: str) -> bool:
+        return id in self.wanted
+
+    def grants(self, id: str) -> bool:
+        return id in self.running
+
+    def map(self, request: UpstreamRequest) -> None:
+        self.wanted[request.id] = request
+        self.asked.append(request)
+        if self.answer:
+            self.answer(request)
+        elif not self.silent:
+            self.grant(request.id)
+
+    def unmap(self, id: str) -> None:
+        self.running.discard(id)
+        known = self.wanted.pop(id, None)
+        if known:
+            self.returned.append(id)
+        if self.releases is not None or not known:
+            self.emit(Released(id, self.releases or 0))
+
+    def give_back(self, request: UpstreamRequest) -> None:
+        self.given_back.append(request)
+        if self.releases is not None:
+            self.emit(Released(request.id, self.releases))
+
+    def announce(self) -> None:
+        self.announced += 1
+
+    def grant(
+        self, id: str, port: int = 0, lifetime: int | None = None, address: IPv4Address = CARRIER, nonce: bytes = b"n"
+    ) -> None:
+        """Answer with this port, else the wanted one, else one of the carrier's choice."""
+        request, now = self.wanted[id], self.clock()
+        left = self.longest if request.until is None else round(request.until - now)
+        seconds = min(left, self.longest) if lifetime is None else lifetime
+        external = Endpoint(address, port or request.external_port or 40000 + len(self.asked))
+        self.running.add(id)
+        self.emit(Granted(id, Grant(self.name, external, seconds, now + seconds, nonce)))
+
+    def refuse(self, id: str, result: int, lifetime: int = 1800) -> None:
+        self.emit(Refused(id, result, lifetime))
+
+    def lose(self, id: str) -> None:
+        self.running.discard(id)
+        self.emit(Lost(id))
+
+    def become(self, state: Activation) -> None:
+        self.state = state
+        self.emit(StateChanged(state))
+
+    def move(self, address: IPv4Address | None) -> None:
+        self.external_address = address
+        self.emit(AddressChanged(address))
+
+    def refuses(self, result: int, lifetime: int = 1800) -> None:
+        """From now on."""
+        self.answer = lambda request: self.refuse(request.id, result, lifetime)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a control point got: the UPnP error code, 0 for none, and the output arguments."""
+
+    code: int
+    outputs: dict[str, str]
+
+    def __getitem__(self, name: str) -> str:
+        return self.outputs[f"New{name}"]
+
+
+class Hall:
+    """Made by ``open``; ``stop`` it as the service does, or ``kill`` it as the kernel does."""
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        routed: bool = False,
+        carrier: bool = True,
+        permissions: Iterable[PermissionConfig] = (),
+        **options: Any,
+    ) -> None:
+        self.main = MainConfig(**options)
+        self.loop = asyncio.get_running_loop()
+        self.router, self.ruleset, self.table = FakeRouter(), FakeRuleset(), MappingTable()
+        self.events: asyncio.Queue[UpstreamEvent] = asyncio.Queue()
+        self.journal = Journal(directory / "run", directory / "state", self.loop.time)
+        self.local = LocalUpstream(self.router, self.events.put_nowait)
+        fall_back = self.main.unreachable_policy == "local"
+        self.ladder = Ladder(self.local, routed=routed, fall_back=fall_back, emit=self.events.put_nowait)
+        self.carrier = FakeCarrier(self.ladder.receive, self.loop.time)
+        if carrier:
+            self.ladder.attach(cast(PcpUpstream, self.carrier))
+        self.leg = RouterLeg(self.ruleset, self.router, lambda: [m for m in self.table if m.visible])
+        self.lifecycle = Lifecycle(
+            main=self.main, table=self.table, upstream=self.ladder, leg=self.leg, router=self.router,
+            journal=self.journal,
+        )  # fmt: skip
+        self.restart = Restart(
+            table=self.table, upstream=self.ladder, leg=self.leg, journal=self.journal, lifecycle=self.lifecycle
+        )
+        self.interworking = Interworking(
+            main=self.main, table=self.table, policy=Policy(self.main, tuple(permissions), self.router),
+            upstream=self.ladder, router=self.router, lifecycle=self.lifecycle,
+        )  # fmt: skip
+        self.gateway = Gateway(IDENTITY, self.interworking, self.ladder, self.router)
+        self._consumer = self.loop.create_task(self.lifecycle.run(self.events))
+
+    @property
+    def only(self) -> Mapping:
+        """The only mapping that there is, shown or not."""
+        (mapping,) = self.table
+        return mapping
+
+    @property
+    def only_rule(self) -> Opening:
+        (rule,) = self.ruleset.rules.values()
+        return rule
+
+    async def stop(self) -> None:
+        await self.restart.stop()
+        await self.lifecycle.stop()
+        self.kill()
+        self.journal.save()
+
+    def kill(self) -> None:
+        """Nothing of it runs on; what the carrier and the kernel hold is left to the next one."""
+        self._consumer.cancel()
+        self.leg.stop()
+        self.local.close()
+        self.journal.close()
+
+    async def soap(self, action: str, host: str = A, version: int = 1, **arguments: object) -> Reply:
+        urn = URN.format(version)
+        values = "".join(f"<New{name}>{value}</New{name}>" for name, value in arguments.items())
+        body = (
+            '<s:Envelope xmlns:s="http://schemas.xmlsoap.org/soap/envelope/"><s:Body>'
+            f'<u:{action} xmlns:u="{urn}">{values}</u:{action}></s:Body></s:Envelope>'
+        )
+        request = HttpRequest("POST", "/ctl/IPConn", {"soapaction": f'"{urn}#{action}"'}, body.encode(), "1.1")
+        peer = Peer(IPv4Address(host), IPv4Address("192.168.1.1"), "br-lan")
+        response = await self.gateway.handle(request, peer)
+        leaves = {e.tag.rpartition("}")[2]: e.text or "" for e in ElementTree.fromstring(response.body).iter()}
+        return Reply(int(leaves.get("errorCode", 0)), {k: v for k, v in leaves.items() if k.startswith("New")})
+
+    async def add(
+        self, port: int = 8080, host: str = A, *, version: int = 1, any_port: bool = False, **changes: object
+    ) -> Reply:
+        """AddPortMapping of tcp ``port`` to the host's port 8000 for an hour, with changed arguments."""
+        arguments = {
+            "RemoteHost": "", "ExternalPort": port, "Protocol": "TCP", "InternalPort": 8000, "InternalClient": host,
+            "Enabled": 1, "PortMappingDescription": "test", "LeaseDuration": 3600,
+        }  # fmt: skip
+        action = "AddAnyPortMapping" if any_port else "AddPortMapping"
+        return await self.soap(action, host, 2 if any_port else version, **(arguments | changes))
+
+    async def delete(self, port: int = 8080, host: str = A, *, version: int = 1) -> Reply:
+        return await self.soap("DeletePortMapping", host, version, RemoteHost="", ExternalPort=port, Protocol="TCP")
+
+    async def specific(self, port: int = 8080, host: str = A) -> Reply:
+        return await self.soap("GetSpecificPortMappingEntry", host, RemoteHost="", ExternalPort=port, Protocol="TCP")
+
+    async def listed(self) -> list[Reply]:
+        """GetGenericPortMappingEntry until it says that there are no more."""
+        rows: list[Reply] = []
+        while not (row := await self.soap("GetGenericPortMappingEntry", PortMappingIndex=len(rows))).code:
+            rows.append(row)
+        assert row.code == 713
+        return rows
+
+    async def ports(self) -> list[int]:
+        return [int(row["ExternalPort"]) for row in await self.listed()]
+
+
+async def settle() -> None:
+    """Let everything happen that can happen now."""
+    await asyncio.sleep(0.001)
