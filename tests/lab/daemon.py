@@ -102,9 +102,17 @@ class Igdpcpd:
 
     def start(self) -> None:
         """Start the daemon and wait until it serves the LAN and its control socket answers."""
+        self.launch()
+        self.wait_until_ready()
+
+    def launch(self) -> None:
+        """Start the daemon and wait for nothing."""
         self.process = self._lab.router.popen(
             [sys.executable, "-m", "igdpcp", "--config", str(self.config_file)], name="igdpcpd", env=self._env
         )
+
+    def wait_until_ready(self) -> None:
+        """Return when it serves the LAN and its control socket answers; LabError when it has ended."""
         poll(self._is_ready, START_PATIENCE, "igdpcpd being ready")
 
     def _is_ready(self) -> bool:

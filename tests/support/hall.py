@@ -245,6 +245,8 @@ class Hall:
     def kill(self) -> None:
         """Nothing of it runs on; what the carrier and the kernel hold is left to the next one."""
         self._consumer.cancel()
+        for pending in (*self.lifecycle._timers.values(), *self.lifecycle._tasks):
+            pending.cancel()
         self.leg.stop()
         self.local.close()
         self.journal.close()

@@ -51,8 +51,10 @@ class Nat:
     def clear(self) -> None:
         self._load(OBJECTS)
 
-    def put(self, key: Key, entry: Entry, seconds: int) -> None:
-        self._load(self._removal(key, entry) + self._elements("add", key, entry, f" timeout {max(1, seconds)}s"))
+    def put(self, key: Key, entry: Entry, seconds: int, before: Entry | None) -> None:
+        """Replace what ``before`` had in one transaction: a renewal must not interrupt the path."""
+        removal = self._removal(key, before or entry)
+        self._load(removal + self._elements("add", key, entry, f" timeout {max(1, seconds)}s"))
 
     def drop(self, key: Key, entry: Entry) -> None:
         self._load(self._removal(key, entry))

@@ -17,7 +17,7 @@ import socket
 import sys
 import time
 from collections import Counter, deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tests.support.pcp_octets import (
@@ -246,12 +246,11 @@ class Server:
             raise Refusal(NOT_AUTHORIZED, int(entry.ends - now) + 1)
         self._refuse_on_demand(request)
         lifetime = max(self.switches.floor, min(request.lifetime, self.switches.cap))
+        before = None if entry is None else replace(entry)
         if entry is None:
             entry = Entry(request.nonce, self._new_port(request), now)
         elif request.exact and not self._is_what_was_suggested(request, entry):
             raise Refusal(CANNOT_PROVIDE_EXTERNAL, SHORT)
-        else:
-            self._nat.drop(request.key, entry)
         for prefix, _, peer in request.filters:
             entry.filters = [*entry.filters, peer] if prefix and peer not in entry.filters else entry.filters
             if not prefix:
@@ -259,7 +258,7 @@ class Server:
         entry.description = entry.description if request.description is None else request.description
         entry.ends = now + lifetime
         self.table[request.key] = entry
-        self._nat.put(request.key, entry, lifetime)
+        self._nat.put(request.key, entry, lifetime, before)
         return self._success(data, lifetime, entry.external_port, self.switches.external, processed, now)
 
     def _delete(self, data: bytes, request: Request, processed: bytes, now: float) -> bytes:

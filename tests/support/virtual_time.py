@@ -45,11 +45,13 @@ def virtual(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
 
     @functools.wraps(test)
     def run(*args: Any, **kwargs: Any) -> None:
+        gc.freeze()  # so that the collection below looks only at what this test made
         with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
             loop = runner.get_loop()
             assert isinstance(loop, VirtualTimeLoop)
             runner.run(test(*args, **kwargs))  # type: ignore[arg-type]
         gc.collect()
+        gc.unfreeze()
         assert loop.troubles == []
 
     return run

@@ -1,0 +1,493 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The life of a mapping between its request and its end: the only consumer of grants.
+
+    PLANNED --Granted--> ACTIVE --delete--> ENDING --Released--> forgotten
+       |                  |  ^
+       | nobody waits     |  | Granted
+       v                  v  |
+     HIDDEN            RETRYING  (an infinite lease whose grant was lost)
+
+Both legs or nothing: a mapping becomes ACTIVE when it has its grant *and* the kernel has its rules. Whatever happens
+later (renewal, recovery, another external address) arrives as another Granted and takes the same path. The upstream
+does not know two things, and they are decided here: when the lease ends, and what a refusal means.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from igdpcp.config import MainConfig
+from igdpcp.errors import OurFault, Reason, Refusal, RulesetError
+from igdpcp.iwf import translate
+from igdpcp.iwf.journal import Journal
+from igdpcp.iwf.ports import (
+    AddressChanged,
+    Fallback,
+    Granted,
+    Lost,
+    Refused,
+    Released,
+    Router,
+    StateChanged,
+    UpstreamEvent,
+)
+from igdpcp.iwf.router_leg import RouterLeg
+from igdpcp.iwf.table import MappingTable
+from igdpcp.log import line
+from igdpcp.model import Endpoint, Grant, Mapping, MappingState, Mode, UpstreamRequest
+
+T = TypeVar("T")
+
+LOG = logging.getLogger("igdpcp.iwf")
+HIDDEN_SECONDS = 30.0  # how long a grant that came too late waits for the control point's retry
+LOCAL_SECONDS = 1.0  # what the router alone may take when the upstream has used up the deadline
+ROUNDING = 1.0  # a grant that ends this near to its lease ends with it: lifetimes are whole seconds
+_UNSEEN = (MappingState.PLANNED, MappingState.HIDDEN)
+
+
+class Lifecycle:
+    """Owns every mapping from claim to end; methods are called on the event loop."""
+
+    def __init__(
+        self,
+        *,
+        main: MainConfig,
+        table: MappingTable,
+        upstream: Fallback,
+        leg: RouterLeg,
+        router: Router,
+        journal: Journal,
+    ) -> None:
+        self._main = main
+        self._table = table
+        self._upstream = upstream
+        self._leg = leg
+        self._router = router
+        self._journal = journal
+        self._loop = asyncio.get_running_loop()
+        self._openings: dict[str, asyncio.Future[Mapping]] = {}
+        self._waiting: dict[str, int] = {}
+        self._closings: dict[str, asyncio.Future[int]] = {}
+        self._endings: dict[str, asyncio.Task[Refusal | None]] = {}
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self.leaving: set[str] = set()  # forgotten here, but the upstream has not confirmed
+        self._some_released = asyncio.Event()
+        self._not_asked: set[str] = set()  # adopted, so that the upstream does not know them by our words yet
+        self._handlers: dict[type, Callable[[Any], None]] = {
+            Granted: self._granted,
+            Refused: self._refused,
+            Lost: self._lost,
+            Released: self._released,
+            StateChanged: self._state_changed,
+            AddressChanged: self._address_changed,
+        }
+
+    async def run(self, events: asyncio.Queue[UpstreamEvent]) -> None:
+        """Consume the upstream's events until cancelled."""
+        while True:
+            event = await events.get()
+            self._handlers[type(event)](event)
+
+    # -- opening -------------------------------------------------------------------------------------------------
+
+    async def open(self, mapping: Mapping) -> Mapping:
+        """Ask upstream for a planned mapping; returns it ACTIVE, or raises Refusal with nothing left behind."""
+        try:
+            self._journal.record(mapping)
+        except OurFault:
+            self._table.forget(mapping.id, self._loop.time())
+            raise
+        self._ask(mapping)
+        return await self.join(mapping.id)
+
+    async def join(self, id: str) -> Mapping:
+        """Wait for a mapping whose request is on its way already; as ``open``."""
+        opening = self._openings.setdefault(id, self._loop.create_future())
+        mapping = self._table.get(id)
+        if mapping and mapping.state in _UNSEEN:
+            self._stop_timer(id)
+        self._waiting[id] = self._waiting.get(id, 0) + 1
+        try:
+            for seconds in (self._main.soap_deadline, LOCAL_SECONDS):
+                done, _ = await asyncio.wait([opening], timeout=seconds)
+                if done:
+                    return opening.result()
+                if not self._upstream.overdue(id):
+                    break
+            raise Refusal(Reason.UNREACHABLE, f"no answer in {self._main.soap_deadline:g} s")
+        finally:
+            self._leave(id, opening)
+
+    async def reveal(self, mapping: Mapping) -> Mapping:
+        """The retry for a grant that came too late: put its rules in place; as ``open``."""
+        assert mapping.grant is not None
+        self._spawn(self._commit(mapping.id, mapping.grant))
+        return await self.join(mapping.id)
+
+    def _leave(self, id: str, opening: asyncio.Future[Mapping]) -> None:
+        """One waiter less; when the last one goes unanswered, a late grant has half a minute to be asked for again."""
+        self._waiting[id] -= 1
+        if self._waiting[id]:
+            return
+        del self._waiting[id]
+        if opening.done():
+            return
+        self._openings.pop(id, None)
+        mapping = self._table.get(id)
+        if mapping and mapping.state in _UNSEEN:
+            self._set_timer(id, self._loop.time() + HIDDEN_SECONDS, self._drop_unseen)
+
+    def _drop_unseen(self, id: str) -> None:
+        mapping = self._table.get(id)
+        if mapping and mapping.state in _UNSEEN:
+            LOG.info(line("late_grant_given_back", mapping=id, **_named(mapping)))
+            self.give_up(mapping)
+
+    # -- changing ------------------------------------------------------------------------------------------------
+
+    async def refresh(self, mapping: Mapping) -> None:
+        """A repeated request: new lease, description or client port; the path is open already and stays open.
+
+        Raises RulesetError when the rules cannot be led to another client port: then nothing has changed.
+        """
+        old = self._table.get(mapping.id)
+        assert old is not None
+        self._table.update(mapping)
+        if mapping.visible and mapping.grant and old.request.client != mapping.request.client:
+            try:
+                await self._leg.put(mapping, mapping.grant)
+            except RulesetError:
+                if current := self._table.get(mapping.id):
+                    self._table.update(replace(current, request=old.request, lease_ends=old.lease_ends))
+                raise
+        current = self._table.get(mapping.id)
+        if current is None or current.state is MappingState.ENDING:
+            raise Refusal(Reason.CANCELLED)
+        self._journal.note(current)
+        self._ask(current)
+        self._watch(current)
+
+    def wan_changed(self) -> None:
+        """The router's WAN device or address is another one: rewrite the rules of what is open, and ask from there."""
+        for mapping in self._table:
+            if mapping.visible and mapping.grant:
+                self._spawn(self._commit(mapping.id, mapping.grant))
+            if mapping.id not in self._not_asked:
+                self.ask_again(mapping.id)
+
+    def adopt(self, mapping: Mapping) -> None:
+        """Take over a mapping of an earlier process; one whose grant has run out is to be granted again."""
+        assert mapping.grant is not None
+        if mapping.grant.ends <= self._loop.time():
+            mapping = replace(mapping, state=MappingState.RETRYING)
+        self._table.restore(mapping)
+        self._not_asked.add(mapping.id)
+        self._journal.note(mapping)
+        self._watch(mapping)
+
+    def ask_again(self, id: str) -> None:
+        """Re-enter the one path that creates, for a mapping that is open or retrying."""
+        mapping = self._table.get(id)
+        if mapping and mapping.state is not MappingState.ENDING:
+            self._ask(mapping)
+
+    # -- ending --------------------------------------------------------------------------------------------------
+
+    async def close(self, mapping: Mapping) -> None:
+        """Delete a mapping, upstream first; raises Refusal when it has to stay."""
+        if not mapping.visible:
+            self.give_up(mapping)
+            return
+        ending = self._endings.get(mapping.id) or self._start_closing(mapping)
+        await asyncio.wait([ending])
+        if ending.cancelled():
+            raise Refusal(Reason.CANCELLED, "the service stops")
+        if refusal := ending.result():
+            raise refusal
+
+    async def closed(self, id: str) -> None:
+        """Wait until a deletion on its way is decided."""
+        if ending := self._endings.get(id):
+            await asyncio.wait([ending])
+
+    def give_up(self, mapping: Mapping) -> None:
+        """Forget a mapping at once; rules and grant follow in the background."""
+        self._fail_opening(mapping.id, Refusal(Reason.CANCELLED))
+        self._stop_timer(mapping.id)
+        self._journal.note(replace(mapping, state=MappingState.ENDING))
+        self.leaving.add(mapping.id)
+        self._table.forget(mapping.id, self._loop.time())
+        self._return(mapping)
+        self._spawn(self._leg.remove(mapping))
+
+    async def all_released(self) -> None:
+        """Wait until the upstream has confirmed all that it was told to let go."""
+        while self.leaving:
+            self._some_released.clear()
+            await self._some_released.wait()
+
+    def _start_closing(self, mapping: Mapping) -> asyncio.Task[Refusal | None]:
+        self._stop_timer(mapping.id)
+        ending = replace(mapping, state=MappingState.ENDING)
+        self._table.update(ending)
+        self._journal.note(ending)
+        self._closings[mapping.id] = self._loop.create_future()
+        self._return(mapping)
+        task = self._endings[mapping.id] = self._spawn(self._end(ending))
+        return task
+
+    async def _end(self, mapping: Mapping) -> Refusal | None:
+        """What the upstream's answer to a deletion, or its silence, means; goes on when nobody waits any more."""
+        id = mapping.id
+        done, _ = await asyncio.wait([self._closings[id]], timeout=self._main.soap_deadline)
+        closing, _ = self._closings.pop(id), self._endings.pop(id)
+        current = self._table.get(id)
+        if current is None or current.state is not MappingState.ENDING:
+            return None
+        if not done and not self._upstream.may_fall_back:
+            self._reopen(current)
+            return Refusal(Reason.UNREACHABLE, f"no answer in {self._main.soap_deadline:g} s")
+        if done and translate.still_there(closing.result()):
+            self._reopen(current)
+            return Refusal(Reason.UPSTREAM, translate.result_name(closing.result()), closing.result())
+        self._table.forget(id, self._loop.time())
+        if done:
+            self._journal.gone(id)
+        else:
+            self.leaving.add(id)
+        await self._leg.remove(mapping)
+        return None
+
+    def _reopen(self, mapping: Mapping) -> None:
+        """The deletion failed: the entry is as it was, and wanted upstream again."""
+        active = replace(mapping, state=MappingState.ACTIVE)
+        self._table.update(active)
+        self._journal.note(active)
+        self._watch(active)
+        self._ask(active)
+
+    # -- the upstream's events -----------------------------------------------------------------------------------
+
+    def _granted(self, event: Granted) -> None:
+        mapping = self._table.get(event.id)
+        if mapping is None or mapping.state is MappingState.ENDING:
+            return
+        if self._unseen(mapping):
+            self._hide(mapping, event.grant)
+        else:
+            self._spawn(self._commit(event.id, event.grant))
+
+    async def _commit(self, id: str, grant: Grant) -> None:
+        """Rules first, then the table, then the answer; a failure on the first grant gives it back."""
+        mapping = self._table.get(id)
+        if mapping is None or mapping.state is MappingState.ENDING:
+            return
+        try:
+            await self._leg.put(mapping, grant)
+        except RulesetError as error:
+            self._not_in_force(id, grant, error)
+            return
+        mapping = self._table.get(id)
+        if mapping is None or mapping.state is MappingState.ENDING:
+            return  # whoever ended it has queued the removal behind our change
+        if self._unseen(mapping):
+            self._hide(mapping, grant)
+            await self._leg.remove(mapping)
+            return
+        self._activate(mapping, grant)
+
+    def _not_in_force(self, id: str, grant: Grant, error: RulesetError) -> None:
+        mapping = self._table.get(id)
+        if mapping and mapping.state is MappingState.ACTIVE:
+            self._activate(mapping, grant)  # what is granted is so; the router's leg is repaired by itself
+        elif mapping and mapping.state is not MappingState.ENDING:
+            self._fail_opening(id, Refusal(Reason.RULESET, str(error)))
+            self.give_up(mapping)
+
+    def _activate(self, mapping: Mapping, grant: Grant) -> None:
+        active = replace(mapping, grant=grant, external_port=grant.external.port, state=MappingState.ACTIVE)
+        try:
+            self._table.update(active)
+        except Refusal as refusal:
+            self._fail_opening(mapping.id, refusal)
+            self.give_up(mapping)
+            return
+        self._journal.note(active)
+        self._watch(active)
+        if mapping.state is not MappingState.ACTIVE or not mapping.grant or mapping.grant.external != grant.external:
+            LOG.info(line("mapping_open", mapping=active.id, external=grant.external, wan_port=active.wan_port,
+                          upstream=grant.upstream, lifetime=grant.lifetime, **_named(active)))  # fmt: skip
+        opening = self._openings.pop(mapping.id, None)
+        if opening and not opening.done():
+            opening.set_result(active)
+
+    def _unseen(self, mapping: Mapping) -> bool:
+        """Whether no control point has been told of this mapping, and none waits to be."""
+        return mapping.state in _UNSEEN and mapping.id not in self._waiting
+
+    def _hide(self, mapping: Mapping, grant: Grant) -> None:
+        hidden = replace(mapping, state=MappingState.HIDDEN, grant=grant, external_port=grant.external.port)
+        try:
+            self._table.update(hidden)
+        except Refusal:
+            self.give_up(mapping)
+            return
+        self._journal.note(hidden)
+
+    def _refused(self, event: Refused) -> None:
+        mapping = self._table.get(event.id)
+        if mapping is None or mapping.state is MappingState.ENDING:
+            return
+        result = translate.result_name(event.result)
+        if mapping.state is MappingState.PLANNED:
+            self._fail_opening(event.id, Refusal(Reason.UPSTREAM, result, event.result))
+            self.give_up(mapping)
+            return
+        local = mapping.grant is not None and mapping.grant.upstream == Mode.LOCAL
+        LOG.warning(line("grant_refused", mapping=event.id, result=result, local_only=int(local), **_named(mapping)))
+        if mapping.state is MappingState.ACTIVE and mapping.grant and mapping.grant.ends <= self._loop.time():
+            self._unserved(mapping)
+        elif translate.external_port_is_taken(event.result) and not local:
+            if mapping.request.any_port and mapping.external_port:
+                self._retry(replace(mapping, external_port=0, grant=None))
+            else:
+                self.give_up(mapping)
+
+    def _lost(self, event: Lost) -> None:
+        """Unrenewed: the router alone serves where it may."""
+        mapping = self._table.get(event.id)
+        if mapping is None:
+            return
+        if mapping.state is MappingState.HIDDEN:
+            self.give_up(mapping)
+        elif mapping.state is MappingState.ACTIVE and not self._upstream.overdue(event.id):
+            LOG.warning(line("grant_lost", mapping=event.id, **_named(mapping)))
+            self._unserved(mapping)
+
+    def _unserved(self, mapping: Mapping) -> None:
+        """Nobody grants it now: a finite lease ends, an infinite one retries."""
+        if mapping.lease_ends is not None:
+            self.give_up(mapping)
+        else:
+            self._retry(mapping)
+
+    def _retry(self, mapping: Mapping) -> None:
+        """Shown to nobody until it is granted again."""
+        retrying = replace(mapping, state=MappingState.RETRYING)
+        self._table.update(retrying)
+        self._journal.note(retrying)
+        self._watch(retrying)
+        self._ask(retrying)
+        self._spawn(self._leg.remove(retrying))
+
+    def _released(self, event: Released) -> None:
+        if (closing := self._closings.get(event.id)) and not closing.done():
+            closing.set_result(event.result)
+        if event.id in self.leaving:
+            self.leaving.discard(event.id)
+            self._some_released.set()
+            self._journal.gone(event.id)
+
+    def _state_changed(self, event: StateChanged) -> None:
+        LOG.info(line("upstream_state", upstream=self._upstream.name, state=event.state.value))
+
+    def _address_changed(self, event: AddressChanged) -> None:
+        LOG.info(line("external_address", address=event.address or "unknown"))
+
+    # -- small things --------------------------------------------------------------------------------------------
+
+    async def stop(self) -> None:
+        """End the work in flight; rules, grants and journal stay as they are."""
+        for timer in self._timers.values():
+            timer.cancel()
+        for id in list(self._openings):
+            self._fail_opening(id, Refusal(Reason.CANCELLED, "the service stops"))
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _ask(self, mapping: Mapping) -> None:
+        self._not_asked.discard(mapping.id)
+        self._upstream.map(self.upstream_request(mapping))
+
+    def _return(self, mapping: Mapping) -> None:
+        if mapping.id in self._not_asked:
+            self._not_asked.discard(mapping.id)
+            self._upstream.give_back(self.upstream_request(mapping))
+        else:
+            self._upstream.unmap(mapping.id)
+
+    def upstream_request(self, mapping: Mapping) -> UpstreamRequest:
+        """What the upstream is asked for this mapping, with what it granted before as the wish."""
+        request, grant = mapping.request, mapping.grant
+        if mapping.mode is Mode.ROUTED:
+            internal = request.client
+        else:
+            internal = Endpoint(self._router.wan_address or request.client.address, mapping.wan_port)
+        if grant and grant.upstream == Mode.LOCAL:
+            grant = None
+        return UpstreamRequest(
+            id=mapping.id,
+            protocol=request.protocol,
+            internal=internal,
+            external_port=mapping.external_port,
+            exact=not request.any_port,
+            until=mapping.lease_ends,
+            external_address=grant.external.address if grant else None,
+            remote_host=request.remote_host,
+            description=request.description if self._main.description_option else "",
+            nonce=grant.nonce if grant else b"",
+        )
+
+    def _fail_opening(self, id: str, refusal: Refusal) -> None:
+        opening = self._openings.pop(id, None)
+        if opening and not opening.done():
+            opening.set_exception(refusal)
+            opening.exception()  # retrieved here: there may be no waiter left
+
+    def _watch(self, mapping: Mapping) -> None:
+        """One timer for what comes first: the end of the lease, or of a grant that nobody has renewed by then."""
+        self._stop_timer(mapping.id)
+        grant, lease_ends = mapping.grant, mapping.lease_ends
+        counts = grant and mapping.state is MappingState.ACTIVE
+        if grant and counts and (lease_ends is None or grant.ends + ROUNDING < lease_ends):
+            self._set_timer(mapping.id, grant.ends, self._grant_ended)
+        elif lease_ends is not None:
+            self._set_timer(mapping.id, lease_ends, self._lease_ended)
+
+    def _grant_ended(self, id: str) -> None:
+        mapping = self._table.get(id)
+        if mapping and mapping.lease_ends is not None:
+            self._set_timer(id, mapping.lease_ends, self._lease_ended)
+        self._lost(Lost(id))
+
+    def _lease_ended(self, id: str) -> None:
+        mapping = self._table.get(id)
+        if mapping and mapping.state is not MappingState.ENDING:
+            LOG.info(line("lease_ended", mapping=id, **_named(mapping)))
+            self.give_up(mapping)
+
+    def _set_timer(self, id: str, at: float, callback: Callable[[str], None]) -> None:
+        self._stop_timer(id)
+        self._timers[id] = self._loop.call_at(at, callback, id)
+
+    def _stop_timer(self, id: str) -> None:
+        if timer := self._timers.pop(id, None):
+            timer.cancel()
+
+    def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+
+def _named(mapping: Mapping) -> dict[str, object]:
+    request = mapping.request
+    return {"protocol": request.protocol.name, "external_port": mapping.external_port, "client": request.client}

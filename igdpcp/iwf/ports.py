@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the interworking function is handed: its upstream, its ruleset and what it must know of the router.
+
+An upstream answers by events, the first answer as any later one; ``lifecycle.py`` is their only consumer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from typing import Protocol as Interface
+
+from igdpcp.model import Activation, Grant, Mode, Opening, Protocol, Surroundings, UpstreamRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """The mapping ``id`` has a grant: its first, a renewed one, or one with another external endpoint."""
+
+    id: str
+    grant: Grant
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The upstream refused ``id`` with PCP result ``result``; the same request would fail for ``lifetime`` seconds.
+
+    A grant made earlier lives on until a Lost event.
+    """
+
+    id: str
+    result: int
+    lifetime: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The grant of ``id`` has ended and was not renewed; the upstream keeps trying while it is wanted."""
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """The upstream answered the deletion of ``id``: PCP result ``result`` (0: it is gone)."""
+
+    id: str
+    result: int
+
+
+@dataclass(frozen=True, slots=True)
+class StateChanged:
+    """The upstream's activation state is now ``state``."""
+
+    state: Activation
+
+
+@dataclass(frozen=True, slots=True)
+class AddressChanged:
+    """The upstream's external address is now ``address`` (None: not known)."""
+
+    address: IPv4Address | None
+
+
+UpstreamEvent = Granted | Refused | Lost | Released | StateChanged | AddressChanged
+
+
+Emit = Callable[[UpstreamEvent], None]
+
+
+class Upstream(Interface):
+    """Grants external ports. Calls return at once; results are emitted as events in the order they happen."""
+
+    @property
+    def name(self) -> str:
+        """What grants are labelled with."""
+
+    @property
+    def state(self) -> Activation:
+        """What is known of the server."""
+
+    @property
+    def external_address(self) -> IPv4Address | None:
+        """The external address that the upstream gives, None while it is not known."""
+
+    @property
+    def up_since(self) -> float | None:
+        """Loop time of the first contact in this WAN session, None before it."""
+
+    def map(self, request: UpstreamRequest) -> None:
+        """Want this mapping until ``unmap``; the same id again changes what is wanted."""
+
+    def unmap(self, id: str) -> None:
+        """No longer want it: give it back. Answered by Released, also when nothing was granted."""
+
+    def give_back(self, request: UpstreamRequest) -> None:
+        """Delete what an earlier process may have been granted under this request. Answered by Released."""
+
+    def announce(self) -> None:
+        """Ask now whether the server is there."""
+
+
+class Fallback(Upstream, Interface):
+    """An upstream that can answer from the router alone when the carrier does not (RFC 6970 section 5.1)."""
+
+    @property
+    def mode(self) -> Mode:
+        """How mappings made now are built."""
+
+    @property
+    def may_fall_back(self) -> bool:
+        """Whether the router alone answers while the carrier does not."""
+
+    def overdue(self, id: str) -> bool:
+        """The request ``id`` was not answered in time; True: it is granted locally now, False: it stays unanswered."""
+
+
+class Ruleset(Interface):
+    """The router's netfilter rules for our mappings. Each call returns when the kernel has the change.
+
+    Raises RulesetError: nothing of that mapping's change is in force.
+    """
+
+    async def put(self, opening: Opening) -> None:
+        """Make the kernel hold this mapping's rules, in place of earlier ones of the same id."""
+
+    async def remove(self, id: str) -> None:
+        """Take this mapping's rules away; nothing happens when there are none."""
+
+    async def sync(self, openings: list[Opening]) -> None:
+        """Make the kernel hold exactly these, whatever an earlier process left."""
+
+    async def surroundings(self, surroundings: Surroundings) -> None:
+        """Apply to these devices and PCP servers from now on."""
+
+
+class Router(Interface):
+    """What the interworking function must know of the router it runs on."""
+
+    @property
+    def wan_device(self) -> str:
+        """Name of the WAN device, empty while there is none."""
+
+    @property
+    def wan_address(self) -> IPv4Address | None:
+        """IPv4 address of the WAN device."""
+
+    def on_lan(self, address: IPv4Address) -> bool:
+        """Whether the address belongs to a host of a LAN that is served (not the router itself)."""
+
+    def port_in_use(self, protocol: Protocol, port: int) -> bool:
+        """Whether a program of the router listens on this port of the WAN address."""

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The router's half of every path: what a mapping needs of the ruleset, and what happens when the kernel refuses."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+
+from igdpcp.errors import RulesetError
+from igdpcp.iwf.ports import Router, Ruleset
+from igdpcp.log import line
+from igdpcp.model import Grant, Mapping, Opening
+
+LOG = logging.getLogger("igdpcp.iwf")
+RESYNC_SECONDS = 10.0  # after a change failed, the whole ruleset is laid down anew
+
+
+class RouterLeg:
+    """Puts mappings into the ruleset and takes them out; ``open_mappings`` tells which ones must be there."""
+
+    def __init__(self, ruleset: Ruleset, router: Router, open_mappings: Callable[[], Iterable[Mapping]]) -> None:
+        self._ruleset = ruleset
+        self._router = router
+        self._open_mappings = open_mappings
+        self._loop = asyncio.get_running_loop()
+        self._resync: asyncio.Task[None] | None = None
+        self._underway: dict[str, Opening] = {}
+        self.problem: str | None = None
+
+    async def put(self, mapping: Mapping, grant: Grant) -> None:
+        """Returns when the kernel has this mapping's rules; raises RulesetError when it has none of them."""
+        opening = None
+        try:
+            opening = self._underway[mapping.id] = self._opening(mapping, grant)
+            await self._ruleset.put(opening)
+        except RulesetError as error:
+            self._failed(error)
+            raise
+        finally:
+            if opening and self._underway.get(mapping.id) is opening:
+                del self._underway[mapping.id]
+
+    async def remove(self, mapping: Mapping) -> None:
+        """Takes the rules away; a failure is repaired later, and meanwhile they lead to a port that nobody opens."""
+        try:
+            await self._ruleset.remove(mapping.id)
+        except RulesetError as error:
+            self._failed(error)
+
+    async def sync(self) -> None:
+        """Makes the kernel hold the rules of all open mappings, those on their way included, and none else."""
+        openings: dict[str, Opening] = {}
+        if self._router.wan_address is not None:
+            granted = ((mapping, mapping.grant) for mapping in self._open_mappings() if mapping.grant)
+            openings = {mapping.id: self._opening(mapping, grant) for mapping, grant in granted} | self._underway
+        try:
+            await self._ruleset.sync(list(openings.values()))
+            self.problem = None
+        except RulesetError as error:
+            self._failed(error)
+
+    async def clear(self) -> None:
+        """Takes all rules away."""
+        try:
+            await self._ruleset.sync([])
+        except RulesetError as error:
+            self._failed(error)
+
+    def stop(self) -> None:
+        if self._resync:
+            self._resync.cancel()
+
+    def _failed(self, error: RulesetError) -> None:
+        self.problem = str(error)
+        LOG.error(line("ruleset_failed", error=error, repaired_in=f"{RESYNC_SECONDS:g}s"))
+        if self._resync is None or self._resync.done():
+            self._resync = self._loop.create_task(self._sync_later())
+
+    async def _sync_later(self) -> None:
+        await asyncio.sleep(RESYNC_SECONDS)
+        self._resync = None
+        await self.sync()
+
+    def _opening(self, mapping: Mapping, grant: Grant) -> Opening:
+        address = self._router.wan_address
+        if address is None:
+            raise RulesetError("the WAN has no IPv4 address")
+        request = mapping.request
+        return Opening(
+            id=mapping.id,
+            serial=mapping.serial,
+            mode=mapping.mode,
+            protocol=request.protocol,
+            wan_device=self._router.wan_device,
+            wan_address=address,
+            wan_port=mapping.wan_port,
+            client=request.client,
+            external=grant.external,
+            remote_host=request.remote_host,
+            lifetime=max(1, round(grant.ends - self._loop.time())),
+        )

@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The mapping table: who holds which external port and which WAN port, claimed in one synchronous step.
+
+Keys are (protocol, external port) as control points see them (RFC 6970 section 5.3), and the internal tuple as the
+upstream sees it: (protocol, WAN port) where the router translates, (protocol, client, port) where it does not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from ipaddress import IPv4Address
+
+from igdpcp.errors import Reason, Refusal
+from igdpcp.model import Endpoint, Mapping, MappingRequest, MappingState, Mode, Protocol
+
+WAN_PORTS = range(1024, 49152)  # other hosts' connections are moved to 49152-65535, so those are not handed out
+HASHED_TRIES = 256
+REST_SECONDS = 30.0  # a freed WAN port is not given to another client before the upstream has forgotten the old one
+SYSTEM_UPDATE_IDS = 2**32  # SystemUpdateID is a ui4 that wraps (WANIPConnection:2)
+
+PortInUse = Callable[[Protocol, int], bool]
+_Internal = tuple[Protocol, IPv4Address | None, int]
+_AnyPort = tuple[Protocol, Endpoint, IPv4Address | None]
+
+
+def _internal(mapping: Mapping) -> _Internal:
+    client = mapping.request.client
+    if mapping.mode is Mode.ROUTED:
+        return mapping.request.protocol, client.address, client.port
+    return mapping.request.protocol, None, mapping.wan_port
+
+
+class MappingTable:
+    """All mappings, the planned and ending ones included; listing order is the order of age."""
+
+    def __init__(self) -> None:
+        self._mappings: dict[str, Mapping] = {}
+        self._external: dict[tuple[Protocol, int], str] = {}
+        self._internal: dict[_Internal, str] = {}
+        self._any_port: dict[_AnyPort, str] = {}
+        self._listed: list[str] = []
+        self._held: Counter[IPv4Address] = Counter()
+        self._resting: dict[tuple[Protocol, int], tuple[float, Endpoint]] = {}
+        self._serial = 0
+        self.system_update_id = 0
+
+    def __len__(self) -> int:
+        return len(self._mappings)
+
+    def __iter__(self) -> Iterator[Mapping]:
+        return iter(list(self._mappings.values()))
+
+    def get(self, id: str) -> Mapping | None:
+        return self._mappings.get(id)
+
+    def find(self, protocol: Protocol, external_port: int) -> Mapping | None:
+        """The mapping that holds this external port, listed or not."""
+        id = self._external.get((protocol, external_port))
+        return self._mappings[id] if id else None
+
+    def find_client(self, request: MappingRequest) -> Mapping | None:
+        """The entry that AddAnyPortMapping refreshes: an earlier one of its own, or the only one routed mode allows."""
+        id = self._any_port.get(_any_port(request))
+        id = id or self._internal.get((request.protocol, request.client.address, request.client.port))
+        return self._mappings[id] if id else None
+
+    @property
+    def listed(self) -> int:
+        """PortMappingNumberOfEntries."""
+        return len(self._listed)
+
+    def at(self, index: int) -> Mapping:
+        """The listed mapping at this 0-based index; raises Refusal past the end."""
+        if not 0 <= index < len(self._listed):
+            raise Refusal(Reason.NO_SUCH_INDEX, str(index))
+        return self._mappings[self._listed[index]]
+
+    def held_by(self, client: IPv4Address) -> int:
+        """How many mappings lead to this client, those not granted yet included."""
+        return self._held[client]
+
+    def holds_internal(self, mapping: Mapping) -> bool:
+        """Whether the internal tuple of this mapping, which need not be in the table, belongs to one that is."""
+        return _internal(mapping) in self._internal
+
+    def plan(self, request: MappingRequest, mode: Mode, now: float, in_use: PortInUse) -> Mapping:
+        """Claim the external port and a WAN port for this request; raises Refusal when either is not to be had.
+
+        An AddAnyPortMapping claims its external port only when the upstream has named it.
+        """
+        external_port = request.external_port
+        if self.find(request.protocol, external_port):
+            if not request.any_port:
+                raise Refusal(Reason.CONFLICT, f"{request.protocol.name} {external_port}")
+            external_port = 0
+        wan_port = self._choose_wan_port(request, mode, now, in_use)
+        self._serial += 1
+        mapping = Mapping(
+            id=f"{self._serial:08x}",
+            serial=self._serial,
+            request=request,
+            mode=mode,
+            external_port=external_port,
+            wan_port=wan_port,
+            state=MappingState.PLANNED,
+            lease_ends=now + request.lease if request.lease else None,
+        )
+        self._insert(mapping)
+        return mapping
+
+    def restore(self, mapping: Mapping) -> None:
+        """Take in a mapping of an earlier process; raises Refusal when its ports are held."""
+        if self.find(mapping.request.protocol, mapping.external_port) or _internal(mapping) in self._internal:
+            raise Refusal(Reason.CONFLICT, f"{mapping.request.protocol.name} {mapping.external_port}")
+        self.reserve(mapping.serial)
+        self._insert(mapping)
+
+    def reserve(self, serial: int) -> None:
+        """Never again give this serial, or the id made of it, to a new mapping."""
+        self._serial = max(self._serial, serial)
+
+    def update(self, mapping: Mapping) -> None:
+        """Put a new version of a mapping in the old one's place; raises Refusal when its new external port is held."""
+        old = self._mappings[mapping.id]
+        if not self._claims_external(old) or old.external_port != mapping.external_port:
+            key = (mapping.request.protocol, mapping.external_port)
+            if self._claims_external(mapping) and self._external.get(key, mapping.id) != mapping.id:
+                raise Refusal(Reason.NO_PORT, f"{key[0].name} {key[1]} is another client's")
+        self._unindex(old)
+        self._index(mapping)
+        self._mappings[mapping.id] = mapping
+        if mapping.visible and not old.visible:
+            self._listed.append(mapping.id)
+        elif old.visible and not mapping.visible:
+            self._listed.remove(mapping.id)
+        if _shown(old) != _shown(mapping):
+            self._changed()
+
+    def forget(self, id: str, now: float) -> None:
+        """Drop a mapping; its WAN port rests for a while unless its owner returns."""
+        mapping = self._mappings.pop(id)
+        self._unindex(mapping)
+        if mapping.visible:
+            self._listed.remove(id)
+            self._changed()
+        if mapping.mode is Mode.CASCADED:
+            self._rest(mapping, now)
+
+    def _choose_wan_port(self, request: MappingRequest, mode: Mode, now: float, in_use: PortInUse) -> int:
+        protocol, client = request.protocol, request.client
+        if mode is Mode.ROUTED:
+            if (protocol, client.address, client.port) in self._internal:
+                raise Refusal(Reason.CONFLICT, f"{client} is mapped already")
+            return client.port
+        for port in _wan_port_candidates(request):
+            rest = self._resting.get((protocol, port))
+            if mode is Mode.CASCADED and rest and rest[0] > now and rest[1] != client:
+                continue
+            shown_elsewhere = mode is Mode.LOCAL and self.find(protocol, port)
+            if (protocol, None, port) not in self._internal and not shown_elsewhere and not in_use(protocol, port):
+                return port
+            if mode is Mode.LOCAL and not request.any_port:
+                raise Refusal(Reason.PORT_IN_USE, f"{protocol.name} {port}")
+        raise Refusal(Reason.NO_PORT, f"{protocol.name} for {client}")
+
+    def _rest(self, mapping: Mapping, now: float) -> None:
+        key = (mapping.request.protocol, mapping.wan_port)
+        self._resting.pop(key, None)
+        self._resting[key] = (now + REST_SECONDS, mapping.request.client)
+        while (oldest := next(iter(self._resting.items())))[1][0] <= now:
+            del self._resting[oldest[0]]
+
+    def _insert(self, mapping: Mapping) -> None:
+        self._mappings[mapping.id] = mapping
+        self._index(mapping)
+        if mapping.visible:
+            self._listed.append(mapping.id)
+            self._changed()
+
+    @staticmethod
+    def _claims_external(mapping: Mapping) -> bool:
+        return not mapping.request.any_port or mapping.grant is not None
+
+    def _index(self, mapping: Mapping) -> None:
+        if self._claims_external(mapping):
+            self._external[mapping.request.protocol, mapping.external_port] = mapping.id
+        self._internal[_internal(mapping)] = mapping.id
+        if mapping.request.any_port:
+            self._any_port[_any_port(mapping.request)] = mapping.id
+        self._held[mapping.request.client.address] += 1
+
+    def _unindex(self, mapping: Mapping) -> None:
+        if self._claims_external(mapping):
+            del self._external[mapping.request.protocol, mapping.external_port]
+        del self._internal[_internal(mapping)]
+        if self._any_port.get(_any_port(mapping.request)) == mapping.id:
+            del self._any_port[_any_port(mapping.request)]
+        address = mapping.request.client.address
+        self._held[address] -= 1
+        if not self._held[address]:
+            del self._held[address]
+
+    def _changed(self) -> None:
+        self.system_update_id = (self.system_update_id + 1) % SYSTEM_UPDATE_IDS
+
+
+def _any_port(request: MappingRequest) -> _AnyPort:
+    return request.protocol, request.client, request.remote_host
+
+
+def _shown(mapping: Mapping) -> tuple[MappingRequest, int] | None:
+    return (mapping.request, mapping.external_port) if mapping.visible else None
+
+
+def _wan_port_candidates(request: MappingRequest) -> Iterator[int]:
+    """The wanted port, the client's own port, then ports that depend on nothing but the request.
+
+    The same request finds the same port after any crash, and with it the nonce that owns it upstream.
+    """
+    if request.external_port:
+        yield request.external_port
+    yield request.client.port
+    seed = f"{request.client.address} {int(request.protocol)} {request.client.port} {request.external_port}"
+    for attempt in range(HASHED_TRIES):
+        digest = hashlib.sha256(f"{seed} {attempt}".encode()).digest()
+        yield WAN_PORTS[int.from_bytes(digest[:4], "big") % len(WAN_PORTS)]

@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where both languages meet: what UPnP calls what PCP says, as tables in the order of RFC 6970 section 4.
+
+``v1`` and ``v2`` are the versions of the service URN in the SOAP request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping as Dict
+from ipaddress import AddressValueError, IPv4Address
+from typing import NamedTuple
+
+from igdpcp.errors import Reason, Refusal, UpnpFault
+from igdpcp.model import (
+    LEASE_INFINITE,
+    LEASE_MAX_IGD2,
+    Endpoint,
+    Mapping,
+    MappingRequest,
+    Owner,
+    Protocol,
+    Requester,
+)
+from igdpcp.pcp.message import ResultCode
+
+Value = str | int | bool
+
+
+class Codes(NamedTuple):
+    """A UPnP error code per version of the service."""
+
+    v1: int
+    v2: int
+
+
+ACTION_FAILED = Codes(501, 501)
+
+# State variables (RFC 6970 section 4.1) that are constant here; the others come from the table and the upstream.
+CONNECTION_TYPE = "IP_Routed"
+RSIP_AVAILABLE = False
+NAT_ENABLED = True  # also without NAT in the router: control points must not notice (draft-01 section 5.3)
+PORT_MAPPING_ENABLED = True
+
+# Methods (RFC 6970 section 4.2) that the carrier's side decides about, so that control points may not call them.
+REFUSED_METHODS = {
+    "SetConnectionType": Codes(501, 731),
+    "RequestConnection": Codes(501, 606),
+    "ForceTermination": Codes(501, 606),
+}
+
+# PCP result codes (RFC 6970 section 4.3); a code that is not here is ACTION_FAILED.
+PCP_RESULTS = {
+    ResultCode.NOT_AUTHORIZED: Codes(718, 606),
+    ResultCode.NO_RESOURCES: Codes(501, 728),
+    ResultCode.USER_EX_QUOTA: Codes(501, 728),
+    ResultCode.CANNOT_PROVIDE_EXTERNAL: Codes(718, 718),
+    **{code: Codes(718, 606) for code in range(14, 24)},  # RFC 7652: the carrier wants authentication
+}
+
+# Conditions without a PCP answer.
+CONDITIONS = {
+    Reason.UNREACHABLE: ACTION_FAILED,
+    Reason.NOT_INVOKED: ACTION_FAILED,
+    Reason.RULESET: ACTION_FAILED,
+    Reason.CANCELLED: ACTION_FAILED,
+    Reason.CONFLICT: Codes(718, 718),
+    Reason.PORT_IN_USE: Codes(718, 729),
+    Reason.FOREIGN_CLIENT: Codes(718, 606),
+    Reason.NOT_PERMITTED: Codes(718, 606),
+    Reason.QUOTA: Codes(501, 728),
+    Reason.NO_PORT: Codes(501, 728),
+    Reason.NOT_ENABLED: ACTION_FAILED,
+    Reason.WILDCARD_EXTERNAL_PORT: Codes(716, 716),
+    Reason.WILDCARD_INTERNAL_PORT: Codes(402, 732),
+    Reason.NO_SUCH_ENTRY: Codes(714, 714),
+    Reason.NO_SUCH_INDEX: Codes(713, 713),
+    Reason.FOREIGN_ENTRY: Codes(714, 606),
+    Reason.IN_USE_ELSEWHERE: Codes(718, 718),
+}
+
+
+def fault_code(refusal: Refusal, version: int) -> int:
+    """The UPnP error code of this refusal for a request to service version 1 or 2."""
+    if refusal.reason is Reason.UPSTREAM:
+        codes = PCP_RESULTS.get(refusal.result, ACTION_FAILED)
+    else:
+        codes = CONDITIONS[refusal.reason]
+    return codes.v1 if version == 1 else codes.v2
+
+
+def result_name(result: int) -> str:
+    """The standard's name of a PCP result code."""
+    try:
+        return ResultCode(result).name
+    except ValueError:
+        return f"result {result}"
+
+
+def external_port_is_taken(result: int) -> bool:
+    """Whether this PCP result says that the external port belongs to somebody else."""
+    return result == ResultCode.CANNOT_PROVIDE_EXTERNAL
+
+
+def still_there(result: int) -> bool:
+    """Whether a deletion answered with this PCP result leaves the mapping in place.
+
+    Servers in the field answer the deletion of what they do not know with various errors; only NOT_AUTHORIZED says
+    that it stays.
+    """
+    return result == ResultCode.NOT_AUTHORIZED
+
+
+def mapping_key(arguments: Dict[str, Value]) -> tuple[Protocol, int, IPv4Address | None]:
+    """Protocol, external port and remote host; raises UpnpFault 402 when the last is no IPv4 address."""
+    return _protocol(arguments), int(arguments["NewExternalPort"]), _remote_host(arguments)
+
+
+def mapping_request(arguments: Dict[str, Value], requester: Requester, version: int, any_port: bool) -> MappingRequest:
+    """The eight arguments of AddPortMapping and AddAnyPortMapping; raises Refusal or UpnpFault."""
+    if not arguments["NewEnabled"]:
+        raise Refusal(Reason.NOT_ENABLED)
+    return MappingRequest(
+        requester=requester,
+        protocol=_protocol(arguments),
+        external_port=int(arguments["NewExternalPort"]),
+        client=Endpoint(_internal_client(arguments, requester, version), int(arguments["NewInternalPort"])),
+        remote_host=_remote_host(arguments),
+        lease=_lease(int(arguments["NewLeaseDuration"]), version),
+        description=str(arguments["NewPortMappingDescription"]),
+        any_port=any_port,
+    )
+
+
+def requester_owner(version: int) -> Owner:
+    """The door that a request to this version of the service came through."""
+    return Owner.UPNP1 if version == 1 else Owner.UPNP2
+
+
+def specific_entry(mapping: Mapping, now: float) -> dict[str, Value]:
+    """What GetSpecificPortMappingEntry returns of a mapping."""
+    request = mapping.request
+    return {
+        "NewInternalPort": request.client.port,
+        "NewInternalClient": str(request.client.address),
+        "NewEnabled": PORT_MAPPING_ENABLED,
+        "NewPortMappingDescription": request.description,
+        "NewLeaseDuration": lease_left(mapping, now),
+    }
+
+
+def generic_entry(mapping: Mapping, now: float) -> dict[str, Value]:
+    """What GetGenericPortMappingEntry returns of a mapping."""
+    request = mapping.request
+    return {
+        "NewRemoteHost": str(request.remote_host) if request.remote_host else "",
+        "NewExternalPort": mapping.external_port,
+        "NewProtocol": request.protocol.name,
+        **specific_entry(mapping, now),
+    }
+
+
+def lease_left(mapping: Mapping, now: float) -> int:
+    """Remaining lease in seconds, at least 1; 0 is an infinite lease."""
+    return LEASE_INFINITE if mapping.lease_ends is None else max(1, round(mapping.lease_ends - now))
+
+
+def _protocol(arguments: Dict[str, Value]) -> Protocol:
+    return Protocol[str(arguments["NewProtocol"])]
+
+
+def _remote_host(arguments: Dict[str, Value]) -> IPv4Address | None:
+    text = str(arguments["NewRemoteHost"])
+    return _address("NewRemoteHost", text) if text else None
+
+
+def _lease(seconds: int, version: int) -> int:
+    if version == 1:
+        return seconds
+    return min(seconds, LEASE_MAX_IGD2) or LEASE_MAX_IGD2
+
+
+def _internal_client(arguments: Dict[str, Value], requester: Requester, version: int) -> IPv4Address:
+    text = str(arguments["NewInternalClient"])
+    if text:
+        return _address("NewInternalClient", text)
+    if version == 1 and requester.address:
+        return requester.address
+    raise UpnpFault(715, "NewInternalClient is empty")
+
+
+def _address(name: str, text: str) -> IPv4Address:
+    try:
+        return IPv4Address(text.strip())
+    except AddressValueError:
+        raise UpnpFault(402, f"{name} is no IPv4 address") from None

@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What control points may ask without making a mapping: state variables, queries, and codes of every refusal."""
+
+from __future__ import annotations
+
+import asyncio
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import pytest
+
+from igdpcp.errors import Reason, Refusal
+from igdpcp.iwf import translate
+from igdpcp.model import Activation
+from tests.support.hall import A, B, Hall, settle
+from tests.support.virtual_time import virtual
+
+# PCP result: code for version 1, for version 2 (RFC 6970 section 4.3).
+RESULTS = {
+    1: (501, 501), 2: (718, 606), 3: (501, 501), 4: (501, 501), 5: (501, 501), 6: (501, 501), 7: (501, 501),
+    8: (501, 728), 9: (501, 501), 10: (501, 728), 11: (718, 718), 12: (501, 501), 13: (501, 501),
+    **dict.fromkeys(range(14, 24), (718, 606)), **dict.fromkeys(range(24, 27), (501, 501)), 99: (501, 501),
+}  # fmt: skip
+IGD2_ONLY = {606, 728, 729, 730, 731, 732, 733}
+
+
+@pytest.mark.parametrize("result", RESULTS)
+def test_iwf_170_172_each_pcp_result_has_its_code_in_each_version(tmp_path: Path, result: int) -> None:
+    @virtual
+    async def run() -> None:
+        hall = Hall(tmp_path)
+        hall.carrier.refuses(result)
+        codes = (await hall.add(8080)).code, (await hall.add(8081, version=2)).code
+        assert codes == RESULTS[result]
+        assert len(hall.table) == 0
+
+    run()
+
+
+def test_iwf_172_no_refusal_gives_version_1_a_code_that_it_does_not_know() -> None:
+    for reason in Reason:
+        results = RESULTS if reason is Reason.UPSTREAM else [0]
+        for result in results:
+            assert translate.fault_code(Refusal(reason, result=result), 1) not in IGD2_ONLY
+
+
+@pytest.mark.parametrize(
+    ("changes", "version", "code"),
+    [
+        pytest.param({"Enabled": 0}, 1, 501, id="iwf_028_not_enabled"),
+        pytest.param({"Protocol": "SCTP"}, 1, 402, id="iwf_029_protocol_v1"),
+        pytest.param({"Protocol": "SCTP"}, 2, 601, id="iwf_029_protocol_v2"),
+        pytest.param({"InternalClient": "no.such.name"}, 1, 402, id="iwf_030_name"),
+        pytest.param({"RemoteHost": "no.such.name"}, 2, 402, id="iwf_031_name"),
+        pytest.param({"InternalPort": 0}, 1, 402, id="iwf_038_internal_port_v1"),
+        pytest.param({"InternalPort": 0}, 2, 732, id="iwf_038_internal_port_v2"),
+        pytest.param({"ExternalPort": 0}, 1, 716, id="iwf_089_external_port_v1"),
+        pytest.param({"ExternalPort": 0}, 2, 716, id="iwf_089_external_port_v2"),
+        pytest.param({"InternalClient": "192.168.1.1"}, 1, 718, id="the_router_itself"),
+        pytest.param({"InternalClient": "10.9.9.9"}, 2, 606, id="not_on_the_lan"),
+        pytest.param({"InternalClient": ""}, 2, 715, id="no_client_v2"),
+    ],
+)
+def test_requests_that_are_refused_ask_nobody(
+    tmp_path: Path, changes: dict[str, object], version: int, code: int
+) -> None:
+    @virtual
+    async def run() -> None:
+        hall = Hall(tmp_path)
+        assert (await hall.add(8080, version=version, **changes)).code == code
+        assert (hall.carrier.asked, len(hall.table)) == ([], 0)
+
+    run()
+
+
+@pytest.mark.parametrize("enabled", ["1", "true", "yes", "TRUE"])
+def test_iwf_028_every_spelling_of_true_is_enabled(tmp_path: Path, enabled: str) -> None:
+    @virtual
+    async def run() -> None:
+        assert (await Hall(tmp_path).add(8080, Enabled=enabled)).code == 0
+
+    run()
+
+
+@virtual
+async def test_version_1_takes_an_empty_client_for_the_asking_host(tmp_path: Path) -> None:
+    hall = Hall(tmp_path)
+    assert (await hall.add(8080, InternalClient="")).code == 0
+    assert (await hall.specific(8080))["InternalClient"] == A
+
+
+@virtual
+async def test_iwf_020_022_010_the_constant_variables_are_the_same_with_and_without_nat(tmp_path: Path) -> None:
+    for routed in (False, True):
+        hall = Hall(tmp_path, routed=routed)
+        assert (await hall.soap("GetConnectionTypeInfo")).outputs == {
+            "NewConnectionType": "IP_Routed",
+            "NewPossibleConnectionTypes": "IP_Routed",
+        }
+        assert (await hall.soap("GetNATRSIPStatus")).outputs == {"NewRSIPAvailable": "0", "NewNATEnabled": "1"}
+
+
+@virtual
+async def test_iwf_021_022_uptime_counts_from_the_first_contact(tmp_path: Path) -> None:
+    hall = Hall(tmp_path)
+    hall.carrier.up_since = hall.loop.time()
+    await asyncio.sleep(100)
+    status = await hall.soap("GetStatusInfo")
+    assert status.outputs == {
+        "NewConnectionStatus": "Connected",
+        "NewLastConnectionError": "ERROR_NONE",
+        "NewUptime": "100",
+    }
+
+
+@pytest.mark.parametrize("options", [{"unreachable_policy": "error"}, {"routed": True}])
+def test_iwf_016_035_not_connected_until_the_server_answers(tmp_path: Path, options: dict[str, object]) -> None:
+    @virtual
+    async def run() -> None:
+        hall = Hall(tmp_path, **options)  # type: ignore[arg-type]
+        hall.carrier.state, hall.carrier.external_address, hall.carrier.up_since = Activation.PROBING, None, None
+        before = hall.loop.time()
+        status = await hall.soap("GetStatusInfo")
+        assert (status["ConnectionStatus"], status["Uptime"]) == ("Disconnected", "0")
+        assert (hall.loop.time(), hall.carrier.asked) == (before, [])
+        hall.carrier.become(Activation.ACTIVE)
+        hall.carrier.move(IPv4Address("62.0.0.1"))
+        await settle()
+        assert (await hall.soap("GetStatusInfo"))["ConnectionStatus"] == "Connected"
+
+    run()
+
+
+@virtual
+async def test_iwf_023_the_external_address_is_the_carriers_last_one_or_empty(tmp_path: Path) -> None:
+    hall = Hall(tmp_path)
+    hall.carrier.external_address = None
+    assert (await hall.soap("GetExternalIPAddress"))["ExternalIPAddress"] == ""
+    hall.carrier.move(IPv4Address("62.0.0.7"))
+    assert (await hall.soap("GetExternalIPAddress"))["ExternalIPAddress"] == "62.0.0.7"
+
+
+@pytest.mark.parametrize(("allowed", "shown"), [(False, ""), (True, "100.64.12.34")])
+def test_a_private_wan_address_is_not_shown_as_if_it_were_public(tmp_path: Path, allowed: bool, shown: str) -> None:
+    @virtual
+    async def run() -> None:
+        hall = Hall(tmp_path, carrier=False, allow_private_external=allowed)
+        assert (await hall.soap("GetExternalIPAddress"))["ExternalIPAddress"] == shown
+        connected = (await hall.soap("GetStatusInfo"))["ConnectionStatus"]
+        assert connected == ("Connected" if allowed else "Disconnected")
+
+    run()
+
+
+@virtual
+async def test_iwf_027_entries_that_are_not_shown_are_not_counted(tmp_path: Path) -> None:
+    hall = Hall(tmp_path)
+    await hall.add(8080)
+    hall.carrier.silent = True
+    await hall.add(8081)
+    hall.carrier.grant([mapping.id for mapping in hall.table][1])
+    await settle()
+    assert len(hall.table) == 2
+    assert hall.table.listed == len(await hall.listed()) == 1
+
+
+@virtual
+async def test_iwf_032_the_update_id_grows_by_one_with_each_change_that_is_shown(tmp_path: Path) -> None:
+    hall = Hall(tmp_path)
+    seen = [hall.table.system_update_id]
+    for step in (hall.add(8080), hall.add(8081), hall.add(8080, PortMappingDescription="new"), hall.delete(8081)):
+        assert (await step).code == 0
+        seen.append(hall.table.system_update_id)
+    assert seen == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("action", "arguments", "codes"),
+    [
+        pytest.param("SetConnectionType", {"ConnectionType": "IP_Routed"}, (501, 731), id="iwf_033"),
+        pytest.param("RequestConnection", {}, (501, 606), id="iwf_034_request"),
+        pytest.param("ForceTermination", {}, (501, 606), id="iwf_034_force"),
+    ],
+)
+def test_what_the_carrier_decides_is_refused(
+    tmp_path: Path, action: str, arguments: dict[str, object], codes: tuple[int, int]
+) -> None:
+    @virtual
+    async def run() -> None:
+        hall = Hall(tmp_path)
+        assert tuple([(await hall.soap(action, version=v, **arguments)).code for v in (1, 2)]) == codes
+
+    run()
+
+
+@pytest.mark.parametrize(("option", "relayed"), [(True, "abc"), (False, "")])
+def test_iwf_036_the_description_is_relayed_unless_switched_off(tmp_path: Path, option: bool, relayed: str) -> None:
+    @virtual
+    async def run() -> None:
+        hall = Hall(tmp_path, description_option=option)
+        await hall.add(8080, PortMappingDescription="abc")
+        assert hall.carrier.asked[0].description == relayed
+        assert (await hall.specific(8080))["PortMappingDescription"] == "abc"
+
+    run()
+
+
+@virtual
+async def test_iwf_095_a_remote_host_is_asked_upstream_and_enforced_by_the_router(tmp_path: Path) -> None:
+    hall = Hall(tmp_path)
+    await hall.add(8080, RemoteHost="198.51.100.9")
+    assert hall.carrier.asked[0].remote_host == IPv4Address("198.51.100.9")
+    assert hall.only_rule.remote_host == IPv4Address("198.51.100.9")
+    assert (await hall.add(8080, RemoteHost="198.51.100.10")).code == 718
+
+
+@virtual
+async def test_iwf_110_the_listing_is_answered_at_once_without_the_carrier(tmp_path: Path) -> None:
+    hall = Hall(tmp_path)
+    await hall.add(8080)
+    hall.carrier.state, hall.carrier.silent = Activation.LOST, True
+    before = hall.loop.time()
+    assert await hall.ports() == [8080]
+    assert (hall.loop.time(), len(hall.carrier.asked)) == (before, 1)
+
+
+@virtual
+async def test_iwf_111_112_the_owner_is_shown_its_entry_and_others_a_conflict(tmp_path: Path) -> None:
+    hall = Hall(tmp_path)
+    await hall.add(8080, A)
+    assert (await hall.specific(8080, A)).outputs == {
+        "NewInternalPort": "8000", "NewInternalClient": A, "NewEnabled": "1", "NewPortMappingDescription": "test",
+        "NewLeaseDuration": "3600",
+    }  # fmt: skip
+    assert (await hall.specific(8080, B)).code == 718
+    assert (await hall.specific(8081, A)).code == 714
+    assert len(hall.carrier.asked) == 1

@@ -1,0 +1,380 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What becomes of a mapping as time passes: renewals, ends, losses, and a carrier that comes and goes."""
+
+from __future__ import annotations
+
+import asyncio
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import pytest
+
+from igdpcp.iwf.ports import Released
+from igdpcp.model import Activation, Endpoint, MappingState, Protocol
+from tests.support.hall import WAN, A, Hall, settle
+from tests.support.virtual_time import virtual
+
+
+@virtual
+async def test_iwf_150_151_152_the_carrier_is_asked_for_the_lease_or_for_as_long_as_possible(tmp_path: Path) -> None:
+    hall = Hall(tmp_path)
+    now = hall.loop.time()
+    await hall.add(8080, LeaseDuration=3600)
+    await hall.add(8081, LeaseDuration=0)
+    await hall.add(8082, LeaseDuration=0, version=2)
+    assert [asked.until for asked in hall.carrier.asked] == [now + 3600, None, now + 604800]
+    assert [row["LeaseDuration"] for row in await hall.listed()] == ["3600", "0", "604800"]
+
+
+@virtual
+async def test_iwf_154_159_the_lease_ends_on_time_although_the_carrier_grants_longer(tmp_path: Path) -> None:
+    hall = Hall(tmp_path)
+    hall.carrier.answer = lambda request: hall.carrier.grant(request.id, lifetime=7200)
+    await hall.add(8080, LeaseDuration=3600)
+    id = hall.only.id
+    await asyncio.sleep(3599)
+    assert hall.carrier.returned == []
+    await asyncio.sleep(1.1)
+    assert hall.carrier.returned == [id]
+    assert (await hall.listed(), hall.ruleset.rules) == ([], {})
+
+
+@virtual
+async def test_iwf_155_a_control_point_sees_the_lease_that_it_asked_for(tmp_path: Path) -> None:
+    hall = Hall(tmp_path)
+    hall.carrier.longest = 600
+    await hall.add(8080, LeaseDuration=3600)
+    await asyncio.sleep(100)
+    assert (await hall.specific(8080))["LeaseDuration"] == "3500"
+
+
+@virtual
+async def test_iwf_156_163_renewals_change_nothing_that_is_shown_and_ask_for_nothing(tmp_path: Path) -> None:
+    hall = Hall(tmp_path)
+    hall.carrier.longest = 600
+    await hall.add(8080)
+    asked, shown = len(hall.carrier.asked), hall.table.system_update_id
+    hall.carrier.grant(hall.only.id)
+    await settle()
+    assert (len(hall.carrier.asked), hall.table.system_update_id) == (asked, shown)
+
+
+@virtual
+async def test_iwf_163_a_refresh_wants_what_was_wanted_with_a_later_end(tmp_path: Path) -> None:
+    hall = Hall(tmp_path)
+    await hall.add(8080, LeaseDuration=60)
+    await asyncio.sleep(20)
+    await hall.add(8080, LeaseDuration=60)
+    first, again = hall.carrier.asked
+    assert (again.internal, again.external_port, again.exact, again.remote_host) == (
+        first.internal, first.external_port, first.exact, first.remote_host,
+    )  # fmt: skip
+    assert hall.carrier.returned == []
+
+
+@virtual
+async def test_iwf_041_a_grant_with_another_port_is_shown_with_it(tmp_path: Path) -> None:
+    hall = Hall(tmp_path)
+    await hall.add(8080, any_port=True)
+    hall.carrier.grant(hall.only.id, port=7000, address=IPv4Address("62.0.0.9"))
+    await settle()
+    assert await hall.ports() == [7000]
+    assert hall.only_rule.external == Endpoint(IPv4Address("62.0.0.9"), 7000)
+
+
+@virtual
+async def test_iwf_045_a_finite_entry_whose_grant_is_lost_is_gone(tmp_path: Path) -> None:
+    hall = Hall(tmp_path)
+    await hall.add(8080)
+    hall.carrier.lose(hall.only.id)
+    await settle()
+    assert (await hall.listed(), hall.ruleset.rules) == ([], {})
+    assert len(hall.carrier.returned) == 1
+
+
+@virtual
+async def test_iwf_045_an_infinite_entry_whose_grant_is_lost_retries_unseen(tmp_path: Path) -> None:
+    hall = Hall(tmp_path)
+    await hall.add(8080, LeaseDuration=0)
+    hall.carrier.silent = True
+    hall.carrier.lose(hall.only.id)
+    await settle()
+    assert (await hall.listed(), hall.ruleset.rules) == ([], {})
+    assert hall.only.state is MappingState.RETRYING
+    hall.carrier.grant(hall.only.id)
+    await settle()
+    assert await hall.ports() == [8080]
+    assert len(hall.ruleset.rules) == 1
+
+
+@virtual
+async def test_iwf_045_a_repeated_request_waits_for_the_grant_of_a_retrying_entry(tmp_path: Path) -> None:
+    hall = Hall(tmp_path)
+    await hall.add(8080, LeaseDuration=0)
+    hall.carrier.silent = True
+    hall.carrier.lose(hall.only.id)
+    await settle()
+    adding = asyncio.ensure_future(hall.add(8080, LeaseDuration=0))
+    await asyncio.sleep(1)
+    hall.carrier.grant(hall.only.id)
+    assert (await adding).code == 0
+    assert (await hall.delete(8080)).code == 0
+
+
+@virtual
+async def test_a_grant_that_nobody_renews_or_reports_lost_does_not_stay_listed(tmp_path: Path) -> None:
+    hall = Hall(tmp_path)
+    hall.carrier.longest = 120
+    await hall.add(8080, LeaseDuration=0)
+    hall.carrier.silent = True
+    await asyncio.sleep(121)
+    assert (await hall.listed(), hall.ruleset.rules) == ([], {})
+
+
+@virtual
+async def test_iwf_196_an_entry_refused_on_recovery_is_dropped(tmp_path: Path) -> None:
+    hall = Hall(tmp_path)
+    await hall.add(8080)
+    hall.carrier.refuse(hall.only.id, 11)
+    hall.carrier.lose(hall.only.id)
+    await settle()
+    assert (await hall.listed(), hall.ruleset.rules) == ([], {})
+
+
+@virtual
+async def test_iwf_196_an_any_port_entry_refused_on_recovery_gets_another_port(tmp_path: Path) -> None:
+    hall = Hall(tmp_path)
+    await hall.add(8080, any_port=True)
+    hall.carrier.answer = lambda request: hall.carrier.grant(request.id, port=7777)
+    hall.carrier.refuse(hall.only.id, 11)
+    hall.carrier.lose(hall.only.id)
+    await settle()
+    assert await hall.ports() == [7777]
+
+
+@virtual
+async def test_a_refused_renewal_leaves_the_entry_open_while_its_grant_runs(tmp_path: Path) -> None:
+    hall = Hall(tmp_path)
+    await hall.add(8080)
+    hall.carrier.refuse(hall.only.id, 8)
+    await settle()
+    assert await hall.ports() == [8080]
+
+
+@virtual
+async def test_a_renewal_that_the_kernel_refuses_is_laid_down_later_with_the_new_end(tmp_path: Path) -> None:
+    hall = Hall(tmp_path)
+    hall.carrier.longest = 600
+    await hall.add(8080)
+    await asyncio.sleep(300)
+    hall.ruleset.fails = 1
+    hall.carrier.grant(hall.only.id)
+    await asyncio.sleep(11)
+    assert hall.only_rule.lifetime == 590
+    await asyncio.sleep(320)
+    assert await hall.ports() == [8080]
+
+
+@virtual
+async def test_iwf_006_what_the_router_alone_granted_is_asked_for_when_the_server_appears(tmp_path: Path) -> None:
+    hall = Hall(tmp_path)
+    hall.carrier.state = Activation.NO_SERVER
+    assert (await hall.add(8080)).code == 0
+    assert (hall.carrier.asked, hall.only_rule.external) == ([], Endpoint(WAN, 8080))
+    hall.carrier.become(Activation.ACTIVE)
+    await settle()
+    (asked,) = hall.carrier.asked
+    assert (asked.external_port, asked.exact) == (8080, True)
+    assert hall.only_rule.external.address != WAN
+
+
+@virtual
+async def test_iwf_006_a_refused_promotion_leaves_the_entry_as_it_is(tmp_path: Path) -> None:
+    hall = Hall(tmp_path)
+    hall.carrier.state = Activation.NO_SERVER
+    await hall.add(8080)
+    hall.carrier.refuses(11)
+    hall.carrier.become(Activation.ACTIVE)
+    await settle()
+    assert await hall.ports() == [8080]
+    assert hall.only_rule.external == Endpoint(WAN, 8080)
+
+
+@virtual
+async def test_iwf_006_the_port_that_a_control_point_was_told_is_the_one_that_is_promoted(tmp_path: Path) -> None:
+    hall = Hall(tmp_path)
+    hall.carrier.state = Activation.NO_SERVER
+    reply = await hall.add(0, any_port=True)
+    hall.router.wan_address = IPv4Address("100.64.99.1")
+    hall.carrier.become(Activation.ACTIVE)
+    await settle()
+    (asked,) = hall.carrier.asked
+    assert asked.external_port == int(reply["ReservedPort"])
+    assert asked.internal.address == IPv4Address("100.64.99.1")
+
+
+@virtual
+async def test_iwf_004_005_a_guessed_server_that_never_answered_is_not_waited_for(tmp_path: Path) -> None:
+    hall = Hall(tmp_path)
+    hall.carrier.state = Activation.NO_SERVER
+    before = hall.loop.time()
+    assert (await hall.add(8080)).code == 0
+    assert hall.loop.time() - before < 0.01
+
+
+@virtual
+async def test_iwf_005_a_lost_server_leaves_the_router_alone_where_it_may(tmp_path: Path) -> None:
+    hall = Hall(tmp_path)
+    hall.carrier.state, hall.carrier.silent = Activation.LOST, True
+    assert (await hall.add(8080)).code == 0
+    assert hall.only_rule.external == Endpoint(WAN, 8080)
+
+
+@pytest.mark.parametrize("options", [{"unreachable_policy": "error"}, {"routed": True}])
+def test_iwf_005_a_lost_server_is_an_error_otherwise(tmp_path: Path, options: dict[str, object]) -> None:
+    @virtual
+    async def run() -> None:
+        hall = Hall(tmp_path, **options)  # type: ignore[arg-type]
+        hall.carrier.state, hall.carrier.silent = Activation.LOST, True
+        assert (await hall.add(8080)).code == 501
+        assert hall.ruleset.rules == {}
+
+    run()
+
+
+@virtual
+async def test_a_server_that_is_lost_while_a_request_waits_leaves_it_to_the_router(tmp_path: Path) -> None:
+    hall = Hall(tmp_path)
+    hall.carrier.silent = True
+    adding = asyncio.ensure_future(hall.add(8080))
+    await asyncio.sleep(1)
+    hall.carrier.become(Activation.LOST)
+    assert (await adding).code == 0
+    assert hall.only_rule.external == Endpoint(WAN, 8080)
+
+
+@virtual
+async def test_a_server_that_never_answered_is_waited_for_and_then_does_without(tmp_path: Path) -> None:
+    hall = Hall(tmp_path)
+    hall.carrier.state, hall.carrier.silent = Activation.PROBING, True
+    before = hall.loop.time()
+    assert (await hall.add(8080)).code == 0
+    assert hall.loop.time() - before == pytest.approx(hall.main.soap_deadline)
+    hall.carrier.become(Activation.ACTIVE)
+    hall.carrier.grant(hall.only.id)
+    await settle()
+    assert hall.only_rule.external.address != WAN
+
+
+@virtual
+async def test_the_router_alone_cannot_grant_another_port_than_its_own(tmp_path: Path) -> None:
+    hall = Hall(tmp_path)
+    hall.router.used.add((Protocol.TCP, 8080))
+    hall.carrier.state, hall.carrier.silent = Activation.LOST, True
+    assert (await hall.add(8080)).code == 718
+    assert (len(hall.table), hall.ruleset.puts) == (0, [])
+
+
+@virtual
+async def test_a_lost_server_does_not_end_what_it_still_grants_when_a_control_point_asks_again(tmp_path: Path) -> None:
+    hall = Hall(tmp_path)
+    hall.router.used.add((Protocol.TCP, 8080))
+    await hall.add(8080)
+    hall.carrier.silent = True
+    hall.carrier.become(Activation.LOST)
+    await settle()
+    assert (await hall.add(8080, LeaseDuration=9000)).code == 0
+    await settle()
+    assert await hall.ports() == [8080]
+    assert hall.only_rule.external.address != WAN
+    assert hall.carrier.asked[-1].until == pytest.approx(hall.loop.time() + 9000, abs=0.1)
+
+
+@virtual
+async def test_a_lost_grant_is_served_by_the_router_alone_while_the_server_is_gone(tmp_path: Path) -> None:
+    hall = Hall(tmp_path)
+    await hall.add(8080)
+    hall.carrier.silent, hall.carrier.state = True, Activation.LOST
+    hall.carrier.lose(hall.only.id)
+    await settle()
+    assert await hall.ports() == [8080]
+    assert hall.only_rule.external == Endpoint(WAN, 8080)
+
+
+@virtual
+async def test_a_lost_grant_that_the_router_alone_cannot_replace_retries_when_the_lease_is_infinite(
+    tmp_path: Path,
+) -> None:
+    hall = Hall(tmp_path)
+    hall.router.used.add((Protocol.TCP, 8080))
+    hall.carrier.longest = 120
+    await hall.add(8080, LeaseDuration=0)
+    hall.carrier.silent, hall.carrier.state = True, Activation.LOST
+    await asyncio.sleep(121)
+    assert (await hall.listed(), hall.ruleset.rules) == ([], {})
+    assert hall.only.state is MappingState.RETRYING
+    hall.carrier.silent = False
+    hall.carrier.become(Activation.ACTIVE)
+    hall.carrier.grant(hall.only.id)
+    await settle()
+    assert await hall.ports() == [8080]
+
+
+@virtual
+async def test_another_wan_address_moves_the_rules_and_is_told_upstream(tmp_path: Path) -> None:
+    hall = Hall(tmp_path)
+    await hall.add(8080)
+    hall.router.wan_address = IPv4Address("100.64.99.1")
+    hall.lifecycle.wan_changed()
+    await settle()
+    assert hall.only_rule.wan_address == IPv4Address("100.64.99.1")
+    assert hall.carrier.asked[-1].internal == Endpoint(IPv4Address("100.64.99.1"), 8080)
+
+
+@virtual
+async def test_the_router_alone_keeps_its_own_grants_alive_for_days(tmp_path: Path) -> None:
+    hall = Hall(tmp_path, carrier=False)
+    await hall.add(8080, LeaseDuration=0)
+    await asyncio.sleep(3 * 86400)
+    assert await hall.ports() == [8080]
+    assert hall.only_rule.lifetime > 1700
+    await hall.add(8081, LeaseDuration=5000)
+    await asyncio.sleep(4999)
+    assert await hall.ports() == [8080, 8081]
+    await asyncio.sleep(2)
+    assert await hall.ports() == [8080]
+
+
+@virtual
+async def test_a_release_of_what_is_gone_changes_nothing(tmp_path: Path) -> None:
+    hall = Hall(tmp_path)
+    await hall.add(8080)
+    hall.ladder.receive(Released("ffffffff", 0))
+    hall.ladder.receive(Released(hall.only.id, 0))
+    await settle()
+    assert (await hall.specific(8080))["InternalClient"] == A
+
+
+@virtual
+async def test_what_the_carrier_refuses_to_promote_is_refreshed_by_the_router_alone(tmp_path: Path) -> None:
+    hall = Hall(tmp_path)
+    hall.carrier.state = Activation.NO_SERVER
+    await hall.add(8080, LeaseDuration=600)
+    hall.carrier.refuses(11)
+    hall.carrier.become(Activation.ACTIVE)
+    await settle()
+    hall.carrier.lose(hall.only.id)
+    assert (await hall.add(8080, LeaseDuration=6000)).code == 0
+    await asyncio.sleep(5000)
+    assert await hall.ports() == [8080]
+    assert hall.only_rule.external == Endpoint(WAN, 8080)
+
+
+@virtual
+async def test_the_router_alone_lets_go_of_what_the_carrier_has_taken_over(tmp_path: Path) -> None:
+    hall = Hall(tmp_path)
+    hall.carrier.state = Activation.NO_SERVER
+    await hall.add(8080, LeaseDuration=0)
+    hall.carrier.become(Activation.ACTIVE)
+    await asyncio.sleep(4000)
+    assert hall.only_rule.external.address != WAN

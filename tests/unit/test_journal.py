@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The journal by itself: what is written where, when it is rewritten, and what a full disk does to it."""
+
+from __future__ import annotations
+
+import resource
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import pytest
+
+from igdpcp.errors import OurFault
+from igdpcp.iwf import journal
+from igdpcp.iwf.journal import Journal, load_secret
+from igdpcp.model import Endpoint, Grant, Mapping, MappingRequest, MappingState, Mode, Owner, Protocol, Requester
+
+REQUEST = MappingRequest(
+    requester=Requester(IPv4Address("192.168.1.50"), Owner.UPNP2, "Größe/1"),
+    protocol=Protocol.UDP,
+    external_port=8080,
+    client=Endpoint(IPv4Address("192.168.1.50"), 80),
+    remote_host=IPv4Address("198.51.100.9"),
+    lease=3600,
+    description='a "b"\nc',
+    any_port=True,
+)
+GRANT = Grant("pcp", Endpoint(IPv4Address("62.0.0.1"), 8080), 600, 1600.0, b"\0" * 12)
+OPEN = Mapping("00000001", 1, REQUEST, Mode.CASCADED, 8080, 8080, MappingState.ACTIVE, 4600.0, GRANT)
+
+
+@pytest.fixture(autouse=True)
+def _still(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal, "boottime", lambda: 1000.0)
+
+
+def _journal(directory: Path) -> Journal:
+    return Journal(directory / "run", directory / "state", lambda: 1000.0)
+
+
+@contextmanager
+def _full_disk(size: int) -> Iterator[None]:
+    """No file may grow beyond ``size``."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_every_field_survives_a_kill_and_a_power_cut(tmp_path: Path) -> None:
+    written = _journal(tmp_path)
+    written.record(OPEN)
+    written.save()
+    assert _journal(tmp_path).load() == [OPEN]
+    (tmp_path / "run" / "journal").unlink()
+    assert _journal(tmp_path).load() == [OPEN]
+
+
+def test_an_operators_infinite_mapping_without_a_grant_survives_too(tmp_path: Path) -> None:
+    bare = replace(
+        OPEN,
+        request=replace(REQUEST, requester=Requester(None, Owner.OPERATOR), remote_host=None),
+        grant=None,
+        lease_ends=None,
+    )
+    _journal(tmp_path).record(bare)
+    assert _journal(tmp_path).load() == [bare]
+
+
+def test_times_are_counted_from_the_reboot_when_there_was_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _journal(tmp_path).record(OPEN)
+    monkeypatch.setattr(journal, "boot_id", lambda: "another")
+    monkeypatch.setattr(journal, "boottime", lambda: 5.0)
+    (left,) = Journal(tmp_path / "run", tmp_path / "state", lambda: 50.0).load()
+    assert left.lease_ends == 50.0 + 3600
+
+
+def test_what_is_gone_is_not_found(tmp_path: Path) -> None:
+    written = _journal(tmp_path)
+    written.record(OPEN)
+    written.gone(OPEN.id)
+    assert _journal(tmp_path).load() == []
+
+
+def test_flash_is_written_only_for_what_lasts(tmp_path: Path) -> None:
+    written = _journal(tmp_path)
+    written.record(OPEN)
+    assert written.dirty
+    written.save()
+    before = (tmp_path / "state" / "mappings").stat().st_ino
+    written.record(replace(OPEN, grant=replace(GRANT, ends=9999.0), lease_ends=9999.0))
+    written.save()
+    assert (tmp_path / "state" / "mappings").stat().st_ino == before
+    written.gone(OPEN.id)
+    written.save()
+    assert (tmp_path / "state" / "mappings").stat().st_ino != before
+
+
+def test_the_run_time_journal_does_not_grow_for_ever(tmp_path: Path) -> None:
+    written = _journal(tmp_path)
+    for n in range(3 * journal.SLACK_LINES):
+        written.record(replace(OPEN, grant=replace(GRANT, ends=2000.0 + n)))
+    lines = (tmp_path / "run" / "journal").read_text().splitlines()
+    assert len(lines) <= journal.SLACK_LINES + 10
+    assert _journal(tmp_path).load() == [replace(OPEN, grant=replace(GRANT, ends=2000.0 + n))]
+
+
+def test_a_rewrite_keeps_what_was_loaded(tmp_path: Path) -> None:
+    written = _journal(tmp_path)
+    written.record(OPEN)
+    written.record(replace(OPEN, id="00000002", serial=2))
+    again = _journal(tmp_path)
+    again.load()
+    again.record(OPEN)
+    assert [mapping.id for mapping in _journal(tmp_path).load()] == ["00000001", "00000002"]
+
+
+def test_a_flash_copy_that_was_changed_is_not_believed(tmp_path: Path) -> None:
+    written = _journal(tmp_path)
+    written.record(OPEN)
+    written.save()
+    (tmp_path / "run" / "journal").unlink()
+    flash = tmp_path / "state" / "mappings"
+    flash.write_text(flash.read_text().replace("8080", "8081"))
+    assert _journal(tmp_path).load() == []
+    assert (tmp_path / "state" / "mappings.damaged").exists()
+
+
+def test_a_full_disk_is_our_fault_and_the_journal_is_whole_when_there_is_room_again(tmp_path: Path) -> None:
+    written = _journal(tmp_path)
+    written.record(OPEN)
+    run = tmp_path / "run" / "journal"
+    with _full_disk(run.stat().st_size + 10):
+        with pytest.raises(OurFault, match="cannot write"):
+            written.record(replace(OPEN, id="00000002", serial=2))
+        written.note(replace(OPEN, external_port=9000))
+        written.gone("00000001")
+    written.record(replace(OPEN, id="00000003", serial=3))
+    assert [mapping.id for mapping in _journal(tmp_path).load()] == ["00000003"]
+
+
+def test_closing_on_a_full_disk_is_quiet(tmp_path: Path) -> None:
+    written = _journal(tmp_path)
+    written.record(OPEN)
+    with _full_disk((tmp_path / "run" / "journal").stat().st_size):
+        written.note(replace(OPEN, external_port=9000))
+        written.close()
+    written.close()
+
+
+def test_the_secret_is_made_once_and_only_ours_to_read(tmp_path: Path) -> None:
+    secret = load_secret(tmp_path / "state")
+    assert len(secret) == journal.SECRET_BYTES
+    assert load_secret(tmp_path / "state") == secret
+    assert stat.S_IMODE((tmp_path / "state" / "secret").stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("content", [b"no hex", b"\xff\xfe"])
+def test_a_secret_that_cannot_be_read_is_our_fault(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "secret").write_bytes(content)
+    with pytest.raises(OurFault, match="restore it"):
+        load_secret(tmp_path)
+
+
+def test_a_secret_that_cannot_be_stored_is_our_fault(tmp_path: Path) -> None:
+    (tmp_path / "state").write_text("in the way")
+    with pytest.raises(OurFault, match="secret"):
+        load_secret(tmp_path / "state")
