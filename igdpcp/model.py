@@ -106,9 +106,13 @@ class MappingRequest:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """An upstream's answer: the external endpoint, for ``lifetime`` seconds, until loop time ``ends``."""
+    """An upstream's answer: the external endpoint, for ``lifetime`` seconds, until loop time ``ends``.
+
+    ``nonce`` is what owns it upstream, for the internal tuple ``internal``.
+    """
 
     upstream: str
+    internal: Endpoint
     external: Endpoint
     lifetime: int
     ends: float

@@ -20,7 +20,8 @@ from igdpcp.option_values import CONTROL_SOCKET
 LOG = logging.getLogger("igdpcp.daemon")
 DEFAULT_CONFIG = "/etc/config/igdpcp"
 OK, UNUSABLE, FAILED = 0, 1, 2  # exit codes: done; the configuration is at fault; this router is
-RELEASE_ANSWER_SECONDS = 300.0  # a running daemon paces the deletions of all its mappings
+LIVENESS_SECONDS = 5.0
+RELEASE_SECONDS = 300.0  # a running daemon paces the deletions of all its mappings
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -77,6 +78,7 @@ async def _serve(path: str, settings: config.Config, troubles: log.RecentTrouble
         for absence in config.interface_problems(settings, counters.exists):
             LOG.warning(log.line("waiting_for_interface", problem=absence))
         service = Service(settings, troubles, lambda: signals.put_nowait(signal.SIGHUP))
+        latest = None
         try:
             await service.start()
             told_to_end = loop.create_task(service.released.wait())
@@ -85,7 +87,7 @@ async def _serve(path: str, settings: config.Config, troubles: log.RecentTrouble
             LOG.error(log.line("cannot_start", reason=fault))
             return FAILED
         finally:
-            await service.stop()
+            await service.stop(for_reload=latest is not None)
         if latest is None:
             LOG.info(log.line("stopped"))
             return OK
@@ -118,9 +120,10 @@ async def _next_settings(
 
 def _release(settings: config.Config, troubles: log.RecentTroubles) -> int:
     """Ask the daemon that runs to close everything; without one do it from what it left behind."""
-    answer = _ask_daemon(Path(settings.main.run_dir) / CONTROL_SOCKET, {"command": "release"})
-    if answer is None:
+    control = Path(settings.main.run_dir) / CONTROL_SOCKET
+    if _ask_daemon(control, "status", LIVENESS_SECONDS) is None:
         return asyncio.run(_release_here(settings, troubles))
+    answer = _ask_daemon(control, "release", RELEASE_SECONDS) or {"error": "igdpcpd did not answer"}
     if not answer.get("ok"):
         LOG.error(log.line("not_released", reason=answer.get("error")))
         return FAILED
@@ -142,13 +145,13 @@ async def _release_here(settings: config.Config, troubles: log.RecentTroubles) -
     return OK
 
 
-def _ask_daemon(path: Path, request: dict[str, str]) -> dict[str, Any] | None:
-    """The answer at the control socket, None when nobody listens there."""
+def _ask_daemon(path: Path, command: str, seconds: float) -> dict[str, Any] | None:
+    """The answer at the control socket, None when there is none in time."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-        sock.settimeout(RELEASE_ANSWER_SECONDS)
+        sock.settimeout(seconds)
         try:
             sock.connect(str(path))
-            sock.sendall(jsonio.dumps(request).encode() + b"\n")
+            sock.sendall(jsonio.dumps({"command": command}).encode() + b"\n")
             with sock.makefile("rb") as answers:
                 line = answers.readline()
         except OSError:

@@ -31,11 +31,14 @@ _logger = logging.getLogger(__name__)
 
 
 class ControlServer:
-    """Serves ``commands`` on the Unix socket at ``path``; a command's result must be JSON's kind of value."""
+    """Serves ``commands`` on the Unix socket at ``path``; a command's result must be JSON's kind of value.
 
-    def __init__(self, path: str, commands: Mapping[str, Command]) -> None:
+    Until there are commands it says that the daemon is starting, which also keeps a second one away.
+    """
+
+    def __init__(self, path: str, commands: Mapping[str, Command] | None = None) -> None:
         self._path = path
-        self._commands = commands
+        self.commands = commands
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
 
@@ -88,10 +91,12 @@ class ControlServer:
             request = jsonio.loads(line)
         except (ValueError, RecursionError):
             return _failure("the request is not JSON")
+        if self.commands is None:
+            return _failure("igdpcpd is starting; ask again in a moment")
         name = request.get("command") if isinstance(request, dict) else None
-        command = self._commands.get(name) if isinstance(name, str) else None
+        command = self.commands.get(name) if isinstance(name, str) else None
         if command is None:
-            return _failure(f"unknown command {name!r}; known: {', '.join(sorted(self._commands))}")
+            return _failure(f"unknown command {name!r}; known: {', '.join(sorted(self.commands))}")
         try:
             return {"ok": True, "result": await command(request)}
         except Refusal as error:

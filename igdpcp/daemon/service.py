@@ -24,7 +24,7 @@ from igdpcp.daemon.http_server import HttpServer
 from igdpcp.daemon.lan_doors import LanDoors
 from igdpcp.daemon.operator import Operator
 from igdpcp.daemon.status import Status
-from igdpcp.errors import OurFault
+from igdpcp.errors import RulesetError
 from igdpcp.iwf.interworking import Interworking
 from igdpcp.iwf.journal import Journal, load_secret
 from igdpcp.iwf.lifecycle import Lifecycle
@@ -33,6 +33,7 @@ from igdpcp.iwf.ports import UpstreamEvent
 from igdpcp.iwf.restart import Restart
 from igdpcp.iwf.router_leg import RouterLeg
 from igdpcp.iwf.table import MappingTable
+from igdpcp.iwf.upstream_leg import UpstreamLeg
 from igdpcp.log import RecentTroubles, line
 from igdpcp.model import Surroundings
 from igdpcp.net.links import LinkSnapshot, LinkWatcher
@@ -62,6 +63,7 @@ class Service:
         self._tasks: set[asyncio.Task[None]] = set()
         self._closers: list[Callable[[], Any]] = []
         self._routed = False
+        self._keep_rules = False
         self.released = asyncio.Event()
 
     async def start(self, serve: bool = True) -> None:
@@ -71,6 +73,9 @@ class Service:
         """
         main = self._config.main
         run_dir, state_dir = Path(main.run_dir), Path(main.state_dir)
+        control = ControlServer(str(run_dir / CONTROL_SOCKET))
+        await control.start()  # first of all: nothing may be touched that another daemon serves
+        self._closers.append(control.close)
         secret = load_secret(state_dir)
         self._router = RouterView(self._config.lans, self._config.upstream.device)
         watcher = LinkWatcher(self._links_changed)
@@ -79,7 +84,7 @@ class Service:
         self._routed = await self._is_routed()
         await self._make_hall(secret, run_dir, state_dir)
         self._make_doors(secret)
-        await self._control(run_dir)
+        control.commands = Operator(self._interworking, self._table, self._status, self.release).commands()
         self._network_changed()
         await self._tell_surroundings()
         await self._restart.restore()
@@ -89,8 +94,12 @@ class Service:
         LOG.info(line("ready", version=__version__, mode=self._ladder.mode.value, backend=self._ruleset.name,
                       wan=self._router.wan_device, seconds=f"{self._loop.time() - self._started:.3f}"))  # fmt: skip
 
-    async def stop(self) -> None:
-        """End everything but what is open: the kernel's rules, the carrier's grants and the journal stay."""
+    async def stop(self, *, for_reload: bool = False) -> None:
+        """End everything but what is open: the kernel's rules, the carrier's grants and the journal stay.
+
+        iptables rules, which do not expire, stay only ``for_reload``.
+        """
+        self._keep_rules = for_reload
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -114,8 +123,7 @@ class Service:
         self._closers.append(self._close_journal)
         backend = await asyncio.to_thread(choose_backend, main.backend, main.nft_table)
         self._ruleset = GroupCommit(backend, clock=self._loop.time)
-        await self._ruleset.start()
-        self._closers.append(self._ruleset.close)
+        self._closers.append(lambda: self._ruleset.close(keep_rules=self._keep_rules))
         self._local = LocalUpstream(self._router, events.put_nowait)
         self._closers.append(self._local.close)
         self._ladder = Ladder(
@@ -123,17 +131,26 @@ class Service:
         )
         self._pcp = self._make_pcp(secret)
         self._table = MappingTable()
-        self._leg = RouterLeg(self._ruleset, self._router, self._open_mappings)
-        self._lifecycle = Lifecycle(main=main, table=self._table, upstream=self._ladder, leg=self._leg,
-                                    router=self._router, journal=self._journal)  # fmt: skip
-        self._restart = Restart(table=self._table, upstream=self._ladder, leg=self._leg, journal=self._journal,
-                                lifecycle=self._lifecycle)  # fmt: skip
-        self._closers += [self._leg.stop, self._lifecycle.stop, self._restart.stop]
+        self._router_leg = RouterLeg(self._ruleset, self._router, self._open_mappings)
+        self._upstream_leg = UpstreamLeg(main, self._ladder, self._router, self._journal)
+        self._lifecycle = Lifecycle(
+            main=main, table=self._table, upstream=self._ladder, router_leg=self._router_leg,
+            upstream_leg=self._upstream_leg, journal=self._journal,
+        )  # fmt: skip
+        self._restart = Restart(
+            table=self._table, upstream=self._ladder, router_leg=self._router_leg, upstream_leg=self._upstream_leg,
+            journal=self._journal, lifecycle=self._lifecycle,
+        )  # fmt: skip
+        self._closers += [self._router_leg.stop, self._lifecycle.stop, self._restart.stop]
         self._interworking = Interworking(
             main=main, table=self._table, policy=Policy(main, self._config.permissions, self._router),
             upstream=self._ladder, router=self._router, lifecycle=self._lifecycle,
         )  # fmt: skip
         self._spawn(self._lifecycle.run(events))
+        try:
+            await self._ruleset.start()
+        except RulesetError as error:  # the firewall may be loaded after us
+            self._router_leg.failed(error)
 
     def _make_pcp(self, secret: bytes) -> PcpUpstream | None:
         if self._config.upstream.type == "none":
@@ -161,17 +178,12 @@ class Service:
         http = HttpServer(gateway.handle, self._router.on_lan_device, identity.server)
         self._status = Status(
             config=self._config, router=self._router, table=self._table, interworking=self._interworking,
-            lifecycle=self._lifecycle, leg=self._leg, ruleset=self._ruleset, ladder=self._ladder, pcp=self._pcp,
-            gateway=gateway, http=http, troubles=self._troubles, started=self._started,
+            upstream_leg=self._upstream_leg, router_leg=self._router_leg, ruleset=self._ruleset,
+            ladder=self._ladder, pcp=self._pcp, gateway=gateway, http=http, troubles=self._troubles,
+            started=self._started,
         )  # fmt: skip
         self._doors = LanDoors(main, identity, http, self._router, self._status)
         self._closers.append(self._doors.close)
-
-    async def _control(self, run_dir: Path) -> None:
-        operator = Operator(self._interworking, self._table, self._status, self.release)
-        control = ControlServer(str(run_dir / CONTROL_SOCKET), operator.commands())
-        await control.start()
-        self._closers.append(control.close)
 
     # -- the network ---------------------------------------------------------------------------------------------
 
@@ -212,16 +224,13 @@ class Service:
         """Which devices the ruleset is for, and which servers' packets the router has to let in."""
         default_router = self._router.wan.default_router
         servers = self._config.upstream.server or ([str(default_router)] if default_router else [])
-        try:
-            await self._ruleset.surroundings(
-                Surroundings(
-                    wan_devices=frozenset(filter(None, [self._router.wan_device])),
-                    lan_devices=frozenset(lan.device for lan in self._router.lans),
-                    pcp_servers=frozenset(ip_address(server) for server in servers),
-                )
+        await self._router_leg.surround(
+            Surroundings(
+                wan_devices=frozenset(filter(None, [self._router.wan_device])),
+                lan_devices=frozenset(lan.device for lan in self._router.lans),
+                pcp_servers=frozenset(ip_address(server) for server in servers),
             )
-        except OurFault as fault:
-            LOG.error(line("ruleset_failed", error=fault))
+        )
 
     # -- small things --------------------------------------------------------------------------------------------
 

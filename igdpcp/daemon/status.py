@@ -13,9 +13,9 @@ from igdpcp.daemon.http_server import HttpServer
 from igdpcp.daemon.ssdp_server import SsdpServer
 from igdpcp.iwf import translate
 from igdpcp.iwf.interworking import Interworking
-from igdpcp.iwf.lifecycle import Lifecycle
 from igdpcp.iwf.router_leg import RouterLeg
 from igdpcp.iwf.table import MappingTable
+from igdpcp.iwf.upstream_leg import UpstreamLeg
 from igdpcp.log import RecentTroubles
 from igdpcp.model import Mapping, MappingState, Mode
 from igdpcp.net.router import RouterView
@@ -36,8 +36,8 @@ class Status:
         router: RouterView,
         table: MappingTable,
         interworking: Interworking,
-        lifecycle: Lifecycle,
-        leg: RouterLeg,
+        upstream_leg: UpstreamLeg,
+        router_leg: RouterLeg,
         ruleset: GroupCommit,
         ladder: Ladder,
         pcp: PcpUpstream | None,
@@ -50,8 +50,8 @@ class Status:
         self._router = router
         self._table = table
         self._interworking = interworking
-        self._lifecycle = lifecycle
-        self._leg = leg
+        self._upstream_leg = upstream_leg
+        self._router_leg = router_leg
         self._ruleset = ruleset
         self._ladder = ladder
         self._pcp = pcp
@@ -155,13 +155,13 @@ class Status:
             "active": self._table.listed,
             "local_only": sum(self._local_only(mapping) for mapping in mappings),
             "pending": sum(mapping.state in _PENDING for mapping in mappings),
-            "leaving": len(self._lifecycle.leaving),
+            "leaving": len(self._upstream_leg.leaving),
             "limit": self._config.main.max_mappings,
         }
 
     async def _firewall(self) -> dict[str, Any]:
-        problem = self._leg.problem or await self._ruleset.foreign_drop()
-        return {"active": self._leg.problem is None, "problem": problem}
+        problem = self._router_leg.problem or await self._ruleset.foreign_drop()
+        return {"active": self._router_leg.problem is None, "problem": problem}
 
     def _local_only(self, mapping: Mapping) -> bool:
         """Open in the router while the carrier, which there is, was not told."""

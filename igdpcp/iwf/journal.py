@@ -220,6 +220,7 @@ class Journal:
             "grant": grant
             and {
                 "upstream": grant.upstream,
+                "internal": [str(grant.internal.address), grant.internal.port],
                 "address": str(grant.external.address),
                 "port": grant.external.port,
                 "lifetime": grant.lifetime,
@@ -252,6 +253,7 @@ class Journal:
             grant=grant
             and Grant(
                 upstream=grant["upstream"],
+                internal=Endpoint(IPv4Address(grant["internal"][0]), grant["internal"][1]),
                 external=Endpoint(IPv4Address(grant["address"]), grant["port"]),
                 lifetime=grant["lifetime"],
                 ends=grant["ends"] + shift,

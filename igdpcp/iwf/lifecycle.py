@@ -18,11 +18,12 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
 from igdpcp.config import MainConfig
 from igdpcp.errors import OurFault, Reason, Refusal, RulesetError
 from igdpcp.iwf import translate
+from igdpcp.iwf.deletion import Deletions
 from igdpcp.iwf.journal import Journal
 from igdpcp.iwf.ports import (
     AddressChanged,
@@ -31,16 +32,14 @@ from igdpcp.iwf.ports import (
     Lost,
     Refused,
     Released,
-    Router,
     StateChanged,
     UpstreamEvent,
 )
 from igdpcp.iwf.router_leg import RouterLeg
 from igdpcp.iwf.table import MappingTable
+from igdpcp.iwf.upstream_leg import UpstreamLeg
 from igdpcp.log import line
-from igdpcp.model import Endpoint, Grant, Mapping, MappingState, Mode, UpstreamRequest
-
-T = TypeVar("T")
+from igdpcp.model import Grant, Mapping, MappingState, Mode
 
 LOG = logging.getLogger("igdpcp.iwf")
 HIDDEN_SECONDS = 30.0  # how long a grant that came too late waits for the control point's retry
@@ -58,26 +57,25 @@ class Lifecycle:
         main: MainConfig,
         table: MappingTable,
         upstream: Fallback,
-        leg: RouterLeg,
-        router: Router,
+        router_leg: RouterLeg,
+        upstream_leg: UpstreamLeg,
         journal: Journal,
     ) -> None:
         self._main = main
         self._table = table
         self._upstream = upstream
-        self._leg = leg
-        self._router = router
+        self._router_leg = router_leg
+        self._upstream_leg = upstream_leg
         self._journal = journal
         self._loop = asyncio.get_running_loop()
         self._openings: dict[str, asyncio.Future[Mapping]] = {}
         self._waiting: dict[str, int] = {}
-        self._closings: dict[str, asyncio.Future[int]] = {}
-        self._endings: dict[str, asyncio.Task[Refusal | None]] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
-        self._tasks: set[asyncio.Task[Any]] = set()
-        self.leaving: set[str] = set()  # forgotten here, but the upstream has not confirmed
-        self._some_released = asyncio.Event()
-        self._not_asked: set[str] = set()  # adopted, so that the upstream does not know them by our words yet
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._deletions = Deletions(
+            main=main, table=table, upstream=upstream, router_leg=router_leg, upstream_leg=upstream_leg,
+            journal=journal, reopen=self._reopen,
+        )  # fmt: skip
         self._handlers: dict[type, Callable[[Any], None]] = {
             Granted: self._granted,
             Refused: self._refused,
@@ -102,7 +100,7 @@ class Lifecycle:
         except OurFault:
             self._table.forget(mapping.id, self._loop.time())
             raise
-        self._ask(mapping)
+        self._upstream_leg.ask(mapping)
         return await self.join(mapping.id)
 
     async def join(self, id: str) -> Mapping:
@@ -160,7 +158,7 @@ class Lifecycle:
         self._table.update(mapping)
         if mapping.visible and mapping.grant and old.request.client != mapping.request.client:
             try:
-                await self._leg.put(mapping, mapping.grant)
+                await self._router_leg.put(mapping, mapping.grant)
             except RulesetError:
                 if current := self._table.get(mapping.id):
                     self._table.update(replace(current, request=old.request, lease_ends=old.lease_ends))
@@ -169,7 +167,7 @@ class Lifecycle:
         if current is None or current.state is MappingState.ENDING:
             raise Refusal(Reason.CANCELLED)
         self._journal.note(current)
-        self._ask(current)
+        self._upstream_leg.ask(current)
         self._watch(current)
 
     def wan_changed(self) -> None:
@@ -177,7 +175,7 @@ class Lifecycle:
         for mapping in self._table:
             if mapping.visible and mapping.grant:
                 self._spawn(self._commit(mapping.id, mapping.grant))
-            if mapping.id not in self._not_asked:
+            if self._upstream_leg.was_asked(mapping):
                 self.ask_again(mapping.id)
 
     def adopt(self, mapping: Mapping) -> None:
@@ -186,7 +184,7 @@ class Lifecycle:
         if mapping.grant.ends <= self._loop.time():
             mapping = replace(mapping, state=MappingState.RETRYING)
         self._table.restore(mapping)
-        self._not_asked.add(mapping.id)
+        self._upstream_leg.adopted(mapping)
         self._journal.note(mapping)
         self._watch(mapping)
 
@@ -194,74 +192,29 @@ class Lifecycle:
         """Re-enter the one path that creates, for a mapping that is open or retrying."""
         mapping = self._table.get(id)
         if mapping and mapping.state is not MappingState.ENDING:
-            self._ask(mapping)
+            self._upstream_leg.ask(mapping)
 
     # -- ending --------------------------------------------------------------------------------------------------
 
     async def close(self, mapping: Mapping) -> None:
-        """Delete a mapping, upstream first; raises Refusal when it has to stay."""
-        if not mapping.visible:
+        """Delete a mapping, upstream first where it is shown; raises Refusal when it has to stay."""
+        if mapping.visible:
+            self._stop_timer(mapping.id)
+            await self._deletions.delete(mapping)
+        else:
             self.give_up(mapping)
-            return
-        ending = self._endings.get(mapping.id) or self._start_closing(mapping)
-        await asyncio.wait([ending])
-        if ending.cancelled():
-            raise Refusal(Reason.CANCELLED, "the service stops")
-        if refusal := ending.result():
-            raise refusal
 
     async def closed(self, id: str) -> None:
         """Wait until a deletion on its way is decided."""
-        if ending := self._endings.get(id):
-            await asyncio.wait([ending])
+        await self._deletions.decided(id)
 
     def give_up(self, mapping: Mapping) -> None:
         """Forget a mapping at once; rules and grant follow in the background."""
         self._fail_opening(mapping.id, Refusal(Reason.CANCELLED))
         self._stop_timer(mapping.id)
-        self._journal.note(replace(mapping, state=MappingState.ENDING))
-        self.leaving.add(mapping.id)
         self._table.forget(mapping.id, self._loop.time())
-        self._return(mapping)
-        self._spawn(self._leg.remove(mapping))
-
-    async def all_released(self) -> None:
-        """Wait until the upstream has confirmed all that it was told to let go."""
-        while self.leaving:
-            self._some_released.clear()
-            await self._some_released.wait()
-
-    def _start_closing(self, mapping: Mapping) -> asyncio.Task[Refusal | None]:
-        self._stop_timer(mapping.id)
-        ending = replace(mapping, state=MappingState.ENDING)
-        self._table.update(ending)
-        self._journal.note(ending)
-        self._closings[mapping.id] = self._loop.create_future()
-        self._return(mapping)
-        task = self._endings[mapping.id] = self._spawn(self._end(ending))
-        return task
-
-    async def _end(self, mapping: Mapping) -> Refusal | None:
-        """What the upstream's answer to a deletion, or its silence, means; goes on when nobody waits any more."""
-        id = mapping.id
-        done, _ = await asyncio.wait([self._closings[id]], timeout=self._main.soap_deadline)
-        closing, _ = self._closings.pop(id), self._endings.pop(id)
-        current = self._table.get(id)
-        if current is None or current.state is not MappingState.ENDING:
-            return None
-        if not done and not self._upstream.may_fall_back:
-            self._reopen(current)
-            return Refusal(Reason.UNREACHABLE, f"no answer in {self._main.soap_deadline:g} s")
-        if done and translate.still_there(closing.result()):
-            self._reopen(current)
-            return Refusal(Reason.UPSTREAM, translate.result_name(closing.result()), closing.result())
-        self._table.forget(id, self._loop.time())
-        if done:
-            self._journal.gone(id)
-        else:
-            self.leaving.add(id)
-        await self._leg.remove(mapping)
-        return None
+        self._upstream_leg.give_back_unseen(mapping)
+        self._spawn(self._router_leg.remove(mapping))
 
     def _reopen(self, mapping: Mapping) -> None:
         """The deletion failed: the entry is as it was, and wanted upstream again."""
@@ -269,7 +222,7 @@ class Lifecycle:
         self._table.update(active)
         self._journal.note(active)
         self._watch(active)
-        self._ask(active)
+        self._upstream_leg.ask(active)
 
     # -- the upstream's events -----------------------------------------------------------------------------------
 
@@ -288,7 +241,7 @@ class Lifecycle:
         if mapping is None or mapping.state is MappingState.ENDING:
             return
         try:
-            await self._leg.put(mapping, grant)
+            await self._router_leg.put(mapping, grant)
         except RulesetError as error:
             self._not_in_force(id, grant, error)
             return
@@ -297,7 +250,7 @@ class Lifecycle:
             return  # whoever ended it has queued the removal behind our change
         if self._unseen(mapping):
             self._hide(mapping, grant)
-            await self._leg.remove(mapping)
+            await self._router_leg.remove(mapping)
             return
         self._activate(mapping, grant)
 
@@ -382,16 +335,12 @@ class Lifecycle:
         self._table.update(retrying)
         self._journal.note(retrying)
         self._watch(retrying)
-        self._ask(retrying)
-        self._spawn(self._leg.remove(retrying))
+        self._upstream_leg.ask(retrying)
+        self._spawn(self._router_leg.remove(retrying))
 
     def _released(self, event: Released) -> None:
-        if (closing := self._closings.get(event.id)) and not closing.done():
-            closing.set_result(event.result)
-        if event.id in self.leaving:
-            self.leaving.discard(event.id)
-            self._some_released.set()
-            self._journal.gone(event.id)
+        self._deletions.released(event.id, event.result)
+        self._upstream_leg.released(event.id)
 
     def _state_changed(self, event: StateChanged) -> None:
         LOG.info(line("upstream_state", upstream=self._upstream.name, state=event.state.value))
@@ -407,43 +356,11 @@ class Lifecycle:
             timer.cancel()
         for id in list(self._openings):
             self._fail_opening(id, Refusal(Reason.CANCELLED, "the service stops"))
+        await self._deletions.stop()
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-    def _ask(self, mapping: Mapping) -> None:
-        self._not_asked.discard(mapping.id)
-        self._upstream.map(self.upstream_request(mapping))
-
-    def _return(self, mapping: Mapping) -> None:
-        if mapping.id in self._not_asked:
-            self._not_asked.discard(mapping.id)
-            self._upstream.give_back(self.upstream_request(mapping))
-        else:
-            self._upstream.unmap(mapping.id)
-
-    def upstream_request(self, mapping: Mapping) -> UpstreamRequest:
-        """What the upstream is asked for this mapping, with what it granted before as the wish."""
-        request, grant = mapping.request, mapping.grant
-        if mapping.mode is Mode.ROUTED:
-            internal = request.client
-        else:
-            internal = Endpoint(self._router.wan_address or request.client.address, mapping.wan_port)
-        if grant and grant.upstream == Mode.LOCAL:
-            grant = None
-        return UpstreamRequest(
-            id=mapping.id,
-            protocol=request.protocol,
-            internal=internal,
-            external_port=mapping.external_port,
-            exact=not request.any_port,
-            until=mapping.lease_ends,
-            external_address=grant.external.address if grant else None,
-            remote_host=request.remote_host,
-            description=request.description if self._main.description_option else "",
-            nonce=grant.nonce if grant else b"",
-        )
 
     def _fail_opening(self, id: str, refusal: Refusal) -> None:
         opening = self._openings.pop(id, None)
@@ -481,11 +398,10 @@ class Lifecycle:
         if timer := self._timers.pop(id, None):
             timer.cancel()
 
-    def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        return task
 
 
 def _named(mapping: Mapping) -> dict[str, object]:

@@ -14,6 +14,7 @@ from igdpcp.iwf.lifecycle import Lifecycle
 from igdpcp.iwf.ports import Fallback
 from igdpcp.iwf.router_leg import RouterLeg
 from igdpcp.iwf.table import MappingTable
+from igdpcp.iwf.upstream_leg import UpstreamLeg
 from igdpcp.log import line
 from igdpcp.model import Mapping, MappingState, Mode
 
@@ -26,11 +27,19 @@ class Restart:
     """Both are paced, and neither is a second path: mappings re-enter where every request enters."""
 
     def __init__(
-        self, *, table: MappingTable, upstream: Fallback, leg: RouterLeg, journal: Journal, lifecycle: Lifecycle
+        self,
+        *,
+        table: MappingTable,
+        upstream: Fallback,
+        router_leg: RouterLeg,
+        upstream_leg: UpstreamLeg,
+        journal: Journal,
+        lifecycle: Lifecycle,
     ) -> None:
         self._table = table
         self._upstream = upstream
-        self._leg = leg
+        self._router_leg = router_leg
+        self._upstream_leg = upstream_leg
         self._journal = journal
         self._lifecycle = lifecycle
         self._loop = asyncio.get_running_loop()
@@ -53,20 +62,20 @@ class Restart:
                 left.append(mapping)
         for mapping in left:
             self._return_to_upstream(mapping)
-        await self._leg.sync()
-        LOG.info(line("restored", mappings=len(adopted), given_back=len(self._lifecycle.leaving)))
+        await self._router_leg.sync()
+        LOG.info(line("restored", mappings=len(adopted), given_back=len(self._upstream_leg.leaving)))
         self._reentry = self._loop.create_task(self._ask_again(adopted))
 
     async def release(self) -> None:
         """Close everything: rules at once, then tell the upstream; what it does not answer stays journalled."""
         await self.stop()
-        await self._leg.clear()
+        await self._router_leg.clear()
         for mapping in self._table:
             self._lifecycle.give_up(mapping)
             await asyncio.sleep(1 / PACE)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._lifecycle.all_released(), RELEASE_SECONDS)
-        LOG.info(line("released", unanswered=len(self._lifecycle.leaving)))
+            await asyncio.wait_for(self._upstream_leg.all_released(), RELEASE_SECONDS)
+        LOG.info(line("released", unanswered=len(self._upstream_leg.leaving)))
 
     async def stop(self) -> None:
         if self._reentry:
@@ -90,6 +99,5 @@ class Restart:
         if self._table.holds_internal(mapping):
             self._journal.gone(mapping.id)
             return  # the same request came again and was granted: what it would delete is in use
-        self._lifecycle.leaving.add(mapping.id)
-        self._journal.note(replace(mapping, state=MappingState.ENDING))
-        self._upstream.give_back(self._lifecycle.upstream_request(mapping))
+        self._upstream_leg.adopted(mapping)
+        self._upstream_leg.give_back_unseen(mapping)

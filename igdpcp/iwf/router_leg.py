@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from igdpcp.errors import RulesetError
 from igdpcp.iwf.ports import Router, Ruleset
 from igdpcp.log import line
-from igdpcp.model import Grant, Mapping, Opening
+from igdpcp.model import Grant, Mapping, Opening, Surroundings
 
 LOG = logging.getLogger("igdpcp.iwf")
 RESYNC_SECONDS = 10.0  # after a change failed, the whole ruleset is laid down anew
@@ -26,6 +26,7 @@ class RouterLeg:
         self._loop = asyncio.get_running_loop()
         self._resync: asyncio.Task[None] | None = None
         self._underway: dict[str, Opening] = {}
+        self._surroundings: Surroundings | None = None
         self.problem: str | None = None
 
     async def put(self, mapping: Mapping, grant: Grant) -> None:
@@ -35,7 +36,7 @@ class RouterLeg:
             opening = self._underway[mapping.id] = self._opening(mapping, grant)
             await self._ruleset.put(opening)
         except RulesetError as error:
-            self._failed(error)
+            self.failed(error)
             raise
         finally:
             if opening and self._underway.get(mapping.id) is opening:
@@ -46,7 +47,15 @@ class RouterLeg:
         try:
             await self._ruleset.remove(mapping.id)
         except RulesetError as error:
-            self._failed(error)
+            self.failed(error)
+
+    async def surround(self, surroundings: Surroundings) -> None:
+        """The ruleset is for these devices and servers from now on."""
+        self._surroundings = surroundings
+        try:
+            await self._ruleset.surroundings(surroundings)
+        except RulesetError as error:
+            self.failed(error)
 
     async def sync(self) -> None:
         """Makes the kernel hold the rules of all open mappings, those on their way included, and none else."""
@@ -55,25 +64,31 @@ class RouterLeg:
             granted = ((mapping, mapping.grant) for mapping in self._open_mappings() if mapping.grant)
             openings = {mapping.id: self._opening(mapping, grant) for mapping, grant in granted} | self._underway
         try:
+            if self.problem and self._surroundings:
+                await self._ruleset.surroundings(self._surroundings)
             await self._ruleset.sync(list(openings.values()))
+            if self.problem:
+                LOG.info(line("ruleset_repaired", mappings=len(openings)))
             self.problem = None
         except RulesetError as error:
-            self._failed(error)
+            self.failed(error)
 
     async def clear(self) -> None:
         """Takes all rules away."""
         try:
             await self._ruleset.sync([])
         except RulesetError as error:
-            self._failed(error)
+            self.failed(error)
 
     def stop(self) -> None:
         if self._resync:
             self._resync.cancel()
 
-    def _failed(self, error: RulesetError) -> None:
+    def failed(self, error: RulesetError) -> None:
+        """The kernel is not as it should be: it is put right soon."""
+        if self.problem != str(error):
+            LOG.error(line("ruleset_failed", error=error, tried_again_in=f"{RESYNC_SECONDS:g}s"))
         self.problem = str(error)
-        LOG.error(line("ruleset_failed", error=error, repaired_in=f"{RESYNC_SECONDS:g}s"))
         if self._resync is None or self._resync.done():
             self._resync = self._loop.create_task(self._sync_later())
 

@@ -49,7 +49,7 @@ class Backend(Protocol):
     def release(self) -> None:
         """Take everything of ours out of the kernel."""
 
-    def close(self) -> None:
+    def close(self, keep_rules: bool) -> None:
         """Let go of the kernel's tables; what cannot expire by itself goes."""
 
     def foreign_drop(self) -> str | None:
@@ -121,10 +121,13 @@ class GroupCommit:
         """Why forwarded packets would be dropped in spite of our rules, None when nothing is known to."""
         return await self._do(self._backend.foreign_drop)
 
-    async def close(self) -> None:
-        """End the thread. nftables rules stay and expire by themselves; iptables rules go."""
+    async def close(self, *, keep_rules: bool = False) -> None:
+        """End the thread. nftables rules stay and expire by themselves; iptables rules go, unless they are to be kept.
+
+        Whoever keeps them has to sync soon.
+        """
         try:
-            await self._do(self._backend.close)
+            await self._do(lambda: self._backend.close(keep_rules))
         finally:
             self._thread.shutdown()
 

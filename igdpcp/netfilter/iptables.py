@@ -178,9 +178,9 @@ class IptablesBackend:
         self._shared = Counter()
         self._surroundings = NOWHERE
 
-    def close(self) -> None:
-        """The same as release: rules without a timeout may not outlive the daemon."""
-        if self._iptc is not None:
+    def close(self, keep_rules: bool) -> None:
+        """Rules without a timeout may not outlive the daemon, so without a successor they go."""
+        if self._iptc is not None and not keep_rules:
             self.release()
 
     def foreign_drop(self) -> str | None:

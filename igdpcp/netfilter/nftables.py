@@ -104,8 +104,8 @@ class NftablesBackend:
             self._surroundings = NOWHERE
             self.sync({}, 0.0)
 
-    def close(self) -> None:
-        """Give the context back; the elements stay and expire."""
+    def close(self, keep_rules: bool) -> None:
+        """Give the context back; the elements stay in any case, and expire."""
         if self._nft is not None:
             self._nft.close()
             self._nft = None

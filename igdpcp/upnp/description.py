@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
+from html import escape
 from uuid import UUID, uuid5
-from xml.sax.saxutils import escape
 
 from igdpcp.upnp.actions import (
     DEVICE_TYPES,
@@ -106,7 +106,7 @@ def scpd(service: Service, version: int, config_id: int = 0) -> bytes:
 
 
 def _element(name: str, text: str) -> str:
-    return f"<{name}>{escape(text)}</{name}>"
+    return f"<{name}>{escape(text, quote=False)}</{name}>"
 
 
 def _device(identity: DeviceIdentity, version: int, level: Level) -> str:

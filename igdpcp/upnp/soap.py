@@ -10,9 +10,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from html import escape
 from typing import NoReturn
 from xml.parsers import expat
-from xml.sax.saxutils import escape
 
 from igdpcp.errors import MalformedRequest, UpnpFault
 from igdpcp.upnp.actions import SERVICE_URN, UI2_MAX, UI4_MAX, Action, DataType, Service, StateVariable, service_by_type
@@ -159,7 +159,7 @@ def _text(value: object) -> str:
         return "1" if value else "0"
     if isinstance(value, int):
         return str(int(value))
-    return escape(str(value).translate(_NOT_XML))
+    return escape(str(value).translate(_NOT_XML), quote=False)
 
 
 def _typed(name: str, text: str, variable: StateVariable, version: int) -> str | int | bool:

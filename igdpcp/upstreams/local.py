@@ -87,4 +87,4 @@ class LocalUpstream:
         if left == LIFETIME:
             self._renewals[id] = self._loop.call_later(LIFETIME / 2, self._grant, id)
         external = Endpoint(address, request.internal.port)
-        self._emit(Granted(id, Grant(self.name, external, left, now + left)))
+        self._emit(Granted(id, Grant(self.name, request.internal, external, left, now + left)))

@@ -75,7 +75,9 @@ class PcpUpstream:
         self._requests: dict[str, UpstreamRequest] = {}
         self._granted: set[str] = set()
         self._leaving: set[str] = set()
+        self._owed: dict[str, UpstreamRequest] = {}  # to be given back as soon as there is a server
         self._pumping = False
+        self._device = config.device
         self._source: IPAddress | None = None
         self._state = Activation.NO_WAN
         self.server: IPAddress | None = None
@@ -99,7 +101,7 @@ class PcpUpstream:
         """What nonces are derived for: not an address, since all addresses of a server share them (RFC 7488)."""
         if self._config.server:
             return self._config.name
-        return f"{self._config.device}/{self.server}"
+        return f"{self._device}/{self.server}"
 
     @property
     def epoch(self) -> int | None:
@@ -112,6 +114,7 @@ class PcpUpstream:
     def network_changed(self, device: str, address: IPv4Address | None, router: IPv4Address | None) -> None:
         """The WAN is now this device with this address and default router; None: it is down."""
         server = self._choose_server(router)
+        self._device = device
         self._close_sockets()
         if address is None or server is None:
             self._pause("the WAN has no IPv4 address" if address is None else "there is no default router to ask")
@@ -134,6 +137,8 @@ class PcpUpstream:
 
     def unmap(self, id: str) -> None:
         self._granted.discard(id)
+        if id in self._leaving:
+            return
         if self._requests.pop(id, None) is None or self._engine is None:
             self._emit(Released(id, 0))
             return
@@ -143,7 +148,7 @@ class PcpUpstream:
 
     def give_back(self, request: UpstreamRequest) -> None:
         if self._engine is None:
-            self._emit(Released(request.id, 0))
+            self._owed[request.id] = request
             return
         internal = request.internal
         nonce = request.nonce or derive(self._secret, self.identity, request.protocol, internal.address, internal.port)
@@ -181,6 +186,9 @@ class PcpUpstream:
             self._emit(Released(self._leaving.pop(), ResultCode.NETWORK_FAILURE))
         for request in self._requests.values():
             self._engine.want(_wanted(request), self._loop.time())
+        owed, self._owed = self._owed, {}
+        for request in owed.values():
+            self.give_back(request)
 
     def _open_sockets(self, device: str, server: IPAddress) -> None:
         try:
@@ -317,7 +325,8 @@ class PcpUpstream:
         if event.key == PROBE_ID:
             return
         external = Endpoint(event.external_address, event.external_port)
-        self._emit(Granted(event.key, Grant(self.name, external, event.lifetime, event.ends, event.nonce)))
+        internal = self._requests[event.key].internal
+        self._emit(Granted(event.key, Grant(self.name, internal, external, event.lifetime, event.ends, event.nonce)))
         if PROBE_ID in self._granted:
             self._end_probe()
 

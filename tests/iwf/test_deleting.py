@@ -89,10 +89,10 @@ async def test_iwf_136_a_silent_server_is_told_in_the_background_otherwise(tmp_p
     hall.carrier.releases = None
     assert (await hall.delete(8080)).code == 0
     assert (await hall.listed(), hall.ruleset.rules) == ([], {})
-    assert hall.lifecycle.leaving == {id}
+    assert hall.upstream_leg.leaving == {id}
     hall.ladder.receive(Released(id, 0))
     await settle()
-    assert hall.lifecycle.leaving == set()
+    assert hall.upstream_leg.leaving == set()
     assert _next_start_finds(hall, tmp_path) == []
 
 

@@ -184,3 +184,20 @@ def test_a_deletion_that_the_carrier_refuses_leaves_the_path_open(lab: Lab) -> N
 
     assert client.entry("tcp", PORT)
     assert lab.tcp_probe(lab.internet, topology.EXTERNAL_ADDRESS, PORT).listener == "lan"
+
+
+def test_a_firewall_that_is_loaded_after_the_daemon_is_waited_for() -> None:
+    """On OpenWrt with apk the service is started before the package's drop-ins are loaded."""
+    with Lab(firewall="fw4") as lab:
+        ScriptedCarrier(lab)
+        lab.router.run(["nft", "delete", "table", "inet", "fw4"])
+        daemon = Igdpcpd(lab, main={"nft_table": "fw4"})
+        assert "firewall not active" in daemon.status()["firewall"]["problem"]
+        assert soap_client(lab.lan).add("tcp", PORT, topology.LAN_ADDRESS, PORT).code == 501
+
+        lab.load_firewall()
+
+        poll(lambda: daemon.status()["firewall"]["problem"] is None, 15, "the repair")
+        lab.listen(lab.lan, "tcp", PORT)
+        assert soap_client(lab.lan).add("tcp", PORT, topology.LAN_ADDRESS, PORT)
+        assert lab.tcp_probe(lab.internet, topology.EXTERNAL_ADDRESS, PORT).listener == "lan"

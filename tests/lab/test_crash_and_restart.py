@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -51,6 +52,36 @@ def test_after_kill_9_the_next_start_adopts_what_was_open(lab: Lab) -> None:
     assert client.delete("tcp", PORT)
     assert carrier_ports(carrier) == []
     assert not rules_for(lab, topology.LAN_ADDRESS, PORT)
+
+
+def test_connections_come_in_all_through_a_crash_the_next_start_and_a_reload(lab: Lab) -> None:
+    ScriptedCarrier(lab)
+    daemon = Igdpcpd(lab, lab.firewall)
+    lab.listen(lab.lan, "tcp", PORT)
+    assert soap_client(lab.lan).add("tcp", PORT, topology.LAN_ADDRESS, PORT)
+    missed: list[str] = []
+    over = threading.Event()
+
+    def knock() -> None:
+        while not over.is_set():
+            answer = lab.tcp_probe(lab.internet, topology.EXTERNAL_ADDRESS, PORT)
+            if not answer:
+                missed.append(answer.outcome)
+
+    knocking = threading.Thread(target=knock)
+    knocking.start()
+    try:
+        daemon.kill()
+        daemon.start()
+        daemon.wait_for_activation("active")
+        daemon.reload()
+        poll(lambda: len(daemon.events("ready")) == 2, 10, "the reload")
+        daemon.wait_for_activation("active")
+    finally:
+        over.set()
+        knocking.join()
+
+    assert missed == []
 
 
 def test_after_kill_9_with_a_request_on_its_way_the_next_start_gives_it_back(lab: Lab) -> None:
@@ -184,9 +215,7 @@ def test_a_new_wan_address_moves_the_path(lab: Lab) -> None:
     lab.listen(lab.lan, "tcp", PORT)
     assert soap_client(lab.lan).add("tcp", PORT, topology.LAN_ADDRESS, PORT, lease=3600)
     carrier.reset(forget=True)
-    lab.router.run(["ip", "addr", "add", "100.64.12.99/24", "dev", "wan"])
     lab.router.run(["ip", "addr", "del", f"{topology.ROUTER_WAN_ADDRESS}/24", "dev", "wan"])
-    lab.router.run(["ip", "addr", "del", "100.64.12.99/24", "dev", "wan"], check=False)
     lab.router.run(["ip", "addr", "add", "100.64.12.99/24", "dev", "wan"])
     lab.router.run(["ip", "route", "replace", "default", "via", topology.CARRIER_ADDRESS])
 

@@ -62,7 +62,7 @@ class Kernel:
     def release(self) -> None:
         self.facts = {}
 
-    def close(self) -> None:
+    def close(self, keep_rules: bool) -> None:
         pass
 
     def foreign_drop(self) -> str | None:

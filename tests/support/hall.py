@@ -23,6 +23,7 @@ from igdpcp.iwf.ports import AddressChanged, Emit, Granted, Lost, Refused, Relea
 from igdpcp.iwf.restart import Restart
 from igdpcp.iwf.router_leg import RouterLeg
 from igdpcp.iwf.table import MappingTable
+from igdpcp.iwf.upstream_leg import UpstreamLeg
 from igdpcp.model import Activation, Endpoint, Grant, Mapping, Opening, Protocol, Surroundings, UpstreamRequest
 from igdpcp.upnp.description import DeviceIdentity
 from igdpcp.upnp.http import HttpRequest
@@ -154,7 +155,7 @@ class FakeCarrier:
         seconds = min(left, self.longest) if lifetime is None else lifetime
         external = Endpoint(address, port or request.external_port or 40000 + len(self.asked))
         self.running.add(id)
-        self.emit(Granted(id, Grant(self.name, external, seconds, now + seconds, nonce)))
+        self.emit(Granted(id, Grant(self.name, request.internal, external, seconds, now + seconds, nonce)))
 
     def refuse(self, id: str, result: int, lifetime: int = 1800) -> None:
         self.emit(Refused(id, result, lifetime))
@@ -211,13 +212,15 @@ class Hall:
         if carrier:
             self.ladder.attach(cast(PcpUpstream, self.carrier))
         self.leg = RouterLeg(self.ruleset, self.router, lambda: [m for m in self.table if m.visible])
+        self.upstream_leg = UpstreamLeg(self.main, self.ladder, self.router, self.journal)
         self.lifecycle = Lifecycle(
-            main=self.main, table=self.table, upstream=self.ladder, leg=self.leg, router=self.router,
-            journal=self.journal,
+            main=self.main, table=self.table, upstream=self.ladder, router_leg=self.leg,
+            upstream_leg=self.upstream_leg, journal=self.journal,
         )  # fmt: skip
         self.restart = Restart(
-            table=self.table, upstream=self.ladder, leg=self.leg, journal=self.journal, lifecycle=self.lifecycle
-        )
+            table=self.table, upstream=self.ladder, router_leg=self.leg, upstream_leg=self.upstream_leg,
+            journal=self.journal, lifecycle=self.lifecycle,
+        )  # fmt: skip
         self.interworking = Interworking(
             main=self.main, table=self.table, policy=Policy(self.main, tuple(permissions), self.router),
             upstream=self.ladder, router=self.router, lifecycle=self.lifecycle,
@@ -245,7 +248,11 @@ class Hall:
     def kill(self) -> None:
         """Nothing of it runs on; what the carrier and the kernel hold is left to the next one."""
         self._consumer.cancel()
-        for pending in (*self.lifecycle._timers.values(), *self.lifecycle._tasks):
+        for pending in (
+            *self.lifecycle._timers.values(),
+            *self.lifecycle._tasks,
+            *self.lifecycle._deletions._tasks.values(),
+        ):
             pending.cancel()
         self.leg.stop()
         self.local.close()
