@@ -24,6 +24,7 @@ from igdpcp.upnp.http import HttpRequest, HttpResponse, xml_response
 from igdpcp.upnp.soap import ACTION_FAILED, Call, encode_fault, encode_response, parse_call, soapaction_of
 
 LOG = logging.getLogger("igdpcp.upnp")
+AGENT_LIMIT = 128  # characters of a User-Agent that are kept with a mapping
 INVALID_CONNECTION_SERVICE = 721  # Layer3Forwarding:1, InvalidServiceID
 _TOTALS = {
     "GetTotalBytesSent": "tx_bytes",
@@ -81,7 +82,7 @@ class Gateway:
         return HttpResponse(HTTPStatus.NOT_FOUND)
 
     async def _control(self, request: HttpRequest, peer: Peer) -> HttpResponse:
-        agent = request.headers.get("user-agent", "")
+        agent = request.headers.get("user-agent", "")[:AGENT_LIMIT]
         soapaction = soapaction_of(request.headers)
         try:
             call = parse_call(soapaction, request.body)

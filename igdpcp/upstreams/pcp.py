@@ -208,7 +208,8 @@ class PcpUpstream:
         except OurFault as fault:
             LOG.warning(line("no_announcements", reason=fault))
         now = self._loop.time()
-        self._set_state(_STATES[self._engine.state], f"asking {server}")
+        asking = self._engine.state is ServerState.PROBING
+        self._set_state(_STATES[self._engine.state], f"asking {server}" if asking else self._engine.reason)
         self._engine.address_changed(source, now)
         self._engine.announce(now)
         self._pump()

@@ -600,3 +600,11 @@ async def test_any_port_of_the_router_alone_is_none_that_another_entry_shows(tmp
     reply = await hall.add(8080, A, any_port=True)
     assert reply.code == 0
     assert reply["ReservedPort"] != "8080"
+
+
+@virtual
+async def test_of_a_long_user_agent_only_its_beginning_is_kept(tmp_path: Path) -> None:
+    """A LAN host could fill the memory with it, a mapping at a time."""
+    hall = Hall(tmp_path, agent="x" * 5000)
+    await hall.add(8080)
+    assert hall.only.request.requester.agent == "x" * 128

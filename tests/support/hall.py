@@ -198,8 +198,10 @@ class Hall:
         routed: bool = False,
         carrier: bool = True,
         permissions: Iterable[PermissionConfig] = (),
+        agent: str = "",
         **options: Any,
     ) -> None:
+        self.agent = agent
         self.main = MainConfig(**options)
         self.loop = asyncio.get_running_loop()
         self.router, self.ruleset, self.table = FakeRouter(), FakeRuleset(), MappingTable()
@@ -265,7 +267,8 @@ class Hall:
             '<s:Envelope xmlns:s="http://schemas.xmlsoap.org/soap/envelope/"><s:Body>'
             f'<u:{action} xmlns:u="{urn}">{values}</u:{action}></s:Body></s:Envelope>'
         )
-        request = HttpRequest("POST", "/ctl/IPConn", {"soapaction": f'"{urn}#{action}"'}, body.encode(), "1.1")
+        headers = {"soapaction": f'"{urn}#{action}"', "user-agent": self.agent}
+        request = HttpRequest("POST", "/ctl/IPConn", headers, body.encode(), "1.1")
         peer = Peer(IPv4Address(host), IPv4Address("192.168.1.1"), "br-lan")
         response = await self.gateway.handle(request, peer)
         leaves = {e.tag.rpartition("}")[2]: e.text or "" for e in ElementTree.fromstring(response.body).iter()}
