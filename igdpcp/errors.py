@@ -54,7 +54,6 @@ class Reason(enum.StrEnum):
     """Why a valid request is refused; ``iwf/translate.py`` has the UPnP code of each, per version."""
 
     UNREACHABLE = "upstream does not answer"
-    NOT_INVOKED = "no path to a PCP server that could open the carrier's NAT"
     RULESET = "router's ruleset could not be changed"
     CANCELLED = "deleted before it was granted"
     CONFLICT = "port belongs to another client"
@@ -69,7 +68,6 @@ class Reason(enum.StrEnum):
     NO_SUCH_ENTRY = "no such entry"
     NO_SUCH_INDEX = "index past the end"
     FOREIGN_ENTRY = "entry belongs to another client"
-    IN_USE_ELSEWHERE = "port is taken at the carrier"
     UPSTREAM = "refused by the upstream"
 
 

@@ -33,7 +33,7 @@ ALLOWED: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "igdpcp.iwf.translate": ((*VALUES, "igdpcp.pcp.message", "igdpcp.upnp.actions"), ()),
     "igdpcp.upstreams": (
         (
-            *VALUES, "igdpcp.config", "igdpcp.log", "igdpcp.pcp", "igdpcp.net.sockets", "igdpcp.iwf.ports",
+            *VALUES, "igdpcp.config", "igdpcp.log", "igdpcp.pcp", "igdpcp.net.sockets", "igdpcp.iwf.interfaces",
             "igdpcp.upstreams",
         ),
         (),

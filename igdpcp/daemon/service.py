@@ -19,17 +19,17 @@ from typing import Any
 from igdpcp import __version__
 from igdpcp.config import Config
 from igdpcp.daemon.control import ControlServer
-from igdpcp.daemon.gateway import Gateway
 from igdpcp.daemon.http_server import HttpServer
+from igdpcp.daemon.igd_handler import IgdHandler
 from igdpcp.daemon.lan_doors import LanDoors
 from igdpcp.daemon.operator import Operator
 from igdpcp.daemon.status import Status
 from igdpcp.errors import RulesetError
+from igdpcp.iwf.interfaces import UpstreamEvent
 from igdpcp.iwf.interworking import Interworking
 from igdpcp.iwf.journal import Journal, load_secret
 from igdpcp.iwf.lifecycle import Lifecycle
 from igdpcp.iwf.policy import Policy
-from igdpcp.iwf.ports import UpstreamEvent
 from igdpcp.iwf.restart import Restart
 from igdpcp.iwf.router_leg import RouterLeg
 from igdpcp.iwf.table import MappingTable
@@ -42,7 +42,7 @@ from igdpcp.netfilter.base import GroupCommit
 from igdpcp.netfilter.detect import choose_backend, masquerades
 from igdpcp.option_values import CONTROL_SOCKET
 from igdpcp.upnp.description import DeviceIdentity, udns_from, with_config_id
-from igdpcp.upstreams.ladder import Ladder
+from igdpcp.upstreams.fallback import FallbackUpstream
 from igdpcp.upstreams.local import LocalUpstream
 from igdpcp.upstreams.pcp import PcpUpstream
 
@@ -91,7 +91,7 @@ class Service:
         if serve:
             await self._doors.open(self._router.lans)
         self._spawn(self._save_now_and_then())
-        LOG.info(line("ready", version=__version__, mode=self._ladder.mode.value, backend=self._ruleset.name,
+        LOG.info(line("ready", version=__version__, mode=self._fallback.mode.value, backend=self._ruleset.name,
                       wan=self._router.wan_device, seconds=f"{self._loop.time() - self._started:.3f}"))  # fmt: skip
 
     async def stop(self, *, for_reload: bool = False) -> None:
@@ -126,25 +126,25 @@ class Service:
         self._closers.append(lambda: self._ruleset.close(keep_rules=self._keep_rules))
         self._local = LocalUpstream(self._router, events.put_nowait)
         self._closers.append(self._local.close)
-        self._ladder = Ladder(
+        self._fallback = FallbackUpstream(
             self._local, routed=self._routed, fall_back=main.unreachable_policy == "local", emit=events.put_nowait
         )
         self._pcp = self._make_pcp(secret)
         self._table = MappingTable()
         self._router_leg = RouterLeg(self._ruleset, self._router, self._open_mappings)
-        self._upstream_leg = UpstreamLeg(main, self._ladder, self._router, self._journal)
+        self._upstream_leg = UpstreamLeg(main, self._fallback, self._router, self._journal)
         self._lifecycle = Lifecycle(
-            main=main, table=self._table, upstream=self._ladder, router_leg=self._router_leg,
+            main=main, table=self._table, upstream=self._fallback, router_leg=self._router_leg,
             upstream_leg=self._upstream_leg, journal=self._journal,
         )  # fmt: skip
         self._restart = Restart(
-            table=self._table, upstream=self._ladder, router_leg=self._router_leg, upstream_leg=self._upstream_leg,
+            table=self._table, upstream=self._fallback, router_leg=self._router_leg, upstream_leg=self._upstream_leg,
             journal=self._journal, lifecycle=self._lifecycle,
         )  # fmt: skip
         self._closers += [self._router_leg.stop, self._lifecycle.stop, self._restart.stop]
         self._interworking = Interworking(
             main=main, table=self._table, policy=Policy(main, self._config.permissions, self._router),
-            upstream=self._ladder, router=self._router, lifecycle=self._lifecycle,
+            upstream=self._fallback, router=self._router, lifecycle=self._lifecycle,
         )  # fmt: skip
         self._spawn(self._lifecycle.run(events))
         try:
@@ -156,8 +156,8 @@ class Service:
         if self._config.upstream.type == "none":
             return None
         pcp = PcpUpstream(self._config.main, self._config.upstream, secret=secret, rng=random.SystemRandom(),
-                          emit=self._ladder.receive)  # fmt: skip
-        self._ladder.attach(pcp)
+                          emit=self._fallback.receive)  # fmt: skip
+        self._fallback.attach(pcp)
         self._closers.append(pcp.close)
         return pcp
 
@@ -174,12 +174,12 @@ class Service:
                 version_string=__version__,
             )
         )
-        gateway = Gateway(identity, self._interworking, self._ladder, self._router)
-        http = HttpServer(gateway.handle, self._router.on_lan_device, identity.server)
+        igd_handler = IgdHandler(identity, self._interworking, self._fallback, self._router)
+        http = HttpServer(igd_handler.handle, self._router.on_lan_device, identity.server)
         self._status = Status(
             config=self._config, router=self._router, table=self._table, interworking=self._interworking,
             upstream_leg=self._upstream_leg, router_leg=self._router_leg, ruleset=self._ruleset,
-            ladder=self._ladder, pcp=self._pcp, gateway=gateway, http=http, troubles=self._troubles,
+            fallback=self._fallback, pcp=self._pcp, igd_handler=igd_handler, http=http, troubles=self._troubles,
             started=self._started,
         )  # fmt: skip
         self._doors = LanDoors(main, identity, http, self._router, self._status)

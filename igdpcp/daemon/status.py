@@ -8,8 +8,8 @@ from typing import Any
 
 from igdpcp import __version__
 from igdpcp.config import Config
-from igdpcp.daemon.gateway import Gateway
 from igdpcp.daemon.http_server import HttpServer
+from igdpcp.daemon.igd_handler import IgdHandler
 from igdpcp.daemon.ssdp_server import SsdpServer
 from igdpcp.iwf import translate
 from igdpcp.iwf.interworking import Interworking
@@ -20,7 +20,7 @@ from igdpcp.log import RecentTroubles
 from igdpcp.model import Mapping, MappingState, Mode
 from igdpcp.net.router import RouterView
 from igdpcp.netfilter.base import GroupCommit
-from igdpcp.upstreams.ladder import Ladder
+from igdpcp.upstreams.fallback import FallbackUpstream
 from igdpcp.upstreams.pcp import PcpUpstream
 
 _PENDING = (MappingState.PLANNED, MappingState.HIDDEN, MappingState.RETRYING)
@@ -39,9 +39,9 @@ class Status:
         upstream_leg: UpstreamLeg,
         router_leg: RouterLeg,
         ruleset: GroupCommit,
-        ladder: Ladder,
+        fallback: FallbackUpstream,
         pcp: PcpUpstream | None,
-        gateway: Gateway,
+        igd_handler: IgdHandler,
         http: HttpServer,
         troubles: RecentTroubles,
         started: float,
@@ -53,9 +53,9 @@ class Status:
         self._upstream_leg = upstream_leg
         self._router_leg = router_leg
         self._ruleset = ruleset
-        self._ladder = ladder
+        self._fallback = fallback
         self._pcp = pcp
-        self._gateway = gateway
+        self._igd_handler = igd_handler
         self._http = http
         self._troubles = troubles
         self._started = started
@@ -68,7 +68,7 @@ class Status:
         now = self._loop.time()
         return {
             "version": __version__,
-            "mode": self._ladder.mode.value,
+            "mode": self._fallback.mode.value,
             "backend": self._ruleset.name,
             "activation": self._activation(now),
             "upstream": self._upstream(),
@@ -85,7 +85,7 @@ class Status:
             "errors": [{"seconds_ago": round(now - at), "text": text} for at, text in self._troubles.lines],
             "uptime_seconds": round(now - self._started),
             "warnings": list(self._config.warnings),
-            "counters": {"answers": dict(self._gateway.outcomes), "http": _fields(self._http.counters)},
+            "counters": {"answers": dict(self._igd_handler.outcomes), "http": _fields(self._http.counters)},
         }
 
     async def mappings(self) -> list[dict[str, Any]]:
@@ -117,9 +117,9 @@ class Status:
 
     def _activation(self, now: float) -> dict[str, Any]:
         if self._pcp is None:
-            return {"state": self._ladder.state.value, "reason": "no PCP server is asked for", "since_seconds": 0}
+            return {"state": self._fallback.state.value, "reason": "no PCP server is asked for", "since_seconds": 0}
         reason = self._pcp.reason
-        if self._ladder.untrusted:
+        if self._fallback.untrusted:
             reason = "without NAT in the router the PCP server has to be configured: option server in section upstream"
         since = round(now - self._pcp.state_since)
         return {"state": self._pcp.state.value, "reason": reason, "since_seconds": since}

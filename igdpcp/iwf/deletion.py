@@ -10,8 +10,8 @@ from dataclasses import replace
 from igdpcp.config import MainConfig
 from igdpcp.errors import Reason, Refusal
 from igdpcp.iwf import translate
+from igdpcp.iwf.interfaces import Fallback
 from igdpcp.iwf.journal import Journal
-from igdpcp.iwf.ports import Fallback
 from igdpcp.iwf.router_leg import RouterLeg
 from igdpcp.iwf.table import MappingTable
 from igdpcp.iwf.upstream_leg import UpstreamLeg

@@ -10,9 +10,9 @@ from ipaddress import IPv4Address
 
 from igdpcp.config import MainConfig
 from igdpcp.errors import Reason, Refusal
+from igdpcp.iwf.interfaces import Fallback, Router
 from igdpcp.iwf.lifecycle import LOCAL_SECONDS, Lifecycle
 from igdpcp.iwf.policy import Policy
-from igdpcp.iwf.ports import Fallback, Router
 from igdpcp.iwf.table import MappingTable
 from igdpcp.model import Activation, Mapping, MappingRequest, MappingState, Mode, Protocol, Requester
 

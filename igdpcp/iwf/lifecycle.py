@@ -24,8 +24,7 @@ from igdpcp.config import MainConfig
 from igdpcp.errors import OurFault, Reason, Refusal, RulesetError
 from igdpcp.iwf import translate
 from igdpcp.iwf.deletion import Deletions
-from igdpcp.iwf.journal import Journal
-from igdpcp.iwf.ports import (
+from igdpcp.iwf.interfaces import (
     AddressChanged,
     Fallback,
     Granted,
@@ -35,6 +34,7 @@ from igdpcp.iwf.ports import (
     StateChanged,
     UpstreamEvent,
 )
+from igdpcp.iwf.journal import Journal
 from igdpcp.iwf.router_leg import RouterLeg
 from igdpcp.iwf.table import MappingTable
 from igdpcp.iwf.upstream_leg import UpstreamLeg
@@ -68,7 +68,7 @@ class Lifecycle:
         self._upstream_leg = upstream_leg
         self._journal = journal
         self._loop = asyncio.get_running_loop()
-        self._openings: dict[str, asyncio.Future[Mapping]] = {}
+        self._outcomes: dict[str, asyncio.Future[Mapping]] = {}
         self._waiting: dict[str, int] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -105,7 +105,7 @@ class Lifecycle:
 
     async def join(self, id: str) -> Mapping:
         """Wait for a mapping whose request is on its way already; as ``open``."""
-        opening = self._openings.setdefault(id, self._loop.create_future())
+        opening = self._outcomes.setdefault(id, self._loop.create_future())
         mapping = self._table.get(id)
         if mapping and mapping.state in _UNSEEN:
             self._stop_timer(id)
@@ -135,7 +135,7 @@ class Lifecycle:
         del self._waiting[id]
         if opening.done():
             return
-        self._openings.pop(id, None)
+        self._outcomes.pop(id, None)
         mapping = self._table.get(id)
         if mapping and mapping.state in _UNSEEN:
             self._set_timer(id, self._loop.time() + HIDDEN_SECONDS, self._drop_unseen)
@@ -275,7 +275,7 @@ class Lifecycle:
         if mapping.state is not MappingState.ACTIVE or not mapping.grant or mapping.grant.external != grant.external:
             LOG.info(line("mapping_open", mapping=active.id, external=grant.external, wan_port=active.wan_port,
                           upstream=grant.upstream, lifetime=grant.lifetime, **_named(active)))  # fmt: skip
-        opening = self._openings.pop(mapping.id, None)
+        opening = self._outcomes.pop(mapping.id, None)
         if opening and not opening.done():
             opening.set_result(active)
 
@@ -354,7 +354,7 @@ class Lifecycle:
         """End the work in flight; rules, grants and journal stay as they are."""
         for timer in self._timers.values():
             timer.cancel()
-        for id in list(self._openings):
+        for id in list(self._outcomes):
             self._fail_opening(id, Refusal(Reason.CANCELLED, "the service stops"))
         await self._deletions.stop()
         tasks = list(self._tasks)
@@ -363,7 +363,7 @@ class Lifecycle:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _fail_opening(self, id: str, refusal: Refusal) -> None:
-        opening = self._openings.pop(id, None)
+        opening = self._outcomes.pop(id, None)
         if opening and not opening.done():
             opening.set_exception(refusal)
             opening.exception()  # retrieved here: there may be no waiter left

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from igdpcp.config import DEFAULT_PERMISSIONS, MainConfig, PermissionConfig
 from igdpcp.errors import Reason, Refusal
-from igdpcp.iwf.ports import Router
+from igdpcp.iwf.interfaces import Router
 from igdpcp.iwf.table import MappingTable
 from igdpcp.model import Mapping, MappingRequest, Owner, Requester
 

@@ -9,9 +9,9 @@ import logging
 from dataclasses import replace
 
 from igdpcp.errors import Refusal
+from igdpcp.iwf.interfaces import Fallback
 from igdpcp.iwf.journal import Journal
 from igdpcp.iwf.lifecycle import Lifecycle
-from igdpcp.iwf.ports import Fallback
 from igdpcp.iwf.router_leg import RouterLeg
 from igdpcp.iwf.table import MappingTable
 from igdpcp.iwf.upstream_leg import UpstreamLeg

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Iterable
 
 from igdpcp.errors import RulesetError
-from igdpcp.iwf.ports import Router, Ruleset
+from igdpcp.iwf.interfaces import Router, Ruleset
 from igdpcp.log import line
 from igdpcp.model import Grant, Mapping, Opening, Surroundings
 

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address
 
 from igdpcp.errors import Reason, Refusal
-from igdpcp.model import Endpoint, Mapping, MappingRequest, MappingState, Mode, Protocol
+from igdpcp.model import MOVED_PORTS, Endpoint, Mapping, MappingRequest, MappingState, Mode, Protocol
 
-WAN_PORTS = range(1024, 49152)  # other hosts' connections are moved to 49152-65535, so those are not handed out
+WAN_PORTS = range(1024, MOVED_PORTS.start)
 HASHED_TRIES = 256
 REST_SECONDS = 30.0  # a freed WAN port is not given to another client before the upstream has forgotten the old one
 SYSTEM_UPDATE_IDS = 2**32  # SystemUpdateID is a ui4 that wraps (WANIPConnection:2)

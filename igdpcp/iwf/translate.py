@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping as Dict
 from ipaddress import AddressValueError, IPv4Address
 from typing import NamedTuple
 
@@ -60,7 +59,6 @@ PCP_RESULTS = {
 # Conditions without a PCP answer.
 CONDITIONS = {
     Reason.UNREACHABLE: ACTION_FAILED,
-    Reason.NOT_INVOKED: ACTION_FAILED,
     Reason.RULESET: ACTION_FAILED,
     Reason.CANCELLED: ACTION_FAILED,
     Reason.CONFLICT: Codes(718, 718),
@@ -75,7 +73,6 @@ CONDITIONS = {
     Reason.NO_SUCH_ENTRY: Codes(714, 714),
     Reason.NO_SUCH_INDEX: Codes(713, 713),
     Reason.FOREIGN_ENTRY: Codes(714, 606),
-    Reason.IN_USE_ELSEWHERE: Codes(718, 718),
 }
 
 
@@ -110,12 +107,12 @@ def still_there(result: int) -> bool:
     return result == ResultCode.NOT_AUTHORIZED
 
 
-def mapping_key(arguments: Dict[str, Value]) -> tuple[Protocol, int, IPv4Address | None]:
+def mapping_key(arguments: dict[str, Value]) -> tuple[Protocol, int, IPv4Address | None]:
     """Protocol, external port and remote host; raises UpnpFault 402 when the last is no IPv4 address."""
     return _protocol(arguments), int(arguments["NewExternalPort"]), _remote_host(arguments)
 
 
-def mapping_request(arguments: Dict[str, Value], requester: Requester, version: int, any_port: bool) -> MappingRequest:
+def mapping_request(arguments: dict[str, Value], requester: Requester, version: int, any_port: bool) -> MappingRequest:
     """The eight arguments of AddPortMapping and AddAnyPortMapping; raises Refusal or UpnpFault."""
     if not arguments["NewEnabled"]:
         raise Refusal(Reason.NOT_ENABLED)
@@ -164,11 +161,11 @@ def lease_left(mapping: Mapping, now: float) -> int:
     return LEASE_INFINITE if mapping.lease_ends is None else max(1, round(mapping.lease_ends - now))
 
 
-def _protocol(arguments: Dict[str, Value]) -> Protocol:
+def _protocol(arguments: dict[str, Value]) -> Protocol:
     return Protocol[str(arguments["NewProtocol"])]
 
 
-def _remote_host(arguments: Dict[str, Value]) -> IPv4Address | None:
+def _remote_host(arguments: dict[str, Value]) -> IPv4Address | None:
     text = str(arguments["NewRemoteHost"])
     return _address("NewRemoteHost", text) if text else None
 
@@ -179,7 +176,7 @@ def _lease(seconds: int, version: int) -> int:
     return min(seconds, LEASE_MAX_IGD2) or LEASE_MAX_IGD2
 
 
-def _internal_client(arguments: Dict[str, Value], requester: Requester, version: int) -> IPv4Address:
+def _internal_client(arguments: dict[str, Value], requester: Requester, version: int) -> IPv4Address:
     text = str(arguments["NewInternalClient"])
     if text:
         return _address("NewInternalClient", text)

@@ -7,8 +7,8 @@ import asyncio
 from dataclasses import replace
 
 from igdpcp.config import MainConfig
+from igdpcp.iwf.interfaces import Fallback, Router
 from igdpcp.iwf.journal import Journal
-from igdpcp.iwf.ports import Fallback, Router
 from igdpcp.model import Endpoint, Mapping, MappingState, Mode, UpstreamRequest
 
 

@@ -96,7 +96,7 @@ def _message_classes() -> list[Any]:
         sys.modules["pyroute2"] = importlib.util.module_from_spec(spec)
         try:
             return _load_messages()
-        except (ImportError, AttributeError):
+        except ImportError:
             for name in [name for name in sys.modules if name.startswith("pyroute2.")]:
                 del sys.modules[name]
         finally:
@@ -105,7 +105,11 @@ def _message_classes() -> list[Any]:
 
 
 def _load_messages() -> list[Any]:
-    return [getattr(importlib.import_module(f"pyroute2.netlink.rtnl.{name}"), name) for name in _MESSAGES]
+    modules = [importlib.import_module(f"pyroute2.netlink.rtnl.{name}") for name in _MESSAGES]
+    try:
+        return [getattr(module, name) for module, name in zip(modules, _MESSAGES, strict=True)]
+    except AttributeError as error:
+        raise ImportError(str(error)) from error
 
 
 def _dump(sock: socket.socket, request: int, family: int, message_class: Any) -> list[Parsed]:

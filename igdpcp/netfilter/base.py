@@ -74,7 +74,7 @@ class _Work:
 
 
 class GroupCommit:
-    """The router's ruleset (``iwf.ports.Ruleset``) over a back-end; use it from one event loop.
+    """The router's ruleset (``iwf.interfaces.Ruleset``) over a back-end; use it from one event loop.
 
     A caller that is cancelled while it waits does not take its change back.
     """

@@ -124,7 +124,7 @@ def shared_rules_of(key: Key, value: Value) -> Iterator[Rule]:
         case OwnPort(device, _, port), _:
             protocol = key.protocol.name.lower()
             block = port - port % BLOCK
-            moved = (("to-ports", layout.FOREIGN_PORTS),)
+            moved = (("to-ports", layout.MOVED_TO),)
             sport = (protocol, (("sport", f"{max(block, 1)}:{block + BLOCK - 1}"),))
             chain = source_ports(device)
             yield Rule("nat", chain, "MASQUERADE", protocol=protocol, matches=(sport,), options=moved)

@@ -10,6 +10,8 @@ administrator's redirects, which win.
 
 from __future__ import annotations
 
+from igdpcp.model import MOVED_PORTS
+
 PREFIX = "igdpcp1_"
 FW4_TABLE = "fw4"
 OWN_TABLE = "igdpcp"
@@ -17,7 +19,7 @@ OWN_TABLE = "igdpcp"
 PCP_SERVER_PORT = 5351  # RFC 6887 section 19.1
 PCP_CLIENT_PORT = 5350  # RFC 6887 section 19.1: multicast announcements
 UNPRIVILEGED_PORTS = "1024-65535"  # where the socket is that the server answers
-FOREIGN_PORTS = "49152-65535"  # IANA's dynamic ports: WAN ports are not handed out from here
+MOVED_TO = f"{MOVED_PORTS.start}-{MOVED_PORTS[-1]}"
 
 MAPS = {
     "dnat4": "ifname . inet_proto . inet_service : ipv4_addr . inet_service",
@@ -48,7 +50,7 @@ _CHAINS = {
     ),
     "src_wan": (
         "meta l4proto { tcp, udp } masquerade to : oifname . meta l4proto . ip saddr . th sport map @snat4",
-        "oifname . meta l4proto . th sport @own4 meta l4proto { tcp, udp } masquerade to :" + FOREIGN_PORTS,
+        "oifname . meta l4proto . th sport @own4 meta l4proto { tcp, udp } masquerade to :" + MOVED_TO,
     ),
     "src_hair": (
         "meta l4proto { tcp, udp } snat ip to meta l4proto . ip saddr . th sport map @hsrc4",

@@ -47,7 +47,7 @@ from igdpcp.pcp.message import (
 )
 from igdpcp.pcp.natpmp import is_natpmp_refusal
 from igdpcp.pcp.nonce import derive
-from igdpcp.pcp.schedule import Pacer
+from igdpcp.pcp.pacing import Pacer
 from igdpcp.pcp.slot import InternalTuple, Slot
 from igdpcp.pcp.timing import RECOVERY_DELAY, Timing, error_lifetime
 from igdpcp.pcp.transactions import Transactions

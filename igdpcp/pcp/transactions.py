@@ -10,8 +10,8 @@ from collections.abc import Callable
 from igdpcp.model import IPAddress
 from igdpcp.pcp.events import Event, MappingLost, MappingRefused, MappingReleased
 from igdpcp.pcp.message import ResultCode, encode
+from igdpcp.pcp.pacing import Timers
 from igdpcp.pcp.refusals import Refusals
-from igdpcp.pcp.schedule import Timers
 from igdpcp.pcp.slot import InternalTuple, Phase, Slot
 from igdpcp.pcp.timing import RENEWAL_GAP, Timing, remaining, renewal
 

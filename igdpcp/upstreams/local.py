@@ -6,12 +6,11 @@ from __future__ import annotations
 import asyncio
 from ipaddress import IPv4Address
 
-from igdpcp.iwf.ports import Emit, Granted, Refused, Released, Router
+from igdpcp.iwf.interfaces import Emit, Granted, Refused, Released, Router
 from igdpcp.model import Activation, Endpoint, Grant, Mode, UpstreamRequest
+from igdpcp.pcp.message import ResultCode
 
 LIFETIME = 3600  # seconds a local grant lasts before it renews itself, so that a dead daemon's rules expire
-CANNOT_PROVIDE_EXTERNAL = 11  # RFC 6887 section 7.4
-NETWORK_FAILURE = 7
 RETRY_AFTER = 30
 
 
@@ -41,10 +40,10 @@ class LocalUpstream:
 
     def map(self, request: UpstreamRequest) -> None:
         if self._router.wan_address is None:
-            self._emit(Refused(request.id, NETWORK_FAILURE, RETRY_AFTER))
+            self._emit(Refused(request.id, ResultCode.NETWORK_FAILURE, RETRY_AFTER))
             return
         if request.exact and request.external_port != request.internal.port:
-            self._emit(Refused(request.id, CANNOT_PROVIDE_EXTERNAL, RETRY_AFTER))
+            self._emit(Refused(request.id, ResultCode.CANNOT_PROVIDE_EXTERNAL, RETRY_AFTER))
             return
         self._requests[request.id] = request
         self._grant(request.id)

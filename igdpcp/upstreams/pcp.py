@@ -13,7 +13,7 @@ from ipaddress import IPv4Address, ip_address
 
 from igdpcp.config import MainConfig, UpstreamConfig
 from igdpcp.errors import OurFault
-from igdpcp.iwf.ports import (
+from igdpcp.iwf.interfaces import (
     AddressChanged,
     Emit,
     Granted,

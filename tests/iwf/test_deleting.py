@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from igdpcp.iwf.ports import Released
+from igdpcp.iwf.interfaces import Released
 from igdpcp.model import Activation, MappingState
 from tests.support.hall import A, B, Hall, settle
 from tests.support.virtual_time import virtual
@@ -90,7 +90,7 @@ async def test_iwf_136_a_silent_server_is_told_in_the_background_otherwise(tmp_p
     assert (await hall.delete(8080)).code == 0
     assert (await hall.listed(), hall.ruleset.rules) == ([], {})
     assert hall.upstream_leg.leaving == {id}
-    hall.ladder.receive(Released(id, 0))
+    hall.fallback.receive(Released(id, 0))
     await settle()
     assert hall.upstream_leg.leaving == set()
     assert _next_start_finds(hall, tmp_path) == []
@@ -112,7 +112,7 @@ async def test_two_deletions_at_once_are_one(tmp_path: Path) -> None:
     id, hall.carrier.releases = hall.only.id, None
     deleting = [asyncio.ensure_future(hall.delete(8080)) for _ in range(2)]
     await asyncio.sleep(1)
-    hall.ladder.receive(Released(id, 0))
+    hall.fallback.receive(Released(id, 0))
     assert [(await reply).code for reply in deleting] == [0, 0]
     assert hall.carrier.returned == [id]
 
@@ -125,7 +125,7 @@ async def test_a_control_point_that_hangs_up_does_not_stop_the_deletion(tmp_path
     deleting = asyncio.ensure_future(hall.delete(8080))
     await asyncio.sleep(1)
     deleting.cancel()
-    hall.ladder.receive(Released(id, 0))
+    hall.fallback.receive(Released(id, 0))
     await settle()
     assert (await hall.listed(), hall.ruleset.rules) == ([], {})
 
@@ -152,7 +152,7 @@ async def test_a_request_that_meets_its_own_deletion_waits_for_it_and_is_made_an
     adding = asyncio.ensure_future(hall.add(8080))
     await asyncio.sleep(1)
     assert len(hall.carrier.asked) == 1
-    hall.ladder.receive(Released(id, 0))
+    hall.fallback.receive(Released(id, 0))
     assert [(await deleting).code, (await adding).code] == [0, 0]
     assert hall.only.id != id
     assert await hall.ports() == [8080]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from igdpcp.iwf.ports import Released
+from igdpcp.iwf.interfaces import Released
 from igdpcp.model import Activation, Endpoint, MappingState, Protocol
 from tests.support.hall import WAN, A, Hall, settle
 from tests.support.virtual_time import virtual
@@ -349,8 +349,8 @@ async def test_the_router_alone_keeps_its_own_grants_alive_for_days(tmp_path: Pa
 async def test_a_release_of_what_is_gone_changes_nothing(tmp_path: Path) -> None:
     hall = Hall(tmp_path)
     await hall.add(8080)
-    hall.ladder.receive(Released("ffffffff", 0))
-    hall.ladder.receive(Released(hall.only.id, 0))
+    hall.fallback.receive(Released("ffffffff", 0))
+    hall.fallback.receive(Released(hall.only.id, 0))
     await settle()
     assert (await hall.specific(8080))["InternalClient"] == A
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from igdpcp.iwf.ports import Released
+from igdpcp.iwf.interfaces import Released
 from igdpcp.model import Activation, Endpoint, MappingState
 from tests.support.hall import WAN, A, Hall, settle
 from tests.support.virtual_time import virtual
@@ -316,7 +316,7 @@ async def test_release_takes_along_what_is_being_deleted_and_what_waits(tmp_path
     releasing = asyncio.ensure_future(hall.restart.release())
     await asyncio.sleep(1)
     for id in (first, *hall.carrier.returned[1:]):
-        hall.ladder.receive(Released(id, 0))
+        hall.fallback.receive(Released(id, 0))
     before = hall.loop.time()
     await releasing
     assert hall.loop.time() - before < 0.1

@@ -12,14 +12,14 @@ from typing import Any, cast
 from xml.etree import ElementTree
 
 from igdpcp.config import MainConfig, PermissionConfig
-from igdpcp.daemon.gateway import Gateway
 from igdpcp.daemon.http_server import Peer
+from igdpcp.daemon.igd_handler import IgdHandler
 from igdpcp.errors import RulesetError
+from igdpcp.iwf.interfaces import AddressChanged, Emit, Granted, Lost, Refused, Released, StateChanged, UpstreamEvent
 from igdpcp.iwf.interworking import Interworking
 from igdpcp.iwf.journal import Journal
 from igdpcp.iwf.lifecycle import Lifecycle
 from igdpcp.iwf.policy import Policy
-from igdpcp.iwf.ports import AddressChanged, Emit, Granted, Lost, Refused, Released, StateChanged, UpstreamEvent
 from igdpcp.iwf.restart import Restart
 from igdpcp.iwf.router_leg import RouterLeg
 from igdpcp.iwf.table import MappingTable
@@ -27,7 +27,7 @@ from igdpcp.iwf.upstream_leg import UpstreamLeg
 from igdpcp.model import Activation, Endpoint, Grant, Mapping, Opening, Protocol, Surroundings, UpstreamRequest
 from igdpcp.upnp.description import DeviceIdentity
 from igdpcp.upnp.http import HttpRequest
-from igdpcp.upstreams.ladder import Ladder
+from igdpcp.upstreams.fallback import FallbackUpstream
 from igdpcp.upstreams.local import LocalUpstream
 from igdpcp.upstreams.pcp import PcpUpstream
 
@@ -209,25 +209,25 @@ class Hall:
         self.journal = Journal(directory / "run", directory / "state", self.loop.time)
         self.local = LocalUpstream(self.router, self.events.put_nowait)
         fall_back = self.main.unreachable_policy == "local"
-        self.ladder = Ladder(self.local, routed=routed, fall_back=fall_back, emit=self.events.put_nowait)
-        self.carrier = FakeCarrier(self.ladder.receive, self.loop.time)
+        self.fallback = FallbackUpstream(self.local, routed=routed, fall_back=fall_back, emit=self.events.put_nowait)
+        self.carrier = FakeCarrier(self.fallback.receive, self.loop.time)
         if carrier:
-            self.ladder.attach(cast(PcpUpstream, self.carrier))
+            self.fallback.attach(cast(PcpUpstream, self.carrier))
         self.leg = RouterLeg(self.ruleset, self.router, lambda: [m for m in self.table if m.visible])
-        self.upstream_leg = UpstreamLeg(self.main, self.ladder, self.router, self.journal)
+        self.upstream_leg = UpstreamLeg(self.main, self.fallback, self.router, self.journal)
         self.lifecycle = Lifecycle(
-            main=self.main, table=self.table, upstream=self.ladder, router_leg=self.leg,
+            main=self.main, table=self.table, upstream=self.fallback, router_leg=self.leg,
             upstream_leg=self.upstream_leg, journal=self.journal,
         )  # fmt: skip
         self.restart = Restart(
-            table=self.table, upstream=self.ladder, router_leg=self.leg, upstream_leg=self.upstream_leg,
+            table=self.table, upstream=self.fallback, router_leg=self.leg, upstream_leg=self.upstream_leg,
             journal=self.journal, lifecycle=self.lifecycle,
         )  # fmt: skip
         self.interworking = Interworking(
             main=self.main, table=self.table, policy=Policy(self.main, tuple(permissions), self.router),
-            upstream=self.ladder, router=self.router, lifecycle=self.lifecycle,
+            upstream=self.fallback, router=self.router, lifecycle=self.lifecycle,
         )  # fmt: skip
-        self.gateway = Gateway(IDENTITY, self.interworking, self.ladder, self.router)
+        self.igd_handler = IgdHandler(IDENTITY, self.interworking, self.fallback, self.router)
         self._consumer = self.loop.create_task(self.lifecycle.run(self.events))
 
     @property
@@ -270,7 +270,7 @@ class Hall:
         headers = {"soapaction": f'"{urn}#{action}"', "user-agent": self.agent}
         request = HttpRequest("POST", "/ctl/IPConn", headers, body.encode(), "1.1")
         peer = Peer(IPv4Address(host), IPv4Address("192.168.1.1"), "br-lan")
-        response = await self.gateway.handle(request, peer)
+        response = await self.igd_handler.handle(request, peer)
         leaves = {e.tag.rpartition("}")[2]: e.text or "" for e in ElementTree.fromstring(response.body).iter()}
         return Reply(int(leaves.get("errorCode", 0)), {k: v for k, v in leaves.items() if k.startswith("New")})
 

@@ -14,7 +14,7 @@ import pytest
 
 from igdpcp.config import MainConfig, UpstreamConfig
 from igdpcp.errors import OurFault
-from igdpcp.iwf.ports import AddressChanged, Granted, Lost, Refused, Released, StateChanged, UpstreamEvent
+from igdpcp.iwf.interfaces import AddressChanged, Granted, Lost, Refused, Released, StateChanged, UpstreamEvent
 from igdpcp.model import Activation, Endpoint, IPAddress, Protocol, UpstreamRequest
 from igdpcp.pcp.message import SERVER_PORT
 from igdpcp.upstreams import pcp

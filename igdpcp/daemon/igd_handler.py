@@ -13,8 +13,8 @@ from ipaddress import AddressValueError, IPv4Address
 from igdpcp.daemon.http_server import Peer
 from igdpcp.errors import OurFault, Refusal, UpnpFault
 from igdpcp.iwf import translate
+from igdpcp.iwf.interfaces import Fallback, Router
 from igdpcp.iwf.interworking import Interworking
-from igdpcp.iwf.ports import Fallback, Router
 from igdpcp.log import line
 from igdpcp.model import Requester
 from igdpcp.net import counters
@@ -37,7 +37,7 @@ Outputs = dict[str, translate.Value]
 Action = Callable[[Call, Requester], Awaitable[Outputs]]
 
 
-class Gateway:
+class IgdHandler:
     """The handler of the HTTP server; every refusal is logged with who asked, and by what program."""
 
     def __init__(

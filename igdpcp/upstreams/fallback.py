@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which upstream answers: the carrier while it is there, the router alone where that is allowed (section 5.1)."""
+"""Going on alone: the carrier while it answers, this router where that is allowed (RFC 6970 section 5.1)."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ import logging
 from dataclasses import replace
 from ipaddress import IPv4Address
 
-from igdpcp.iwf.ports import Emit, Granted, Lost, Refused, StateChanged, UpstreamEvent
+from igdpcp.iwf.interfaces import Emit, Granted, Lost, Refused, StateChanged, UpstreamEvent
 from igdpcp.log import line
 from igdpcp.model import Activation, Endpoint, Mode, UpstreamRequest
-from igdpcp.upstreams.local import NETWORK_FAILURE, RETRY_AFTER, LocalUpstream
+from igdpcp.pcp.message import ResultCode
+from igdpcp.upstreams.local import RETRY_AFTER, LocalUpstream
 from igdpcp.upstreams.pcp import PcpUpstream
 
 LOG = logging.getLogger("igdpcp.upstream")
 _ABSENT = (Activation.NO_WAN, Activation.NO_SERVER, Activation.LOST)
 
 
-class Ladder:
+class FallbackUpstream:
     """The carrier's PCP server, below it the router's own address.
 
     ``routed``: the router does no NAT, so there is nothing of its own to grant. ``fall_back`` False
@@ -154,4 +155,4 @@ class Ladder:
         if self.may_fall_back:
             self._local.map(request)
         else:
-            self._emit(Refused(request.id, NETWORK_FAILURE, RETRY_AFTER))
+            self._emit(Refused(request.id, ResultCode.NETWORK_FAILURE, RETRY_AFTER))
