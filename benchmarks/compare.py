@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs the series of igdpcp and of miniupnpd in turns, then prints the comparison. Takes root and a quiet machine."""
+
+from __future__ import annotations
+
+import argparse
+import compileall
+import json
+import sys
+import time
+from pathlib import Path
+
+from benchmarks import report
+from benchmarks.gateways import BACKENDS, VARIANTS
+from benchmarks.series import FULL, QUICK, Figures, Series
+from tests.lab.carrier import ROOT
+from tests.lab.topology import Lab
+
+
+def main() -> None:
+    arguments = _arguments()
+    effort = QUICK if arguments.quick else FULL
+    variants = [variant for variant in VARIANTS if variant.backend in (arguments.backend or BACKENDS)]
+    facts = report.machine()
+    Lab.remove_orphans()
+    compileall.compile_dir(ROOT / "igdpcp", quiet=1)  # as in an installed package, whatever the environment says
+    results: dict[str, list[Figures]] = {variant.key: [] for variant in variants}
+    for turn in range(effort.rounds):
+        for variant in variants:
+            began = time.monotonic()
+            with variant.in_a_lab() as (lab, gateway):
+                results[variant.key].append(Series(lab, gateway, effort).run())
+            print(f"{variant.key}, {turn + 1} of {effort.rounds}: {time.monotonic() - began:.0f} s", file=sys.stderr)
+    print("; ".join(f"{name}: {fact}" for name, fact in facts.items()) + "\n")
+    print(report.table(results))
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"machine": facts, "series": results}, indent=1) + "\n")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="benchmarks/run", description="Compare igdpcp with miniupnpd, side by side.")
+    parser.add_argument("--quick", action="store_true", help="one series each, with fewer requests")
+    parser.add_argument("--backend", action="append", choices=BACKENDS, help="only this one")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every series there, too")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
