@@ -8,10 +8,15 @@ import logging
 import sys
 import time
 from collections import deque
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 from typing import Any
 
 REMEMBERED_LINES = 10
 VALUE_LIMIT = 200  # what a LAN host sent may reach the log, but not fill it
+LINES_BURST = 10  # of one event and host, at once
+LINES_PER_SECOND = 1.0  # and in the long run
+KEYS_LIMIT = 64  # keys with a budget of their own
 
 
 def _quote(value: Any) -> str:
@@ -28,6 +33,62 @@ def line(event: str, **fields: Any) -> str:
     parts = [f"event={event}"]
     parts += [f"{key}={_quote(value)}" for key, value in fields.items() if value is not None]
     return " ".join(parts)
+
+
+@dataclass(slots=True)
+class _Budget:
+    used_until: float  # when the whole burst can be had again
+    refused: int = 0
+
+
+class RateLimit:
+    """A budget for each key: ``burst`` things at once, ``per_second`` in the long run (token buckets).
+
+    Memory is bounded: while ``KEYS_LIMIT`` keys have used some of theirs, all that come new share one budget.
+    """
+
+    def __init__(self, burst: int, per_second: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._spacing = 1 / per_second
+        self._reach = (burst - 0.5) * self._spacing  # half of one more than needed: floats do not add up exactly
+        self._clock = clock
+        self._budgets: dict[Hashable, _Budget] = {}
+        self._shared = _Budget(clock())
+
+    def take(self, key: Hashable) -> int | None:
+        """None: refused. Else allowed, and how many of this key were refused since the last that was allowed."""
+        now = self._clock()
+        budget = self._budgets.get(key) or self._new(key, now)
+        start = max(budget.used_until, now)
+        if start - now > self._reach:
+            budget.refused += 1
+            return None
+        budget.used_until = start + self._spacing
+        refused, budget.refused = budget.refused, 0
+        return refused
+
+    def _new(self, key: Hashable, now: float) -> _Budget:
+        if len(self._budgets) >= KEYS_LIMIT:
+            self._budgets = {k: budget for k, budget in self._budgets.items() if budget.used_until > now}
+            if len(self._budgets) >= KEYS_LIMIT:
+                return self._shared
+        return self._budgets.setdefault(key, _Budget(now))
+
+
+class SparingLog:
+    """Writes the lines that LAN hosts cause, only so many of each event and host; the next one tells how many not."""
+
+    def __init__(self, logger: logging.Logger, clock: Callable[[], float] = time.monotonic) -> None:
+        self._logger = logger
+        self._limit = RateLimit(LINES_BURST, LINES_PER_SECOND, clock)
+
+    def write(self, level: int, event: str, client: object, exc_info: bool = False, **fields: Any) -> None:
+        """A line of what ``client`` caused; ``exc_info``: with the traceback of the exception at hand."""
+        if not self._logger.isEnabledFor(level):
+            return
+        suppressed = self._limit.take((event, client))
+        if suppressed is not None:
+            text = line(event, client=client, **fields, suppressed=suppressed or None)
+            self._logger.log(level, text, exc_info=exc_info)
 
 
 class RecentTroubles(logging.Handler):

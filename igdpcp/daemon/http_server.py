@@ -9,12 +9,12 @@ import socket
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from http import HTTPStatus
 from ipaddress import IPv4Address
 
 from igdpcp.errors import MalformedRequest, UpnpFault
-from igdpcp.log import line
+from igdpcp.log import SparingLog
 from igdpcp.upnp.http import HttpConnection, HttpRequest, HttpResponse, xml_response
 from igdpcp.upnp.soap import ACTION_FAILED, encode_fault
 
@@ -24,7 +24,7 @@ REQUEST_TIMEOUT = 5.0  # seconds from the first chance to send a request to its 
 REFUSED_TIMEOUT = 2.0  # seconds that a refused peer has to close its side
 IDLE_TIMEOUT = 10.0  # seconds to read a response and to begin another request
 
-_log = logging.getLogger("igdpcp.http")
+_ipv4 = lru_cache(maxsize=CONNECTIONS_LIMIT)(IPv4Address)  # the same few hosts come again and again
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,7 @@ class Peer:
     device: str
 
 
+# A future that is already done is answered at once: no task is needed for it.
 Handler = Callable[[HttpRequest, Peer], Awaitable[HttpResponse]]
 
 
@@ -61,6 +62,7 @@ class HttpServer:
         self.admit = admit
         self.server = server
         self.counters = HttpCounters()
+        self._log = SparingLog(logging.getLogger("igdpcp.http"))
         self._listeners: list[asyncio.Server] = []
         self._connections: set[_Connection] = set()
         self._per_host: Counter[IPv4Address] = Counter()
@@ -122,7 +124,7 @@ class _Connection(asyncio.Protocol):
         remote, local = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
         if remote is None or local is None:  # it is already gone
             remote, local = ("0.0.0.0", 0), ("0.0.0.0", 0)
-        self._peer = Peer(IPv4Address(remote[0]), IPv4Address(local[0]), self._device)
+        self._peer = Peer(_ipv4(remote[0]), _ipv4(local[0]), self._device)
         if self._server._enter(self, self._peer):
             self._expire_after(REQUEST_TIMEOUT)
         else:
@@ -133,8 +135,6 @@ class _Connection(asyncio.Protocol):
         self._server._leave(self, self._peer)
 
     def data_received(self, data: bytes) -> None:
-        if self._refused:
-            return
         if self._idle:
             self._idle = False
             self._expire_after(REQUEST_TIMEOUT)
@@ -149,13 +149,13 @@ class _Connection(asyncio.Protocol):
 
     def _advance(self, step: Callable[[], list[HttpRequest]]) -> None:
         """Take in what ``step`` brings and start on the request that it completes."""
-        if self._transport.is_closing():
+        if self._refused or self._transport.is_closing():
             return
         try:
             requests = step()
         except MalformedRequest as error:
             self._server.counters.malformed += 1
-            _log.info(line("http_malformed", client=self._peer.address, reason=error))
+            self._server._log.write(logging.INFO, "http_malformed", self._peer.address, reason=error)
             self._refuse(error.status)
             return
         if output := self._http.bytes_to_send():
@@ -163,14 +163,31 @@ class _Connection(asyncio.Protocol):
         for request in requests:
             self._server.counters.requests += 1
             self._cancel_timer()
-            self._transport.pause_reading()
-            self._task = self._loop.create_task(self._respond(request))
+            self._handle(request)
 
-    async def _respond(self, request: HttpRequest) -> None:
+    def _handle(self, request: HttpRequest) -> None:
+        """Respond, at once or when the handler has done its work."""
         try:
-            response = await self._handled(request)
+            answer = self._server.handler(request, self._peer)
+            if isinstance(answer, asyncio.Future) and answer.done():
+                self._respond(answer.result())
+                return
+        except Exception as error:
+            self._respond(self._failed(request, error))
+            return
+        self._transport.pause_reading()
+        self._task = self._loop.create_task(self._respond_later(request, answer))
+
+    async def _respond_later(self, request: HttpRequest, answer: Awaitable[HttpResponse]) -> None:
+        try:
+            response = await answer
+        except Exception as error:
+            response = self._failed(request, error)
         finally:
             self._task = None
+        self._respond(response)
+
+    def _respond(self, response: HttpResponse) -> None:
         if self._transport.is_closing():
             return
         self._transport.write(self._http.send(response))
@@ -182,21 +199,26 @@ class _Connection(asyncio.Protocol):
         self._expire_after(IDLE_TIMEOUT)
         self._idle = True
         self._transport.resume_reading()
-        self._advance(self._http.resume)
+        # What is pipelined waits for its turn: others have theirs first.
+        self._loop.call_soon(self._advance, self._http.resume)
 
-    async def _handled(self, request: HttpRequest) -> HttpResponse:
-        """The handler's response; an error of it must not leave the control point without an answer."""
-        try:
-            return await self._server.handler(request, self._peer)
-        except MalformedRequest as error:
+    def _failed(self, request: HttpRequest, error: Exception) -> HttpResponse:
+        """The response to a request that the handler failed on: a control point is never left without one."""
+        if isinstance(error, MalformedRequest):
             self._server.counters.malformed += 1
             return HttpResponse(error.status)
-        except UpnpFault as fault:
-            return xml_response(HTTPStatus.INTERNAL_SERVER_ERROR, encode_fault(fault.code, ""))
-        except Exception:
-            self._server.counters.failures += 1
-            _log.exception(line("http_failure", client=self._peer.address, method=request.method, path=request.path))
-            return xml_response(HTTPStatus.INTERNAL_SERVER_ERROR, encode_fault(ACTION_FAILED, ""))
+        if isinstance(error, UpnpFault):
+            return xml_response(HTTPStatus.INTERNAL_SERVER_ERROR, encode_fault(error.code, ""))
+        self._server.counters.failures += 1
+        self._server._log.write(
+            logging.ERROR,
+            "http_failure",
+            self._peer.address,
+            exc_info=True,
+            method=request.method,
+            path=request.path,
+        )
+        return xml_response(HTTPStatus.INTERNAL_SERVER_ERROR, encode_fault(ACTION_FAILED, ""))
 
     def _refuse(self, status: int) -> None:
         """Answer with an error and let the peer end; to close at once could take the answer away before it is read."""

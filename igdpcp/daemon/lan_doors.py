@@ -17,11 +17,13 @@ from igdpcp.net.router import Lan, RouterView
 from igdpcp.net.sockets import http_listener
 from igdpcp.upnp.description import DeviceIdentity
 
+RETRY_INTERVAL = 30.0  # seconds between attempts to open what could not be opened: its holder may have ended
+
 LOG = logging.getLogger("igdpcp.daemon")
 
 
 class LanDoors:
-    """``open`` again whenever the LANs are others; a LAN whose doors cannot be opened is reported and left out."""
+    """``open`` again whenever the LANs are others; what cannot be opened is reported, left out and tried again."""
 
     def __init__(
         self, main: MainConfig, identity: DeviceIdentity, http: HttpServer, router: RouterView, status: Status
@@ -32,23 +34,19 @@ class LanDoors:
         self._router = router
         self._status = status
         self._ssdp: SsdpServer | None = None
+        self._lans: tuple[Lan, ...] = ()
+        self._served: set[SsdpLan] = set()  # by HTTP; what has no control URL is not advertised
+        self._reported: set[tuple[str, SsdpLan]] = set()
+        self._retry: asyncio.Task[None] | None = None
         self._turn = asyncio.Lock()
 
     async def open(self, lans: tuple[Lan, ...]) -> None:
         """Serve exactly these LANs from now on."""
         async with self._turn:
             await self._shut()
-            listeners = []
-            for lan in lans:
-                try:
-                    listeners.append((http_listener(lan.address, self._main.http_port, lan.device), lan.device))
-                except OurFault as fault:
-                    LOG.error(line("lan_not_served", lan=lan.name, device=lan.device, reason=fault))
-            served = {device for _, device in listeners}
-            await self._http.start(listeners)
+            self._lans = lans
             self._ssdp = self._status.ssdp = SsdpServer(
                 self._identity,
-                [SsdpLan(lan.device, lan.address) for lan in lans if lan.device in served],
                 self._main.http_port,
                 self._main.igd_version,
                 self._main.notify_interval,
@@ -56,18 +54,51 @@ class LanDoors:
                 self._router.on_lan_device,
                 random.SystemRandom(),
             )
-            try:
-                await self._ssdp.start()
-            except OurFault as fault:
-                LOG.error(line("not_advertised", reason=fault))
+            if not await self._open_missing(self._ssdp):
+                self._retry = asyncio.create_task(self._try_again(self._ssdp))
 
     async def close(self) -> None:
         """Say goodbye and serve no LAN."""
         async with self._turn:
             await self._shut()
 
+    async def _try_again(self, ssdp: SsdpServer) -> None:
+        everything = False
+        while not everything:
+            await asyncio.sleep(RETRY_INTERVAL)
+            async with self._turn:
+                everything = await self._open_missing(ssdp)
+
+    async def _open_missing(self, ssdp: SsdpServer) -> bool:
+        """Open what is not open yet; whether everything is."""
+        for lan in self._lans:
+            door = SsdpLan(lan.device, lan.address)
+            if door not in self._served:
+                try:
+                    listener = http_listener(lan.address, self._main.http_port, lan.device)
+                except OurFault as fault:
+                    self._report("lan_not_served", door, fault)
+                    continue
+                self._served.add(door)
+                await self._http.start([(listener, lan.device)])
+        faults = await ssdp.start(self._served)
+        for door, reason in faults.items():
+            self._report("not_advertised", door, reason)
+        return not faults and len(self._served) == len(self._lans)
+
+    def _report(self, event: str, door: SsdpLan, fault: OurFault) -> None:
+        """Once for each door: it is tried again and again."""
+        if (event, door) not in self._reported:
+            self._reported.add((event, door))
+            LOG.error(line(event, device=door.device, address=door.address, reason=fault))
+
     async def _shut(self) -> None:
+        if self._retry:
+            self._retry.cancel()
+            self._retry = None
         if self._ssdp:
             await self._ssdp.stop()
             self._ssdp = self._status.ssdp = None
         await self._http.close()
+        self._served.clear()
+        self._reported.clear()

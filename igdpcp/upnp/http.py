@@ -12,7 +12,8 @@ from igdpcp.errors import MalformedRequest
 
 HEADER_LIMIT = 8 * 1024  # bytes of request line and header fields
 BODY_LIMIT = 32 * 1024  # bytes of a request's body
-BACKLOG_LIMIT = HEADER_LIMIT + BODY_LIMIT  # bytes taken in while an earlier request is not answered
+REQUEST_LIMIT = HEADER_LIMIT + 2 * BODY_LIMIT  # bytes on the wire, chunk framing and what is pipelined behind included
+PIECES_LIMIT = 1024  # chunks of a body that are read at one go: each costs some microseconds
 FIELD_OVERHEAD = len(": \r\n")
 CONTENT_LENGTH_DIGITS = 9  # more are too many, whatever they say
 
@@ -62,6 +63,7 @@ class HttpConnection:
         self._headers: dict[str, str] = {}
         self._body: list[bytes] = []
         self._size = 0
+        self._received = 0  # bytes since the end of the last request that was answered
         self._output = b""
         self._over = False
 
@@ -77,6 +79,9 @@ class HttpConnection:
         """
         if not data:
             return []
+        self._received += len(data)
+        if self._received > REQUEST_LIMIT:
+            raise MalformedRequest("too many bytes for a request", HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
         self._h11.receive_data(data)
         return self.resume()
 
@@ -112,15 +117,18 @@ class HttpConnection:
         """Tell h11 that a response was sent, so that it takes another request; it writes slower than ``send``."""
         self._h11.send(h11.Response(status_code=status, headers=[(b"Content-Length", b"0")]))
         self._h11.send(h11.EndOfMessage())
+        self._received = len(self._h11.trailing_data[0])
         self._h11.start_next_cycle()
 
     def _next(self) -> list[HttpRequest]:
         connection = self._h11
+        pieces = 0
         while True:
             event = connection.next_event()
             if type(event) is h11.Data:
+                pieces += 1
                 self._size += len(event.data)
-                if self._size > BODY_LIMIT:
+                if self._size > BODY_LIMIT or pieces > PIECES_LIMIT:
                     raise MalformedRequest("body is too long", HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
                 self._body.append(bytes(event.data))
             elif type(event) is h11.Request:
@@ -128,8 +136,6 @@ class HttpConnection:
             elif type(event) is h11.EndOfMessage:
                 return [self._complete()]
             elif event is h11.PAUSED:
-                if len(connection.trailing_data[0]) > BACKLOG_LIMIT:
-                    raise MalformedRequest("too much pipelined", HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
                 return []
             else:
                 if connection.they_are_waiting_for_100_continue:

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """SOAP control: request bodies to typed calls, results and faults to response bodies.
 
-Control points break XML in known ways, above all by not escaping ``&``. A strict parser goes first; only what it
-refuses is mended, once, and parsed again.
+Control points break XML in known ways, above all by not escaping ``&`` and ``<``. A strict parser goes first; only
+what it refuses is mended, once, and parsed again.
 """
 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from html import escape
@@ -78,7 +79,9 @@ _SOAPACTION = re.compile(re.escape(SERVICE_URN) + r"([A-Za-z0-9-]{1,64}):([0-9]{
 _MPOST_SOAPACTION = re.compile(r"[0-9]{2}-soapaction")
 _BARE_AMPERSAND = re.compile(r"&(?!(?:amp|lt|gt|quot|apos|#[0-9]{1,7}|#x[0-9A-Fa-f]{1,6});)")
 _INTEGER = re.compile(r"\+?([0-9]{1,64})")
-_CONTROLS = dict.fromkeys((*range(0x20), *range(0x7F, 0xA0)))
+_BARE_BRACKET = re.compile(r"<(?![A-Za-z_/!?])")
+_UNPRINTABLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # Unicode's general categories of what ends lines or cannot be seen
+_XML_TYPES = {"text/xml", "application/xml", "application/soap+xml"}
 _NOT_XML = dict.fromkeys(code for code in (*range(0x20), 0xFFFE, 0xFFFF) if chr(code) not in "\t\r\n")  # XML 1.0, 2.2
 _BOOLEANS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
@@ -103,6 +106,25 @@ def soapaction_of(headers: Mapping[str, str]) -> str | None:
     if plain is not None:
         return plain
     return next((value for name, value in headers.items() if _MPOST_SOAPACTION.fullmatch(name)), None)
+
+
+def may_come_from_a_page(headers: Mapping[str, str]) -> bool:
+    """Whether a web page can have made its visitor's browser send this control request; header names are lower-case.
+
+    A browser names the page in Origin. Older ones do not always; but for a SOAPACTION header, or the media type of
+    XML, every browser first asks with OPTIONS (Fetch standard section 4.8), which is never granted here.
+    """
+    if "origin" in headers:
+        return True
+    media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+    return soapaction_of(headers) is None and media_type not in _XML_TYPES
+
+
+def printable(text: str) -> str:
+    """The text without control and format characters, line separators and surrogates; spaces of all kinds stay."""
+    if text.isprintable():
+        return text
+    return "".join(character for character in text if unicodedata.category(character) not in _UNPRINTABLE)
 
 
 def parse_call(soapaction: str | None, body: bytes) -> Call:
@@ -165,7 +187,7 @@ def _text(value: object) -> str:
 def _typed(name: str, text: str, variable: StateVariable, version: int) -> str | int | bool:
     """The value as its state variable's type; the faults of UPnP Device Architecture 1.1, table 3-3."""
     if variable.free_text:
-        return text.translate(_CONTROLS)[:DESCRIPTION_LIMIT]
+        return printable(text)[:DESCRIPTION_LIMIT]
     text = text.strip()
     if variable.type is DataType.STRING:
         if text in variable.wildcards:
@@ -272,9 +294,9 @@ def _parse(body: bytes) -> _Envelope:
 
 
 def _mended(body: bytes) -> bytes:
-    """The body with bare ampersands escaped, what XML forbids gone and Latin-1 taken for what is not UTF-8."""
+    """The body with bare ``&`` and ``<`` escaped, what XML forbids gone and Latin-1 taken for what is not UTF-8."""
     try:
         text = body.decode()
     except UnicodeDecodeError:
         text = body.decode("latin-1")
-    return _BARE_AMPERSAND.sub("&amp;", text.translate(_NOT_XML)).encode()
+    return _BARE_BRACKET.sub("&lt;", _BARE_AMPERSAND.sub("&amp;", text.translate(_NOT_XML))).encode()

@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
+from ipaddress import AddressValueError, IPv4Address
 
 from igdpcp.errors import MalformedRequest
-from igdpcp.upnp.actions import DEVICE_TYPES, DEVICE_URN, SERVICES, Level
+from igdpcp.upnp.actions import DEVICE_TYPES, DEVICE_URN, SERVICES, UI2_MAX, Level
 from igdpcp.upnp.description import ROOT_PATH, VERSIONS, DeviceIdentity
 
 MAX_AGE = 1800  # seconds; UPnP Device Architecture 1.1 section 1.2.2: at least that
@@ -20,6 +23,9 @@ GATEWAY = f"{DEVICE_URN}{DEVICE_TYPES[Level.ROOT]}:1"
 _ROOT_DEVICE = "upnp:rootdevice"
 _ALL = "ssdp:all"
 _DISCOVER = "ssdp:discover"
+_LOCATION = re.compile(r"http://([0-9.]{7,15})(?::([0-9]{1,5}))?(?:/.*)?", re.IGNORECASE)
+_HTTP_PORT = "80"
+_REMEMBERED_ANSWERS = 16  # addresses that answers are made for: one for each LAN
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +50,18 @@ class Sighting:
     def is_gateway(self) -> bool:
         """Whether it is an Internet gateway, of any version."""
         return f":{DEVICE_TYPES[Level.ROOT]}:" in self.target or f":{DEVICE_TYPES[Level.ROOT]}:" in self.usn
+
+    @property
+    def endpoint(self) -> tuple[IPv4Address, int] | None:
+        """Address and port of its description, None when LOCATION is not an http URL with a literal IPv4 address."""
+        match = _LOCATION.fullmatch(self.location)
+        if match is None:
+            return None
+        try:
+            address, port = IPv4Address(match[1]), int(match[2] or _HTTP_PORT)
+        except AddressValueError:
+            return None
+        return (address, port) if 0 < port <= UI2_MAX else None
 
     def belongs_to(self, identity: DeviceIdentity) -> bool:
         """Whether it is one of our own devices."""
@@ -81,20 +99,14 @@ def parse_search(data: bytes) -> Search | None:
     )
 
 
-def answers(search: Search, identity: DeviceIdentity, location_base: str, igd_version: str) -> list[bytes]:
+def answers(search: Search, identity: DeviceIdentity, location_base: str, igd_version: str) -> tuple[bytes, ...]:
     """The answers to a search, none when nothing here is meant.
 
     ``location_base`` is "http://ADDRESS:PORT"; ``igd_version`` is the option's value: with "auto" the version that is
     searched for chooses the tree, and with it the document. A target of a lower version than the device's is answered
     with that version (UPnP Device Architecture 1.1 section 1.3.2).
     """
-    trees = _trees(igd_version)
-    if search.target == _ALL:
-        found = list(_rows(identity, trees[0]))
-    else:
-        row = next((row for tree in trees for row in _searchable(identity, tree) if row.target == search.target), None)
-        found = [row] if row else []
-    return [_answer(row, identity, location_base) for row in found]
+    return _all_answers(identity, location_base, igd_version).get(search.target, ())
 
 
 def alive(identity: DeviceIdentity, location_base: str, igd_version: str) -> list[bytes]:
@@ -173,6 +185,17 @@ def _searchable(identity: DeviceIdentity, tree: int) -> Iterator[_Row]:
             base, _, version = row.target.rpartition(":")
             for lower in range(1, int(version)):
                 yield _Row(f"{base}:{lower}", row.level, tree)
+
+
+@lru_cache(_REMEMBERED_ANSWERS)
+def _all_answers(identity: DeviceIdentity, location_base: str, igd_version: str) -> dict[str, tuple[bytes, ...]]:
+    """The answers to every target that is meant for us: most searches on a LAN are not, and must cost nothing."""
+    trees = _trees(igd_version)
+    found = {_ALL: tuple(_answer(row, identity, location_base) for row in _rows(identity, trees[0]))}
+    for tree in trees:
+        for row in _searchable(identity, tree):
+            found.setdefault(row.target, (_answer(row, identity, location_base),))
+    return found
 
 
 def _usn(row: _Row, identity: DeviceIdentity) -> str:

@@ -58,3 +58,53 @@ def test_the_level_is_what_was_asked_for(capsys: pytest.CaptureFixture[str]) -> 
         root.handlers.clear()
         root.propagate = True
         root.setLevel(logging.NOTSET)
+
+
+class Clock:
+    """Monotonic time that the test sets."""
+
+    now = 1000.1
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_key_may_do_a_burst_and_then_so_many_a_second() -> None:
+    clock = Clock()
+    limit = log.RateLimit(burst=3, per_second=2, clock=clock)
+    assert [limit.take("a") for _ in range(5)] == [0, 0, 0, None, None]
+    assert limit.take("b") == 0
+    clock.now += 0.5
+    assert [limit.take("a") for _ in range(2)] == [2, None]
+    clock.now += 60
+    assert [limit.take("a") for _ in range(4)] == [1, 0, 0, None]
+
+
+def test_keys_beyond_the_limit_share_a_budget_until_others_are_idle() -> None:
+    clock = Clock()
+    limit = log.RateLimit(burst=1, per_second=1, clock=clock)
+    assert [limit.take(n) for n in range(log.KEYS_LIMIT)] == [0] * log.KEYS_LIMIT
+    assert [limit.take(f"new {n}") for n in range(3)] == [0, None, None]
+    clock.now += 2
+    assert [limit.take(f"new {n}") for n in range(3)] == [0, 0, 0]
+
+
+def test_a_host_that_causes_many_lines_writes_few_and_the_next_tells_how_many_not(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    clock = Clock()
+    sparing = log.SparingLog(logging.getLogger("igdpcp.test"), clock)
+    with caplog.at_level(logging.INFO, logger="igdpcp.test"):
+        for _ in range(log.LINES_BURST + 7):
+            sparing.write(logging.DEBUG, "refused", "192.168.1.4")
+            sparing.write(logging.INFO, "refused", "192.168.1.5", code=718)
+        sparing.write(logging.INFO, "refused", "192.168.1.6", code=718)
+        sparing.write(logging.INFO, "deleted", "192.168.1.5")
+        clock.now += 1
+        sparing.write(logging.INFO, "refused", "192.168.1.5", code=714)
+    assert caplog.messages == [
+        *["event=refused client=192.168.1.5 code=718"] * log.LINES_BURST,
+        "event=refused client=192.168.1.6 code=718",
+        "event=deleted client=192.168.1.5",
+        "event=refused client=192.168.1.5 code=714 suppressed=7",
+    ]

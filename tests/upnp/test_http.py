@@ -6,10 +6,19 @@ from __future__ import annotations
 import pytest
 
 from igdpcp.errors import MalformedRequest
-from igdpcp.upnp.http import BACKLOG_LIMIT, BODY_LIMIT, HEADER_LIMIT, HttpConnection, HttpResponse, xml_response
+from igdpcp.upnp.http import (
+    BODY_LIMIT,
+    HEADER_LIMIT,
+    PIECES_LIMIT,
+    REQUEST_LIMIT,
+    HttpConnection,
+    HttpResponse,
+    xml_response,
+)
 
 POST = b"POST /ctl/IPConn HTTP/1.1\r\nHost: 192.168.1.1:5000\r\nSOAPAction: a#b\r\nContent-Length: 4\r\n\r\nbody"
 GET = b"GET /rootDesc.xml HTTP/1.1\r\nHost: 192.168.1.1:5000\r\n\r\n"
+CHUNKED = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 def connection():
@@ -155,6 +164,43 @@ def test_a_chunked_body_cannot_pass_the_limit():
 def test_pipelining_cannot_fill_the_memory():
     http = connection()
     http.receive_data(GET)
-    http.receive_data(b"x" * BACKLOG_LIMIT)
-    with pytest.raises(MalformedRequest):
+    http.receive_data(b"x" * (REQUEST_LIMIT - len(GET)))
+    with pytest.raises(MalformedRequest) as error:
         http.receive_data(b"x")
+    assert error.value.status == 413
+
+
+def test_the_framing_of_chunks_counts():
+    http = connection()
+    http.receive_data(CHUNKED)
+    chunk = b"1;extension\r\na\r\n"
+    for _ in range((REQUEST_LIMIT - len(CHUNKED)) // len(chunk)):
+        http.receive_data(chunk)
+    with pytest.raises(MalformedRequest) as error:
+        http.receive_data(chunk)
+    assert error.value.status == 413
+
+
+def test_only_so_many_chunks_are_read_at_one_go():
+    http = connection()
+    http.receive_data(CHUNKED)
+    http.receive_data(b"1\r\na\r\n" * PIECES_LIMIT)
+    with pytest.raises(MalformedRequest) as error:
+        http.receive_data(b"1\r\na\r\n" * (PIECES_LIMIT + 1))
+    assert error.value.status == 413
+
+
+def test_a_body_of_the_full_length_may_come_in_chunks():
+    http = connection()
+    size = 256
+    (request,) = http.receive_data(CHUNKED + (b"100\r\n" + b"x" * size + b"\r\n") * (BODY_LIMIT // size) + b"0\r\n\r\n")
+    assert request.body == b"x" * BODY_LIMIT
+
+
+def test_each_request_of_a_connection_has_the_whole_limit():
+    http = connection()
+    body = b"x" * BODY_LIMIT
+    for _ in range(4):
+        (request,) = http.receive_data(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % BODY_LIMIT + body)
+        assert request.body == body
+        http.send(HttpResponse(200))

@@ -13,6 +13,7 @@ import pytest
 from igdpcp.daemon import http_server
 from igdpcp.daemon.http_server import HttpServer
 from igdpcp.errors import MalformedRequest, UpnpFault
+from igdpcp.log import LINES_BURST
 from igdpcp.net.sockets import http_listener
 from igdpcp.upnp.http import BODY_LIMIT, HttpResponse
 
@@ -236,6 +237,78 @@ def test_malformed_bytes_are_answered_and_the_connection_ends():
     async def scenario():
         async with serving() as (server, port):
             return await exchange(port, b"\x00\x01\r\n\r\n"), server.counters
+
+    answer, counters = asyncio.run(scenario())
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert counters.malformed == 1
+
+
+def test_many_malformed_requests_write_few_lines_and_are_counted_exactly(caplog):
+    async def scenario():
+        async with serving() as (server, port):
+            for _ in range(3 * LINES_BURST):
+                await exchange(port, b"\x00\x01\r\n\r\n")
+            return server.counters
+
+    with caplog.at_level(logging.INFO, logger="igdpcp.http"):
+        counters = asyncio.run(scenario())
+    assert counters.malformed == 3 * LINES_BURST
+    assert LINES_BURST <= caplog.text.count("event=http_malformed") < 2 * LINES_BURST
+
+
+def at_once(request, peer):
+    answer = asyncio.get_running_loop().create_future()
+    answer.set_result(HttpResponse(200, body=request.path.encode()))
+    return answer
+
+
+def test_many_pipelined_requests_that_are_answered_at_once_are_all_answered():
+    count = 1000  # fits into the limit of what is pipelined, and is deeper than the interpreter's stack
+
+    async def scenario():
+        async with serving(at_once) as (_, port):
+            return await exchange(port, b"GET /a HTTP/1.1\r\nHost: a\r\n\r\n" * count + LAST)
+
+    assert asyncio.run(scenario()).count(b"200 OK") == count + 1
+
+
+def test_others_have_their_turn_between_pipelined_requests():
+    async def scenario():
+        async with serving(at_once) as (server, port):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"GET /a HTTP/1.1\r\nHost: a\r\n\r\n" * 1000)
+            await reader.readuntil(b"/a")
+            await exchange(port, LAST)
+            seen = server.counters.requests
+            writer.close()
+            return seen
+
+    assert asyncio.run(scenario()) < 1000
+
+
+def test_a_handler_that_fails_at_once_is_answered():
+    def handler(request, peer):
+        raise MalformedRequest("no XML")
+
+    async def scenario():
+        async with serving(handler) as (server, port):
+            return await exchange(port, LAST), server.counters
+
+    answer, counters = asyncio.run(scenario())
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert counters.malformed == 1
+
+
+def test_what_follows_a_refused_request_is_read_and_forgotten():
+    async def scenario():
+        async with serving() as (server, port):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"\0\r\n\r\n")
+            answer = await reader.read()
+            writer.write(b"\0\r\n\r\n")
+            await exchange(port, LAST)  # the server has had its turn to read it
+            writer.close()
+            return answer, server.counters
 
     answer, counters = asyncio.run(scenario())
     assert answer.startswith(b"HTTP/1.1 400 ")

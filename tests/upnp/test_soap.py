@@ -16,7 +16,9 @@ from igdpcp.upnp.soap import (
     VALUE_LIMIT,
     encode_fault,
     encode_response,
+    may_come_from_a_page,
     parse_call,
+    printable,
     soapaction_of,
 )
 
@@ -142,13 +144,19 @@ def test_descriptions_come_back_unchanged():
     assert add(NewPortMappingDescription=text).arguments["NewPortMappingDescription"] == text
 
 
+def test_lone_surrogates_are_not_printable_and_spaces_of_all_kinds_are():
+    assert printable("a\ud800b\u3000c\xa0d") == "ab\u3000c\xa0d"
+
+
 def test_long_descriptions_are_cut_on_a_character():
     text = add(NewPortMappingDescription="中" * (DESCRIPTION_LIMIT + 1)).arguments["NewPortMappingDescription"]
     assert text == "中" * DESCRIPTION_LIMIT
 
 
-@pytest.mark.parametrize("text", ["ga\nme", "ga\tme", "ga\x01me", "ga&#10;me", "ga\x85me"])
-def test_control_characters_leave_descriptions(text):
+@pytest.mark.parametrize(
+    "text", ["ga\nme", "ga\tme", "ga\x01me", "ga&#10;me", "ga\x85me", "ga\u2028me", "ga&#x2029;me", "ga\u202eme"]
+)
+def test_what_ends_a_line_or_cannot_be_seen_leaves_descriptions(text):
     assert add(NewPortMappingDescription=text).arguments["NewPortMappingDescription"] == "game"
 
 
@@ -165,9 +173,15 @@ def test_ampersands_need_not_be_escaped(text, value):
     assert add(NewPortMappingDescription=text).arguments["NewPortMappingDescription"] == value
 
 
-def test_an_unescaped_bracket_is_refused():
+@pytest.mark.parametrize("text", ["a < b", "<3", "x<", "<<1", "1<2&3"])
+def test_a_bracket_that_opens_no_tag_need_not_be_escaped(text):
+    assert add(NewPortMappingDescription=text).arguments["NewPortMappingDescription"] == text
+
+
+@pytest.mark.parametrize("text", ["a <b", "a </b", "a <!-", "a <?"])
+def test_a_bracket_that_opens_a_tag_is_refused(text):
     with pytest.raises((MalformedRequest, UpnpFault)):
-        add(NewPortMappingDescription="a < b")
+        add(NewPortMappingDescription=text)
 
 
 def test_latin_1_is_understood():
@@ -352,3 +366,24 @@ def test_a_fault_has_code_and_text_where_control_points_look():
 def test_a_fault_without_text_takes_the_name_of_the_standard():
     assert FAULT_TEXT[718] == "ConflictInMappingEntry"
     assert b"<errorDescription>ConflictInMappingEntry</errorDescription>" in encode_fault(718, "")
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ({"soapaction": "a#b", "content-type": "text/xml"}, False),
+        ({"soapaction": "a#b"}, False),
+        ({"01-soapaction": "a#b"}, False),
+        ({"content-type": 'TEXT/XML; charset="utf-8"'}, False),
+        ({"content-type": "application/xml"}, False),
+        ({"content-type": "application/soap+xml"}, False),
+        ({}, True),
+        ({"content-type": "text/plain"}, True),
+        ({"content-type": "text/plain; x=text/xml"}, True),
+        ({"content-type": "application/x-www-form-urlencoded"}, True),
+        ({"soapaction": "a#b", "content-type": "text/xml", "origin": "https://evil.example"}, True),
+        ({"soapaction": "a#b", "content-type": "text/xml", "origin": "null"}, True),
+    ],
+)
+def test_a_request_that_a_browser_sends_without_asking_may_come_from_a_page(headers, expected):
+    assert may_come_from_a_page(headers) is expected
