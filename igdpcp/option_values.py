@@ -86,15 +86,10 @@ def server(text: str) -> str:
 
 
 def interface(text: str) -> str:
-    """A name that the kernel would give a network device."""
-    if not _is_interface_name(text):
-        raise ValueError(f"is not the name of a network device (1-{INTERFACE_NAME_LIMIT} characters)")
+    """A network device's name, of characters that mean nothing else in a firewall rule."""
+    if not re.fullmatch(rf"[A-Za-z0-9_.@-]{{1,{INTERFACE_NAME_LIMIT}}}", text) or text in (".", ".."):
+        raise ValueError(f"is not a device name (letters, digits and _.@-, {INTERFACE_NAME_LIMIT} at most)")
     return text
-
-
-def _is_interface_name(text: str) -> bool:
-    fits = 0 < len(text.encode()) <= INTERFACE_NAME_LIMIT and text not in (".", "..")
-    return fits and text.isprintable() and not any(character in "/: " for character in text)
 
 
 def directory(text: str) -> str:
@@ -115,6 +110,6 @@ def friendly_name(text: str) -> str:
 
 def nft_name(text: str) -> str:
     """An nftables identifier."""
-    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", text) or len(text) > NFT_NAME_LIMIT:
+    if not re.fullmatch(rf"[A-Za-z][A-Za-z0-9_]{{0,{NFT_NAME_LIMIT - 1}}}", text):
         raise ValueError(f"is not a table name (a letter, then letters, digits, underscore; {NFT_NAME_LIMIT} at most)")
     return text

@@ -23,6 +23,7 @@ from igdpcp.netfilter.desired import Change, Desired, Fact, Key, difference
 T = TypeVar("T")
 
 NOWHERE = Surroundings(frozenset(), frozenset(), frozenset())
+FOREIGN_DROP_SECONDS = 60.0
 LIFETIME_CAP = 86400  # an orphan's rules are gone after a day (a grant may last longer and is re-armed at renewal)
 
 
@@ -38,19 +39,22 @@ class Backend(Protocol):
         """Get hold of the kernel's tables and make the static part of the ruleset."""
 
     def surroundings(self, surroundings: Surroundings) -> None:
-        """Apply to these devices and PCP servers from now on, also after ``sync``."""
+        """Apply to these devices and PCP servers from now on, and after each ``sync``, also when this one fails."""
 
     def apply(self, changes: list[Change], now: float) -> None:
-        """All of these changes or none."""
+        """All of these changes or none; none where what makes them apply to packets has gone."""
 
     def sync(self, facts: dict[Key, Fact], now: float) -> None:
-        """The static part, and exactly these facts, whatever was there."""
+        """The static part, the surroundings, and exactly these facts, whatever was there."""
 
     def release(self) -> None:
         """Take everything of ours out of the kernel."""
 
     def close(self, keep_rules: bool) -> None:
         """Let go of the kernel's tables; what cannot expire by itself goes."""
+
+    def intact(self) -> bool:
+        """Whether what makes the facts apply to packets is in the kernel; cheap, whatever the number of facts."""
 
     def foreign_drop(self) -> str | None:
         """Why another firewall would drop what is forwarded here, None when nothing is known to."""
@@ -85,6 +89,7 @@ class GroupCommit:
         self._clock = clock
         self._desired = Desired()
         self._queue: deque[_Job | _Work] = deque()
+        self._foreign_drop: tuple[float, str | None] | None = None  # when it was asked, and the answer
         self._pump: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="netfilter")
 
@@ -107,6 +112,7 @@ class GroupCommit:
 
     async def sync(self, openings: list[Opening]) -> None:
         """Make the kernel hold exactly these, whatever an earlier process left."""
+        self._foreign_drop = None
         await self._do(lambda: self._sync(openings))
 
     async def surroundings(self, surroundings: Surroundings) -> None:
@@ -118,8 +124,18 @@ class GroupCommit:
         await self._do(self._release)
 
     async def foreign_drop(self) -> str | None:
-        """Why forwarded packets would be dropped in spite of our rules, None when nothing is known to."""
-        return await self._do(self._backend.foreign_drop)
+        """Why forwarded packets would be dropped in spite of our rules, None when nothing is known to.
+
+        The answer is up to FOREIGN_DROP_SECONDS old, for it costs a reading of everybody's rules.
+        """
+        now = self._clock()
+        if self._foreign_drop is None or now >= self._foreign_drop[0] + FOREIGN_DROP_SECONDS:
+            self._foreign_drop = (now, await self._do(self._backend.foreign_drop))
+        return self._foreign_drop[1]
+
+    async def intact(self) -> bool:
+        """Whether what was laid down is still there; False when the firewall was loaded anew: ``sync`` mends it."""
+        return await self._do(self._backend.intact)
 
     async def close(self, *, keep_rules: bool = False) -> None:
         """End the thread. nftables rules stay and expire by themselves; iptables rules go, unless they are to be kept.

@@ -8,11 +8,11 @@ want this value. Back-ends get changes of facts and say how they are written.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
+from igdpcp import option_values
 from igdpcp.errors import RulesetError
 from igdpcp.model import Endpoint, Mode, Opening, Protocol
 
@@ -89,14 +89,12 @@ class Admit:
     remote_host: IPv4Address | None
 
 
-_DEVICE = re.compile(r"[A-Za-z0-9_.@-]{1,15}")
-
-
 def device_name(name: str) -> str:
     """The name, if it can be a device's and nothing else; raises RulesetError."""
-    if not _DEVICE.fullmatch(name):
-        raise RulesetError(f"not a device name: {name!r}")
-    return name
+    try:
+        return option_values.interface(name)
+    except ValueError as error:
+        raise RulesetError(f"{name!r} {error}") from error
 
 
 Key = Redirect | SourcePort | OwnPort | Hairpin | HairpinSender | Pass | Admit

@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
 from igdpcp.errors import OurFault, RulesetError
 from igdpcp.netfilter import foreign, layout
@@ -38,7 +39,10 @@ def choose_backend(setting: str, nft_table: str) -> Backend:
 
 
 def masquerades(device: str) -> bool:
-    """Whether a rule of somebody else translates the source of IPv4 packets that leave by this device."""
+    """Whether a rule of somebody else translates the source of IPv4 packets that leave by this device.
+
+    Raises RulesetError when the rules cannot be read: then nobody knows.
+    """
     return _nft_masquerades(device) or _legacy_masquerades(device)
 
 
@@ -52,13 +56,18 @@ def _nft_table(wanted: str) -> str:
     """The table for ``option nft_table``; raises OurFault where nftables does not work."""
     nft = Nft()
     try:
-        tables = [entry["table"] for entry in nft.query("list tables") if "table" in entry]
+        chains = _nft_chains(nft)
     finally:
         nft.close()
     if wanted != "auto":
         return wanted
-    fw4 = any((table["family"], table["name"]) == ("inet", layout.FW4_TABLE) for table in tables)
+    fw4 = any((chain["family"], chain["table"]) == ("inet", layout.FW4_TABLE) for chain in chains)
     return layout.FW4_TABLE if fw4 else layout.OWN_TABLE
+
+
+def _nft_chains(nft: Nft) -> list[dict[str, Any]]:
+    """All chains, without their rules; raises RulesetError where the kernel has no nftables."""
+    return [entry["chain"] for entry in nft.query("list chains") if "chain" in entry]
 
 
 def _nft_masquerades(device: str) -> bool:
@@ -67,11 +76,19 @@ def _nft_masquerades(device: str) -> bool:
     except OurFault:
         return False
     try:
+        if not _nft_works(nft):
+            return False
         return foreign.translates(foreign.Chains(nft), device)
-    except RulesetError:
-        return False
     finally:
         nft.close()
+
+
+def _nft_works(nft: Nft) -> bool:
+    try:
+        _nft_chains(nft)
+    except RulesetError:
+        return False
+    return True
 
 
 def _legacy_masquerades(device: str) -> bool:
@@ -91,7 +108,7 @@ def _legacy_nat_rules() -> list[str]:
         except (OSError, subprocess.SubprocessError):
             continue
         return saved.stdout.splitlines()
-    return []
+    raise RulesetError(f"the legacy table nat is in use, and neither of {', '.join(_LEGACY_SAVE)} can read it")
 
 
 def _legacy_translates(rules: list[str], chain: str, device: str, depth: int) -> bool:

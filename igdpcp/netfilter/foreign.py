@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from igdpcp.errors import RulesetError
 from igdpcp.netfilter import layout
 from igdpcp.netfilter.libnftables import Nft
 
@@ -20,7 +19,11 @@ JUMP_DEPTH = 16  # NFT_JUMP_STACK_SIZE: the kernel follows no deeper
 
 
 class Chains:
-    """All chains and their rules, as one reading of the ruleset found them."""
+    """All chains and their rules, as one reading of the ruleset found them. Raises RulesetError.
+
+    The whole ruleset without elements is read at once: listing a single chain makes libnftables read every element of
+    its table.
+    """
 
     def __init__(self, nft: Nft) -> None:
         self._nft = nft
@@ -65,10 +68,7 @@ class Chains:
         if isinstance(right, dict):
             right = right.get("set", [])
         if isinstance(right, str) and right.startswith("@"):
-            try:
-                found = self._nft.query(f"list set {family} {table} {right[1:]}")
-            except RulesetError:
-                return []
+            found = self._nft.query(f"list set {family} {table} {right[1:]}")
             right = [name for entry in found for name in entry.get("set", {}).get("elem", [])]
         names = right if isinstance(right, list) else [right]
         return [name for name in names if isinstance(name, str)]

@@ -8,112 +8,30 @@ there before the packets are redirected, and is taken away after it.
 
 from __future__ import annotations
 
-import ctypes
 import errno
-import fcntl
-import importlib
 import importlib.util
 import os
-import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from igdpcp.errors import OurFault, RulesetError
 from igdpcp.model import Surroundings
 from igdpcp.netfilter import foreign
+from igdpcp.netfilter import iptables_place as place
 from igdpcp.netfilter import iptables_rules as rules
 from igdpcp.netfilter.base import NOWHERE
 from igdpcp.netfilter.desired import Change, Fact, Key
 from igdpcp.netfilter.iptables_rules import Rule
+from igdpcp.netfilter.iptables_table import Edit, load, xtables_lock
 from igdpcp.netfilter.libnftables import Nft
 
-LOCK_FILE = "/run/xtables.lock"  # iptables(8): shared by all programs and all network namespaces
-LOCK_WAIT = 10.0  # seconds
-LOCK_POLL = 0.02  # seconds
 COMMIT_TRIES = 5  # a program that takes no lock may get between; it seldom does so twice
 
-_OPENWRT_EXTENSIONS = "/usr/lib/iptables"
-_OPENWRT_BUILT_IN = (
-    ("libiptext.so", "init_extensions"),
-    ("libiptext4.so", "init_extensions4"),
-    ("libiptext6.so", "init_extensions6"),
-)
 _IPV6_TABLES = Path("/proc/thread-self/net/ip6_tables_names")  # the tables that this network namespace uses
-
-
-class _Edit:
-    """One table as it was just read; its changes are seen by nobody before the commit.
-
-    Rules go to the table as entries, not through iptc.Chain: that one puts a pipe in place of the process's standard
-    output and has every extension print itself into it, each time a rule is used, only to set the extension's state
-    again before its final check. Here the final check comes while that state is still set.
-    """
-
-    def __init__(self, iptc: Any, table: Any) -> None:
-        self._iptc = iptc
-        self._table = table
-        self._ipv6 = isinstance(table, iptc.Table6)
-
-    def own_chains(self) -> list[str]:
-        """The chains in the table that carry our prefix."""
-        return [chain.name for chain in self._table.chains if chain.name.startswith(rules.PREFIX)]
-
-    def need(self, chain: str) -> None:
-        """Make the chain if it is not there."""
-        if not self._table.is_chain(chain):
-            self._table.create_chain(chain)
-
-    def flush(self, chain: str) -> None:
-        """Take all rules out of the chain."""
-        self._table.flush_entries(chain)
-
-    def drop(self, chain: str) -> None:
-        """Delete the chain, which must be empty and without jumps to it."""
-        self._table.delete_chain(chain)
-
-    def add(self, rule: Rule) -> None:
-        """Add the rule, and the chain that it leads to."""
-        for chain in (rule.chain, rule.target):
-            if chain.startswith(rules.PREFIX):
-                self.need(chain)
-        if rule.first:
-            self._table.insert_entry(rule.chain, self._built(rule).rule, 0)
-        else:
-            self._table.append_entry(rule.chain, self._built(rule).rule)
-
-    def delete(self, rule: Rule) -> bool:
-        """Delete one such rule; False when there is none, or no such chain."""
-        try:
-            built = self._built(rule)
-            self._table.delete_entry(rule.chain, built.rule, built.mask)
-        except (self._iptc.IPTCError, self._iptc.XTablesError):
-            return False
-        return True
-
-    def _built(self, rule: Rule) -> Any:
-        built = self._iptc.Rule6() if self._ipv6 else self._iptc.Rule()
-        for name, value in (
-            ("protocol", rule.protocol),
-            ("src", rule.source),
-            ("dst", rule.destination),
-            ("in_interface", rule.in_device),
-            ("out_interface", rule.out_device),
-        ):
-            if value:
-                setattr(built, name, value)
-        for name, parameters in rule.matches:
-            match = built.create_match(name)
-            for parameter, value in parameters:
-                match.set_parameter(parameter, value)
-            match._final_check()
-        target = built.create_target(rule.target)
-        for option, value in rule.options:
-            target.set_parameter(option, value)
-        target._final_check()
-        return built
 
 
 class IptablesBackend:
@@ -130,16 +48,16 @@ class IptablesBackend:
 
     def open(self) -> None:
         """Load the library and put the chains in; what an earlier process left in them stays until ``sync``."""
-        self._iptc = _import_iptc()
+        self._iptc = load()
         for table in ("filter", "nat"):
-            self._change(table, _frame, table)
+            self._change(table, _frame, _Static(table, False, self._surroundings))
 
     def surroundings(self, surroundings: Surroundings) -> None:
-        """Write the chains that mappings do not change anew."""
-        static = list(rules.static_rules(surroundings))
-        for table, ipv6 in self._tables(surroundings):
-            self._change(table, _static, table, ipv6, static, ipv6=ipv6)
+        """Write the chains that mappings do not change anew; they are kept to also when that fails now."""
+        static = _statics(surroundings)
         self._surroundings = surroundings
+        for part in static:
+            self._change(part.table, _static, part, ipv6=part.ipv6)
 
     def apply(self, changes: list[Change], now: float) -> None:
         """Add and delete the rules in which the changes differ; none when only ends do."""
@@ -165,16 +83,15 @@ class IptablesBackend:
         """Empty our chains and write everything into them."""
         shared = Counter(rule for key, fact in facts.items() for rule in rules.shared_rules_of(key, fact.value))
         wanted = [rule for key, fact in facts.items() for rule in rules.rules_of(key, fact.value)]
-        static = list(rules.static_rules(self._surroundings))
-        for table, ipv6 in self._tables(self._surroundings):
-            mine = [] if ipv6 else [rule for rule in (*wanted, *shared) if rule.table == table]
-            self._change(table, _everything, table, ipv6, static, mine, ipv6=ipv6)
+        for part in _statics(self._surroundings):
+            mine = [] if part.ipv6 else [rule for rule in (*wanted, *shared) if rule.table == part.table]
+            self._change(part.table, _everything, part, mine, ipv6=part.ipv6)
         self._shared = shared
 
     def release(self) -> None:
         """Take our chains and the jumps to them out of all tables."""
-        for table, ipv6 in reversed(self._tables(self._surroundings)):
-            self._change(table, _nothing, table, ipv6, ipv6=ipv6)
+        for part in reversed(_statics(self._surroundings)):
+            self._change(part.table, _nothing, part, ipv6=part.ipv6)
         self._shared = Counter()
         self._surroundings = NOWHERE
 
@@ -182,6 +99,15 @@ class IptablesBackend:
         """Rules without a timeout may not outlive the daemon, so without a successor they go."""
         if self._iptc is not None and not keep_rules:
             self.release()
+
+    def intact(self) -> bool:
+        """Whether our jumps stand where they take effect, and the chains that mappings do not change are filled."""
+        try:
+            for part in _statics(self._surroundings):
+                _check(self._read(part.table, part.ipv6), part)
+        except RulesetError:
+            return False
+        return True
 
     def foreign_drop(self) -> str | None:
         """Name an nftables forward chain that refuses what it does not accept: it decides beside iptables."""
@@ -194,24 +120,16 @@ class IptablesBackend:
         finally:
             nft.close()
 
-    def _tables(self, surroundings: Surroundings) -> list[tuple[str, bool]]:
-        """Table and whether it is IPv6's: that one only where it is in use or needed."""
-        tables = [("filter", False), ("nat", False)]
-        servers = any(server.version == 6 for server in surroundings.pcp_servers)
-        with suppress(OSError):
-            if servers or "filter" in _IPV6_TABLES.read_text().split():
-                tables.append(("filter", True))
-        return tables
-
     def _exchange(self, gone: list[Rule], come: list[Rule]) -> None:
         """Accept before redirecting, and the other way round when taking away; a refused part is taken back."""
+        filter_part, nat_part = (_Static(table, False, self._surroundings) for table in ("filter", "nat"))
         accepts = [rule for rule in come if rule.table == "filter"]
         if accepts:
-            self._change("filter", _replace, [], accepts)
+            self._change("filter", _amend, filter_part, [], accepts)
         try:
             old, new = ([rule for rule in part if rule.table == "nat"] for part in (gone, come))
             if old or new:
-                self._change("nat", _replace, old, new)
+                self._change("nat", _amend, nat_part, old, new)
         except RulesetError:
             with suppress(RulesetError):
                 self._change("filter", _replace, accepts, [])
@@ -222,53 +140,105 @@ class IptablesBackend:
 
     def _change(self, name: str, edit: Callable[..., None], *what: Any, ipv6: bool = False) -> None:
         """Read the table, edit it, commit; once more when another program changed it meanwhile."""
-        if self._iptc is None:
-            raise RulesetError("the iptables back-end is not open")
-        kind = self._iptc.Table6 if ipv6 else self._iptc.Table
-        with _xtables_lock():
+        with xtables_lock():
             for left in reversed(range(COMMIT_TRIES)):
                 try:
-                    table = kind(name, autocommit=False)
-                    table.refresh()
-                    edit(_Edit(self._iptc, table), *what)
+                    table = self._read(name, ipv6)
+                    edit(table, *what)
                     table.commit()
                     return
                 except (self._iptc.IPTCError, self._iptc.XTablesError, ValueError) as error:
                     if not left or os.strerror(errno.EAGAIN) not in str(error):
                         raise RulesetError(f"iptables table {name}: {error}") from error
 
+    def _read(self, name: str, ipv6: bool) -> Edit:
+        if self._iptc is None:
+            raise RulesetError("the iptables back-end is not open")
+        try:
+            table = (self._iptc.Table6 if ipv6 else self._iptc.Table)(name, autocommit=False)
+            table.refresh()
+        except self._iptc.IPTCError as error:
+            raise RulesetError(f"iptables table {name}: {error}") from error
+        return Edit(self._iptc, table)
 
-def _frame(edit: _Edit, table: str, ipv6: bool = False) -> None:
+
+@dataclass(frozen=True, slots=True)
+class _Static:
+    """What of one table no mapping changes."""
+
+    table: str
+    ipv6: bool
+    surroundings: Surroundings
+
+    @property
+    def jumps(self) -> list[Rule]:
+        return [jump for jump in rules.JUMPS if (jump.table, jump.ipv6) == (self.table, self.ipv6)]
+
+    @property
+    def rules(self) -> list[Rule]:
+        static = rules.static_rules(self.surroundings)
+        return [rule for rule in static if (rule.table, rule.ipv6) == (self.table, self.ipv6)]
+
+
+def _statics(surroundings: Surroundings) -> list[_Static]:
+    """One for each table; IPv6's only where it is in use or needed. Raises RulesetError for what is no device name."""
+    list(rules.static_rules(surroundings))  # a bad name is refused before anything is written
+    parts = [_Static("filter", False, surroundings), _Static("nat", False, surroundings)]
+    needed = any(peer.server.version == 6 for peer in surroundings.pcp_peers)
+    with suppress(OSError):
+        if needed or "filter" in _IPV6_TABLES.read_text().split():
+            parts.append(_Static("filter", True, surroundings))
+    return parts
+
+
+def _frame(edit: Edit, part: _Static) -> None:
     """Our fixed chains, and the one jump to each at its place, wherever an older one stood."""
-    for chain in rules.CHAINS[table]:
+    for chain in rules.CHAINS[part.table]:
         edit.need(chain)
-    for jump in _jumps(table, ipv6):
+    for jump in part.jumps:
         while edit.delete(jump):
             pass
-        edit.add(jump)
+        if jump.chain == rules.BEHIND_BANS:
+            edit.insert(jump, place.before_refusal(edit.standing, jump.chain, part.surroundings))
+        else:
+            edit.add(jump)
 
 
-def _static(edit: _Edit, table: str, ipv6: bool, static: Iterable[Rule]) -> None:
-    _frame(edit, table, ipv6)
-    for chain in rules.STATIC_CHAINS[table]:
+def _check(edit: Edit, part: _Static) -> None:
+    """Raises RulesetError when mappings' rules would not take effect: somebody loaded or flushed the table."""
+    for jump in part.jumps:
+        targets = edit.targets(jump.chain)
+        end = len(targets)
+        if jump.chain == rules.BEHIND_BANS:
+            end = place.before_refusal(edit.standing, jump.chain, part.surroundings)
+        if jump.target not in targets[:end]:
+            raise RulesetError(f"iptables table {part.table}: {jump.chain} does not lead to {jump.target}")
+    filled = sum(len(edit.targets(chain)) for chain in rules.STATIC_CHAINS[part.table])
+    if filled != len(part.rules):
+        raise RulesetError(f"iptables table {part.table}: our chains hold {filled} rules of {len(part.rules)}")
+
+
+def _static(edit: Edit, part: _Static) -> None:
+    _frame(edit, part)
+    for chain in rules.STATIC_CHAINS[part.table]:
         edit.flush(chain)
-    _replace(edit, [], [rule for rule in static if (rule.table, rule.ipv6) == (table, ipv6)])
+    _replace(edit, [], part.rules)
 
 
-def _everything(edit: _Edit, table: str, ipv6: bool, static: Iterable[Rule], wanted: Iterable[Rule]) -> None:
-    _clear(edit, keep=rules.CHAINS[table])
-    _static(edit, table, ipv6, static)
+def _everything(edit: Edit, part: _Static, wanted: Iterable[Rule]) -> None:
+    _clear(edit, keep=rules.CHAINS[part.table])
+    _static(edit, part)
     _replace(edit, [], wanted)
 
 
-def _nothing(edit: _Edit, table: str, ipv6: bool) -> None:
-    for jump in _jumps(table, ipv6):
+def _nothing(edit: Edit, part: _Static) -> None:
+    for jump in part.jumps:
         while edit.delete(jump):
             pass
     _clear(edit, keep=())
 
 
-def _clear(edit: _Edit, keep: Iterable[str]) -> None:
+def _clear(edit: Edit, keep: Iterable[str]) -> None:
     chains = edit.own_chains()
     for chain in chains:
         edit.flush(chain)
@@ -276,57 +246,14 @@ def _clear(edit: _Edit, keep: Iterable[str]) -> None:
         edit.drop(chain)
 
 
-def _replace(edit: _Edit, gone: Iterable[Rule], come: Iterable[Rule]) -> None:
+def _amend(edit: Edit, part: _Static, gone: Iterable[Rule], come: Iterable[Rule]) -> None:
+    _check(edit, part)
+    _replace(edit, gone, come)
+
+
+def _replace(edit: Edit, gone: Iterable[Rule], come: Iterable[Rule]) -> None:
     """A rule to delete may be missing: somebody flushed it, and it shall not be there anyway."""
     for rule in gone:
         edit.delete(rule)
     for rule in come:
         edit.add(rule)
-
-
-def _jumps(table: str, ipv6: bool) -> list[Rule]:
-    return [jump for jump in rules.JUMPS if (jump.table, jump.ipv6) == (table, ipv6)]
-
-
-def _import_iptc() -> Any:
-    """Import python-iptables where it finds its extensions, also on OpenWrt.
-
-    There is no ldconfig to ask there, and the extensions that are linked into libiptext must be registered by hand.
-    """
-    if Path(_OPENWRT_EXTENSIONS).is_dir():
-        os.environ.setdefault("XTABLES_LIBDIR", _OPENWRT_EXTENSIONS)
-    try:
-        iptc = importlib.import_module("iptc")
-    except Exception as error:  # it raises plain Exception when its libraries are missing
-        raise OurFault(f"python-iptables cannot be loaded: {error}") from error
-    for library, register in _OPENWRT_BUILT_IN:
-        with suppress(OSError, AttributeError):
-            getattr(ctypes.CDLL(library, ctypes.RTLD_GLOBAL), register)()
-    return iptc
-
-
-@contextmanager
-def _xtables_lock() -> Iterator[None]:
-    """Hold the lock that iptables itself takes; libiptc takes none. Raises RulesetError when it is not to be had."""
-    path = os.environ.get("XTABLES_LOCKFILE", LOCK_FILE)
-    try:
-        descriptor = os.open(path, os.O_CREAT | os.O_RDONLY | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise RulesetError(f"xtables lock {path}: {error.strerror}") from error
-    try:
-        deadline = time.monotonic() + LOCK_WAIT
-        while not _locked(descriptor):
-            if time.monotonic() > deadline:
-                raise RulesetError(f"another program holds {path} for more than {LOCK_WAIT:.0f} s")
-            time.sleep(LOCK_POLL)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _locked(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

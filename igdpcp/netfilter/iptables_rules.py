@@ -4,7 +4,8 @@
 A mapping costs three rules: redirect, source port, forward accept. What would need more is said by rules that mappings
 share, and that is where iptables says a little less than nftables does:
 
-- Other hosts' packets are moved off a whole block of 256 source ports as soon as one of its ports is mapped.
+- Other hosts' packets are moved off a whole block of 256 source ports as soon as one of its ports is mapped, also those
+  of networks that are not served: POSTROUTING cannot match the device on which a packet came. The router's own stay.
 - A hairpin to the carrier's address follows every redirect of the WAN device, also one whose external port differs.
 - A hairpin's sender is seen with the address that it sent to, and with its external port where that is not its own.
 
@@ -17,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
-from igdpcp.model import Endpoint, IPAddress, Surroundings
+from igdpcp.model import Endpoint, IPAddress, PcpPeer, Surroundings
 from igdpcp.netfilter import layout
 from igdpcp.netfilter.desired import (
     Admit,
@@ -79,10 +80,11 @@ def source_ports(device: str) -> str:
     return f"{PREFIX}S-{device_name(device)}"
 
 
-JUMPS = (  # the administrator's redirects win; the other chains end in what must not be reached before us
+BEHIND_BANS = "FORWARD"  # where our jump stands in front of the general refusal only (``iptables_place.py``)
+JUMPS = (  # the administrator's redirects win, and so do his bans
     Rule("nat", "PREROUTING", DST),
     Rule("nat", "POSTROUTING", SRC, first=True),
-    Rule("filter", "FORWARD", FWD, first=True),
+    Rule("filter", BEHIND_BANS, FWD),
     Rule("filter", "INPUT", IN, first=True),
     Rule("filter", "INPUT", IN, first=True, ipv6=True),
 )
@@ -124,7 +126,7 @@ def shared_rules_of(key: Key, value: Value) -> Iterator[Rule]:
         case OwnPort(device, _, port), _:
             protocol = key.protocol.name.lower()
             block = port - port % BLOCK
-            moved = (("to-ports", layout.MOVED_TO),)
+            moved = (("to-ports", layout.ports_text(layout.moved_to(port))),)
             sport = (protocol, (("sport", f"{max(block, 1)}:{block + BLOCK - 1}"),))
             chain = source_ports(device)
             yield Rule("nat", chain, "MASQUERADE", protocol=protocol, matches=(sport,), options=moved)
@@ -140,12 +142,16 @@ def shared_rules_of(key: Key, value: Value) -> Iterator[Rule]:
 def static_rules(surroundings: Surroundings) -> Iterator[Rule]:
     """The rules that no mapping changes, in the order of their chains."""
     wan, lan = sorted(surroundings.wan_devices), sorted(surroundings.lan_devices)
-    for device in wan:
-        local = ("addrtype", (("dst-type", "LOCAL"),))
-        yield Rule("nat", DST, redirects(device), in_device=device, matches=(local,))
-        yield Rule("nat", SRC, source_ports(device), out_device=device)
-        yield _announcements(device, "224.0.0.1/255.255.255.255")
-        yield _announcements(device, "ff02::1/128", ipv6=True)
+    peers = sorted(surroundings.pcp_peers, key=str)
+    for device in map(device_name, wan):
+        to_router = ("addrtype", (("dst-type", "LOCAL"),))
+        forwarded = ("addrtype", (("src-type", "!LOCAL"),))
+        yield Rule("nat", DST, redirects(device), in_device=device, matches=(to_router,))
+        yield Rule("nat", SRC, source_ports(device), out_device=device, matches=(forwarded,))
+        for peer in peers:
+            yield _answers(device, peer)
+        for server in sorted({peer.server for peer in peers if isinstance(peer.server, IPv4Address)}):
+            yield _announcements(device, server)
     marked = ("mark", (("mark", HAIRPIN_MARK),))
     translated = ("conntrack", (("ctstate", "DNAT"),))
     for device in map(device_name, lan):
@@ -153,8 +159,6 @@ def static_rules(surroundings: Surroundings) -> Iterator[Rule]:
             yield Rule("nat", DST, chain, in_device=device)
         yield Rule("nat", DST, "MARK", in_device=device, matches=(marked,), options=(("set-xmark", _UNMARK),))
         yield Rule("nat", SRC, SENDER, out_device=device, matches=(marked, translated))
-    for server in sorted(surroundings.pcp_servers, key=str):
-        yield _answers(server)
 
 
 def _host(address: IPv4Address) -> str:
@@ -181,16 +185,18 @@ def _to_client(key: Pass | Admit, more: Matches, in_device: str = "", source: st
     )  # fmt: skip
 
 
-def _announcements(device: str, group: str, *, ipv6: bool = False) -> Rule:
-    ports = (("sport", str(layout.PCP_SERVER_PORT)), ("dport", str(layout.PCP_CLIENT_PORT)))
-    return Rule(
-        "filter", IN, "ACCEPT", in_device=device, destination=group, protocol="udp", matches=(("udp", ports),),
-        ipv6=ipv6,
-    )  # fmt: skip
+def _announcements(device: str, server: IPv4Address) -> Rule:
+    return _from_server(device, server, layout.PCP_CLIENT_PORT, f"{layout.ALL_HOSTS}/255.255.255.255")
 
 
-def _answers(server: IPAddress) -> Rule:
-    ports = (("sport", str(layout.PCP_SERVER_PORT)), ("dport", layout.UNPRIVILEGED_PORTS.replace("-", ":")))
+def _answers(device: str, peer: PcpPeer) -> Rule:
+    return _from_server(device, peer.server, peer.port, "")
+
+
+def _from_server(device: str, server: IPAddress, port: int, destination: str) -> Rule:
+    ports = (("sport", str(layout.PCP_SERVER_PORT)), ("dport", str(port)))
     source = _host(server) if isinstance(server, IPv4Address) else f"{str(server).partition('%')[0]}/128"
-    ipv6 = server.version == 6
-    return Rule("filter", IN, "ACCEPT", source=source, protocol="udp", matches=(("udp", ports),), ipv6=ipv6)
+    return Rule(
+        "filter", IN, "ACCEPT", in_device=device, source=source, destination=destination, protocol="udp",
+        matches=(("udp", ports),), ipv6=server.version == 6,
+    )  # fmt: skip

@@ -6,6 +6,12 @@ its name: redeclaring it with another type makes the whole firewall load fail.
 
 Order matters. ``src`` stands before the router's own masquerade, which would end the search. ``dst`` stands behind the
 administrator's redirects, which win.
+
+Source ports are the business of hosts on served LANs alone. From there nobody but its client leaves by a mapped port; a
+host that the administrator does not translate is, while it sends from one. Packets from elsewhere, be it from a network
+that is not served or from the router itself, are left as the router's other rules treat them: nothing tells here
+whether those would translate them, and a translation that was not meant to be cuts such a host off, while a port that
+it shares by chance is lost only for a remote endpoint that both talk to.
 """
 
 from __future__ import annotations
@@ -18,8 +24,27 @@ OWN_TABLE = "igdpcp"
 
 PCP_SERVER_PORT = 5351  # RFC 6887 section 19.1
 PCP_CLIENT_PORT = 5350  # RFC 6887 section 19.1: multicast announcements
-UNPRIVILEGED_PORTS = "1024-65535"  # where the socket is that the server answers
-MOVED_TO = f"{MOVED_PORTS.start}-{MOVED_PORTS[-1]}"
+ALL_HOSTS = "224.0.0.1"  # RFC 6887 section 14.1.1: where they are sent to
+ANY_GENERATION = "igdpcp"  # what the names of all our objects begin with, also those of another release
+
+_HALVES = (MOVED_PORTS[: len(MOVED_PORTS) // 2], MOVED_PORTS[len(MOVED_PORTS) // 2 :])
+
+
+def ports_text(ports: range) -> str:
+    """The range as nftables and iptables write it."""
+    return f"{ports.start}-{ports[-1]}"
+
+
+def moved_to(port: int) -> range:
+    """Where other hosts' packets are moved from this mapped port.
+
+    Not to a range that holds the port itself: a masquerade keeps a source port that lies in its range.
+    """
+    for half, other in (_HALVES, _HALVES[::-1]):
+        if port in half:
+            return other
+    return MOVED_PORTS
+
 
 MAPS = {
     "dnat4": "ifname . inet_proto . inet_service : ipv4_addr . inet_service",
@@ -34,9 +59,16 @@ SETS = {
     "open4": "ifname . inet_proto . ipv4_addr . inet_service",
     "open4_rh": "ifname . ipv4_addr . inet_proto . ipv4_addr . inet_service",
 }
-SURROUNDINGS = {"wan4": "ifname", "lan": "ifname", "pcp4": "ipv4_addr", "pcp6": "ipv6_addr"}
+SURROUNDINGS = {
+    "wan4": "ifname",
+    "lan": "ifname",
+    "pcp4": "ipv4_addr . inet_service",
+    "pcp6": "ipv6_addr . inet_service",
+    "server4": "ipv4_addr",
+}
 
-_PORTS = "meta nfproto ipv4 meta l4proto { tcp, udp }"
+_TRANSPORT = "meta l4proto { tcp, udp }"  # a masquerade to ports needs it in its own rule
+_PORTS = f"meta nfproto ipv4 {_TRANSPORT}"
 _PASSED = f"ct status dnat {_PORTS} meta l4proto . ct original proto-dst . ip daddr . th dport @pass4"
 
 _CHAINS = {
@@ -48,16 +80,23 @@ _CHAINS = {
         f"iifname @wan4 {_PORTS} fib daddr type local jump dst_wan",
         f"iifname @lan {_PORTS} dnat ip to ip daddr . meta l4proto . th dport map @hair4",
     ),
+    "src_moved": (
+        *(
+            f"{_TRANSPORT} th sport {ports_text(half)} masquerade to :{ports_text(moved_to(half.start))}"
+            for half in _HALVES
+        ),
+        f"{_TRANSPORT} masquerade to :{ports_text(MOVED_PORTS)}",
+    ),
     "src_wan": (
-        "meta l4proto { tcp, udp } masquerade to : oifname . meta l4proto . ip saddr . th sport map @snat4",
-        "oifname . meta l4proto . th sport @own4 meta l4proto { tcp, udp } masquerade to :" + MOVED_TO,
+        f"{_TRANSPORT} masquerade to : oifname . meta l4proto . ip saddr . th sport map @snat4",
+        "oifname . meta l4proto . th sport @own4 jump src_moved",
     ),
     "src_hair": (
-        "meta l4proto { tcp, udp } snat ip to meta l4proto . ip saddr . th sport map @hsrc4",
+        f"{_TRANSPORT} snat ip to meta l4proto . ip saddr . th sport map @hsrc4",
         "masquerade",
     ),
     "src": (
-        f"oifname @wan4 {_PORTS} jump src_wan",
+        f"iifname @lan oifname @wan4 {_PORTS} jump src_wan",
         f"iifname @lan oifname @lan {_PASSED} jump src_hair",
     ),
     "fwd": (
@@ -66,10 +105,10 @@ _CHAINS = {
         f"{_PORTS} iifname . meta l4proto . ip daddr . th dport @open4 counter accept",
     ),
     "in": (
-        f"ip saddr @pcp4 udp sport {PCP_SERVER_PORT} udp dport {UNPRIVILEGED_PORTS} accept",
-        f"ip6 saddr @pcp6 udp sport {PCP_SERVER_PORT} udp dport {UNPRIVILEGED_PORTS} accept",
-        f"iifname @wan4 ip daddr 224.0.0.1 udp sport {PCP_SERVER_PORT} udp dport {PCP_CLIENT_PORT} accept",
-        f"iifname @wan4 ip6 daddr ff02::1 udp sport {PCP_SERVER_PORT} udp dport {PCP_CLIENT_PORT} accept",
+        f"iifname @wan4 udp sport {PCP_SERVER_PORT} ip saddr . udp dport @pcp4 accept",
+        f"iifname @wan4 udp sport {PCP_SERVER_PORT} ip6 saddr . udp dport @pcp6 accept",
+        f"iifname @wan4 ip saddr @server4 ip daddr {ALL_HOSTS} "
+        f"udp sport {PCP_SERVER_PORT} udp dport {PCP_CLIENT_PORT} accept",
     ),
 }
 

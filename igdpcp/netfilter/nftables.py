@@ -7,11 +7,12 @@ a firewall that is up. An own table is declared by the daemon, again at each syn
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from ipaddress import IPv4Address
+from typing import Any
 
-from igdpcp.errors import RulesetError
+from igdpcp import option_values
+from igdpcp.errors import OurFault, RulesetError
 from igdpcp.model import Endpoint, Surroundings
 from igdpcp.netfilter import foreign, layout
 from igdpcp.netfilter.base import NOWHERE
@@ -32,8 +33,6 @@ from igdpcp.netfilter.desired import (
 )
 from igdpcp.netfilter.libnftables import Nft
 
-_TABLE = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,31}")
-
 
 class NftablesBackend:
     """Facts as elements with timeouts, in table ``inet fw4`` or in an own table of another name."""
@@ -41,35 +40,47 @@ class NftablesBackend:
     name = "nftables"
 
     def __init__(self, table: str) -> None:
-        if not _TABLE.fullmatch(table):
-            raise RulesetError(f"not a name for an nftables table: {table!r}")
-        self._table = table
+        try:
+            self._table = option_values.nft_name(table)
+        except ValueError as error:
+            raise OurFault(f"{table!r} {error}") from error
         self._shared = table == layout.FW4_TABLE
         self._surroundings = NOWHERE
         self._nft: Nft | None = None
 
     def open(self) -> None:
-        """Make the own table, or see that fw4 has loaded the drop-ins; raises RulesetError when it has not."""
+        """Make the own table, or see that fw4 has loaded the drop-ins; raises RulesetError when it has not.
+
+        An own table that cannot be made raises OurFault: it will not be possible later either.
+        """
         self._nft = Nft()
         if self._shared:
-            self._run(f"list chain inet {self._table} {layout.PREFIX}fwd")
-        else:
+            if not self._drop_ins_loaded():
+                raise RulesetError(self._missing())
+            return
+        try:
+            self._check_owner()
             self._run(layout.own_table(self._table))
+        except RulesetError as error:
+            raise OurFault(f"option nft_table: {error}") from error
 
     def surroundings(self, surroundings: Surroundings) -> None:
-        """Replace the device names and PCP servers."""
-        self._run(self._surroundings_script(surroundings))
+        """Replace the device names and PCP servers, also when that cannot be told to the kernel now."""
+        self._contents(surroundings)  # a bad name is refused before it is kept
         self._surroundings = surroundings
+        self._lay()
 
     def apply(self, changes: list[Change], now: float) -> None:
         """Commit the changes in one transaction, whatever of them has expired meanwhile.
 
         Deleting an element that is gone fails and takes the transaction with it, so it is added first. Adding an
-        element that is there does not re-arm its timeout on every kernel, so it is deleted first.
+        element that is there does not re-arm its timeout on every kernel, so it is deleted first. Where the sets of
+        the surroundings were emptied, by a restart of the firewall, the transaction must fail: no rule would apply.
         """
         gone = [(change.key, change.before) for change in changes if change.before]
         come = [(change.key, change.after) for change in changes if change.after]
         parts = [
+            self._guard(),
             self._elements("add", ((key, _element(key, fact.value)) for key, fact in gone)),
             self._elements("delete", ((key, _match(key)) for key, _ in gone)),
             self._elements("add", ((key, _element(key, fact.value, _remaining(fact, now))) for key, fact in come)),
@@ -81,9 +92,7 @@ class NftablesBackend:
 
         One for all of them would be ten times as large, and it is memory that a router is short of.
         """
-        if not self._shared:
-            self._run(layout.own_table(self._table))
-        self._run(self._surroundings_script(self._surroundings))
+        self._lay()
         by_object: dict[str, list[Key]] = {}
         for key in facts:
             by_object.setdefault(_object(key), []).append(key)
@@ -99,6 +108,7 @@ class NftablesBackend:
         """Empty fw4's sets and maps, or delete the own table; nothing to do when they are gone already."""
         table = f"inet {self._table}"
         if not self._shared:
+            self._check_owner()
             self._run(f"add table {table}\ndelete table {table}\n")
         elif self._drop_ins_loaded():
             self._surroundings = NOWHERE
@@ -109,6 +119,15 @@ class NftablesBackend:
         if self._nft is not None:
             self._nft.close()
             self._nft = None
+
+    def intact(self) -> bool:
+        """Whether the surroundings are in their sets: whatever empties those, empties or deletes the others too."""
+        try:
+            return all(
+                len(self._held(name)) == len(elements) for name, elements in self._contents(self._surroundings).items()
+            )
+        except RulesetError:
+            return False
 
     def foreign_drop(self) -> str | None:
         """Name a forward chain of somebody else that refuses what no rule of it accepts."""
@@ -130,11 +149,42 @@ class NftablesBackend:
             raise
 
     def _drop_ins_loaded(self) -> bool:
-        try:
-            self._context().run(f"list chain inet {self._table} {layout.PREFIX}fwd")
-        except RulesetError:
-            return False
-        return True
+        """Listing one chain would read every element of the table; listing the names of all chains does not."""
+        chains = [entry["chain"] for entry in self._context().query("list chains") if "chain" in entry]
+        wanted = ("inet", self._table, f"{layout.PREFIX}fwd")
+        return any((chain["family"], chain["table"], chain["name"]) == wanted for chain in chains)
+
+    def _check_owner(self) -> None:
+        """Raises RulesetError when the table holds anything that is not named as ours is."""
+        for entry in self._context().query("list ruleset", elements=False):
+            for kind, found in entry.items():
+                here = (found.get("family"), found.get("table")) == ("inet", self._table)
+                if here and not found.get("name", layout.PREFIX).startswith(layout.ANY_GENERATION):
+                    raise RulesetError(
+                        f"table inet {self._table} belongs to somebody else: it has the {kind} {found['name']!r}; "
+                        "choose a name that no table has"
+                    )
+
+    def _lay(self) -> None:
+        """Bring everything there that mappings do not change; an own table may have been flushed away."""
+        script = self._surroundings_script()
+        if not self._shared:
+            self._check_owner()
+            script = layout.own_table(self._table) + script
+        self._run(script)
+
+    def _guard(self) -> str:
+        """Commands that change nothing, and fail where the sets of the surroundings are empty or gone."""
+        contents = self._contents(self._surroundings)
+        for name in ("wan4", "lan"):
+            if contents[name]:
+                return "".join(self._command(verb, name, contents[name][:1]) for verb in ("delete", "add"))
+        return ""
+
+    def _held(self, name: str) -> list[Any]:
+        [found] = self._context().query(f"list set inet {self._table} {layout.PREFIX}{name}")[-1].values()
+        elements: list[Any] = found.get("elem", [])
+        return elements
 
     def _missing(self) -> str:
         return (
@@ -155,19 +205,25 @@ class NftablesBackend:
     def _flush(self, kind: str, name: str) -> str:
         return f"flush {kind} inet {self._table} {layout.PREFIX}{name}\n"
 
-    def _surroundings_script(self, surroundings: Surroundings) -> str:
-        servers = surroundings.pcp_servers
-        contents = {
-            "wan4": sorted(_device(name) for name in surroundings.wan_devices),
-            "lan": sorted(_device(name) for name in surroundings.lan_devices),
-            "pcp4": sorted(str(server) for server in servers if server.version == 4),
-            "pcp6": sorted(str(server).partition("%")[0] for server in servers if server.version == 6),
-        }
+    def _surroundings_script(self) -> str:
         script = ""
-        for name, elements in contents.items():
+        for name, elements in self._contents(self._surroundings).items():
             script += self._flush("set", name)
             script += self._command("add", name, elements) if elements else ""
         return script
+
+    @staticmethod
+    def _contents(surroundings: Surroundings) -> dict[str, list[str]]:
+        """The elements of each set of ``layout.SURROUNDINGS``; raises RulesetError for what is no device name."""
+        peers = [(str(peer.server).partition("%")[0], peer) for peer in surroundings.pcp_peers]
+        contents = {
+            "wan4": {_device(name) for name in surroundings.wan_devices},
+            "lan": {_device(name) for name in surroundings.lan_devices},
+            "pcp4": {f"{address} . {peer.port:d}" for address, peer in peers if peer.server.version == 4},
+            "pcp6": {f"{address} . {peer.port:d}" for address, peer in peers if peer.server.version == 6},
+            "server4": {address for address, peer in peers if peer.server.version == 4},
+        }
+        return {name: sorted(elements) for name, elements in contents.items()}
 
 
 def _device(name: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -54,7 +55,7 @@ def test_a_table_can_be_named(router: str) -> None:
 
 
 def test_a_table_name_that_is_none_is_refused(router: str) -> None:
-    with pytest.raises(OurFault, match="not a name"):
+    with pytest.raises(OurFault, match="is not a table name"):
         inside(router, lambda: detect.choose_backend("nftables", "x; flush ruleset"))
 
 
@@ -133,6 +134,40 @@ def test_a_masquerade_for_a_named_set_of_devices_counts_for_its_elements(router:
 def test_a_masquerade_in_a_chain_that_nothing_reaches_does_not_count(router: str) -> None:
     firewalls.load_nft(router, "table inet t {\nchain lost {\nmasquerade\n}\n}")
     assert not masquerades(router, "wan0")
+
+
+def test_rules_that_cannot_be_read_are_not_taken_for_none(router: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = libnftables.Nft.query
+
+    def refuse(nft: libnftables.Nft, command: str, *, elements: bool = True) -> list[dict[str, Any]]:
+        if command == "list ruleset":
+            raise RulesetError("Interrupted system call")
+        return real(nft, command, elements=elements)
+
+    monkeypatch.setattr(libnftables.Nft, "query", refuse)
+    with pytest.raises(RulesetError, match="Interrupted"):
+        masquerades(router, "wan0")
+
+
+def test_legacy_rules_that_no_program_can_read_are_not_taken_for_none(
+    router: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    firewalls.load_legacy(router)
+    monkeypatch.setattr(detect, "_LEGACY_SAVE", ("iptables-none-save",))
+    with pytest.raises(RulesetError, match="iptables-none-save"):
+        masquerades(router, "wan0")
+
+
+def test_a_kernel_without_nftables_is_asked_for_legacy_rules_alone(
+    router: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise RulesetError("Operation not supported")
+
+    monkeypatch.setattr(libnftables.Nft, "query", refuse)
+    assert not masquerades(router, "wan0")
+    firewalls.load_legacy(router)
+    assert masquerades(router, "wan0")
 
 
 def test_our_own_nftables_rules_do_not_count(router: str) -> None:

@@ -28,6 +28,8 @@ class Kernel:
         self.facts: dict[Key, Fact] = {}
         self.commits: list[int] = []
         self.rewrites = 0
+        self.asked = 0
+        self.now = 1000.0
         self.down = False
         self.gate = threading.Event()
         self.gate.set()
@@ -65,8 +67,12 @@ class Kernel:
     def close(self, keep_rules: bool) -> None:
         pass
 
+    def intact(self) -> bool:
+        return not self.down
+
     def foreign_drop(self) -> str | None:
-        return None
+        self.asked += 1
+        return f"answer {self.asked}"
 
     def _check(self, ports: list[int]) -> None:
         if self.down:
@@ -81,7 +87,7 @@ class Kernel:
 
 def run(kernel: Kernel, work: Callable[[GroupCommit], Coroutine[Any, Any, None]]) -> None:
     async def all_of_it() -> None:
-        ruleset = GroupCommit(kernel, clock=lambda: 1000.0)
+        ruleset = GroupCommit(kernel, clock=lambda: kernel.now)
         await ruleset.start()
         await asyncio.wait_for(work(ruleset), 10)
         kernel.down = False
@@ -235,6 +241,32 @@ def test_nothing_is_left_wanted_after_release() -> None:
         await ruleset.release()
         await ruleset.put(numbered(2))
         assert kernel.ports == {2}
+
+    run(kernel, work)
+
+
+def test_who_drops_is_asked_again_after_a_minute_or_a_sync_only() -> None:
+    kernel = Kernel()
+
+    async def work(ruleset: GroupCommit) -> None:
+        assert [await ruleset.foreign_drop(), await ruleset.foreign_drop()] == ["answer 1"] * 2
+        kernel.now += 59.9
+        assert await ruleset.foreign_drop() == "answer 1"
+        kernel.now += 0.1
+        assert await ruleset.foreign_drop() == "answer 2"
+        await ruleset.sync([])
+        assert await ruleset.foreign_drop() == "answer 3"
+
+    run(kernel, work)
+
+
+def test_a_ruleset_that_is_not_intact_is_known() -> None:
+    kernel = Kernel()
+
+    async def work(ruleset: GroupCommit) -> None:
+        assert await ruleset.intact()
+        kernel.down = True
+        assert not await ruleset.intact()
 
     run(kernel, work)
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from ipaddress import IPv6Address
 from pathlib import Path
@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from igdpcp.errors import RulesetError
-from igdpcp.model import Endpoint, Mode, Protocol, Surroundings
-from igdpcp.netfilter import iptables
+from igdpcp.model import Endpoint, Mode, PcpPeer, Protocol, Surroundings
+from igdpcp.netfilter import iptables_table
 from igdpcp.netfilter.iptables import IptablesBackend
 from tests.netfilter import firewalls
 from tests.netfilter.topology import CARRIER, SERVER, SURROUNDINGS, A, B, Instance, command, namespace, opening
@@ -60,10 +60,10 @@ STATIC = [
     "-A IGDPCP-DST -i br-lan -j IGDPCP-ALIAS",
     "-A IGDPCP-DST -i br-lan -j IGDPCP-REACH",
     "-A IGDPCP-DST -i br-lan -m mark --mark 0x40000000/0x40000000 -j MARK --set-xmark 0x0/0x40000000",
-    "-A IGDPCP-SRC -o wan0 -j IGDPCP-S-wan0",
+    "-A IGDPCP-SRC -o wan0 -m addrtype ! --src-type LOCAL -j IGDPCP-S-wan0",
     "-A IGDPCP-SRC -o br-lan -m mark --mark 0x40000000/0x40000000 -m conntrack --ctstate DNAT -j IGDPCP-SENDER",
-    "-A IGDPCP-IN -d 224.0.0.1/32 -i wan0 -p udp -m udp --sport 5351 --dport 5350 -j ACCEPT",
-    "-A IGDPCP-IN -s 198.51.100.1/32 -p udp -m udp --sport 5351 --dport 1024:65535 -j ACCEPT",
+    "-A IGDPCP-IN -s 198.51.100.1/32 -i wan0 -p udp -m udp --sport 5351 --dport 40000 -j ACCEPT",
+    "-A IGDPCP-IN -s 198.51.100.1/32 -d 224.0.0.1/32 -i wan0 -p udp -m udp --sport 5351 --dport 5350 -j ACCEPT",
 ]
 
 
@@ -113,15 +113,106 @@ def test_removing_mappings_takes_away_exactly_what_they_brought(router: str, ins
     assert rules(router) == before
 
 
-def test_the_jumps_stand_before_the_routers_rules_and_its_redirects_win(router: str, instance: Instance) -> None:
+def test_the_jumps_stand_before_the_routers_refusals_and_its_redirects_win(router: str, instance: Instance) -> None:
     command("iptables-legacy", "-t", "nat", "-A", "PREROUTING", "-p", "tcp", "-j", "ACCEPT", namespace=router)
     instance.surroundings()
     found = rules(router)
-    for chain, ours in (("POSTROUTING", "SRC"), ("FORWARD", "FWD"), ("INPUT", "IN")):
+    for chain, ours in (("POSTROUTING", "SRC"), ("INPUT", "IN")):
         assert next(rule for rule in found if rule.startswith(f"-A {chain} ")) == f"-A {chain} -j IGDPCP-{ours}"
     prerouting = [rule for rule in found if rule.startswith("-A PREROUTING ")]
     assert prerouting[-2:] == ["-A PREROUTING -p tcp -j ACCEPT", "-A PREROUTING -j IGDPCP-DST"]
     assert len(prerouting) == 3
+    forward = [rule for rule in found if rule.startswith("-A FORWARD ")]
+    assert forward[-3:] == [
+        "-A FORWARD -j IGDPCP-FWD",
+        "-A FORWARD -p tcp -j REJECT --reject-with tcp-reset",
+        "-A FORWARD -j REJECT --reject-with icmp-port-unreachable",
+    ]
+
+
+JUMP = "-j IGDPCP-FWD"
+BAN = "-s 192.0.2.66/32 -j DROP"
+
+
+@pytest.mark.parametrize(
+    ("chains", "forward", "position"),
+    [
+        ("", [], 0),
+        ("", [BAN], 1),
+        ("", [BAN, "-i wan0 -j DROP", BAN], 1),
+        ("", [BAN, "! -i br-lan -j DROP"], 1),
+        ("", ["-i wan+ -o br+ -j DROP"], 0),
+        ("", ["-i guest -j DROP", "! -i wan0 -j DROP"], 2),
+        ("", ["-i br-lan -o br-lan -j DROP", "-o wan0 -j REJECT --reject-with icmp-port-unreachable"], 2),
+        ("", ["-d 192.168.1.7/32 -j DROP", "-p tcp -m tcp --dport 25 -j DROP", "-p icmp -j DROP"], 3),
+        ("", ["-m conntrack --ctstate INVALID -j DROP", "-p udp -j DROP"], 1),
+        ("", ["! -p icmp -j DROP"], 0),
+        ("", ["-i wan0 -j ACCEPT", "-j DROP"], 1),
+        (":reject -\n-A reject -p tcp -j REJECT\n-A reject -j REJECT\n", [BAN, "-m comment --comment x -j reject"], 1),
+        (":bans -\n-A bans -s 192.0.2.66 -j DROP\n", ["-j bans"], 1),
+        (":only -\n-A only -s 192.0.2.0/24 -j RETURN\n-A only -j DROP\n", ["-j only"], 1),
+        (":log -\n-A log -j DROP\n", ["-s 192.0.2.66/32 -j log", "-j log"], 1),
+    ],
+)  # fmt: skip
+def test_the_forward_jump_stands_behind_bans_and_before_the_general_refusal(
+    router: str, chains: str, forward: list[str], position: int
+) -> None:
+    lines = "".join(f"-A FORWARD {rule}\n" for rule in forward)
+    firewalls.load_legacy(router, f"*filter\n:FORWARD DROP\n{chains}{lines}COMMIT\n")
+    instance = Instance(router, IptablesBackend())
+    for _ in range(2):  # telling the surroundings again puts the jumps up again
+        instance.surroundings()
+        found = [rule.removeprefix("-A FORWARD ") for rule in rules(router) if rule.startswith("-A FORWARD ")]
+        assert found == [*forward[:position], JUMP, *forward[position:]]
+    assert instance.call(instance.commits.intact)
+    instance.vanish()
+
+
+def restart(router: str) -> None:
+    """Load the administrator's rules anew, as a service that saves and restores them does."""
+    firewalls.load_legacy(router)
+
+
+def flush_forward(router: str) -> None:
+    command("iptables-legacy", "-F", "FORWARD", namespace=router)
+
+
+def refuse_first(router: str) -> None:
+    command("iptables-legacy", "-I", "FORWARD", "-j", "REJECT", namespace=router)
+
+
+def flush_ours(router: str) -> None:
+    command("iptables-legacy", "-F", "IGDPCP-IN", namespace=router)
+
+
+@pytest.mark.parametrize("harm", [restart, flush_forward, refuse_first, flush_ours])
+def test_what_somebody_else_took_away_is_noticed_and_brought_back_by_sync(
+    router: str, instance: Instance, harm: Callable[[str], None]
+) -> None:
+    instance.put(opening())
+    assert instance.call(instance.commits.intact)
+    harm(router)
+    assert not instance.call(instance.commits.intact)
+    instance.sync(opening())
+    assert instance.call(instance.commits.intact)
+    assert set(rules(router)) >= FIRST | set(STATIC)
+
+
+def test_a_mapping_after_a_restart_of_the_firewall_brings_everything_back(router: str, instance: Instance) -> None:
+    instance.put(opening())
+    restart(router)
+    assert instance.put(opening("m2", serial=2, client=Endpoint(B, 4001), wan_port=4001)) == [None]
+    assert set(rules(router)) >= FIRST | set(STATIC)
+    assert instance.call(instance.commits.intact)
+
+
+def test_a_mapped_port_of_the_range_that_others_are_moved_to_moves_them_to_the_other_half(
+    router: str, instance: Instance
+) -> None:
+    high = opening(wan_port=51820), opening("m2", serial=2, wan_port=60000, client=Endpoint(B, 4001))
+    added = added_by(router, instance, *high)
+    assert "-A IGDPCP-S-wan0 -p tcp -m tcp --sport 51712:51967 -j MASQUERADE --to-ports 57344-65535" in added
+    assert "-A IGDPCP-S-wan0 -p tcp -m tcp --sport 59904:60159 -j MASQUERADE --to-ports 49152-57343" in added
 
 
 def test_release_leaves_the_tables_as_they_were(router: str) -> None:
@@ -201,7 +292,7 @@ def test_a_lock_that_another_program_keeps_ends_in_an_error(
 ) -> None:
     lock = tmp_path / "xtables.lock"
     monkeypatch.setenv("XTABLES_LOCKFILE", str(lock))
-    monkeypatch.setattr(iptables, "LOCK_WAIT", 0.1)
+    monkeypatch.setattr(iptables_table, "LOCK_WAIT", 0.1)
     with lock.open("w") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
         [error] = instance.put(opening())
@@ -211,9 +302,9 @@ def test_a_lock_that_another_program_keeps_ends_in_an_error(
 
 
 def test_an_ipv6_pcp_server_is_let_in_by_ip6tables(router: str, instance: Instance) -> None:
-    instance.surroundings(replace(SURROUNDINGS, pcp_servers=frozenset({IPv6Address("2001:db8::5351")})))
+    instance.surroundings(replace(SURROUNDINGS, pcp_peers=frozenset({PcpPeer(IPv6Address("2001:db8::5351"), 40000)})))
     found = command("ip6tables-legacy-save", "-t", "filter", namespace=router)
     assert "-A INPUT -j IGDPCP-IN" in found
-    assert "-A IGDPCP-IN -s 2001:db8::5351/128 -p udp -m udp --sport 5351 --dport 1024:65535 -j ACCEPT" in found
+    assert "-A IGDPCP-IN -s 2001:db8::5351/128 -i wan0 -p udp -m udp --sport 5351 --dport 40000 -j ACCEPT" in found
     instance.release()
     assert "IGDPCP" not in command("ip6tables-legacy-save", "-t", "filter", namespace=router)

@@ -6,16 +6,19 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from ipaddress import IPv6Address
 from typing import Any
 
 import pytest
 
-from igdpcp.errors import RulesetError
-from igdpcp.model import Endpoint, Protocol, Surroundings
+from igdpcp import option_values
+from igdpcp.errors import OurFault, RulesetError
+from igdpcp.model import Endpoint, PcpPeer, Protocol, Surroundings
 from igdpcp.netfilter import layout
 from igdpcp.netfilter.nftables import NftablesBackend
 from tests.netfilter import firewalls
-from tests.netfilter.topology import CARRIER, WAN, A, B, Instance, command, namespace, opening
+from tests.netfilter.topology import CARRIER, SERVER, SURROUNDINGS, WAN, A, B, Instance, command, namespace, opening
 
 pytestmark = pytest.mark.lab
 
@@ -146,6 +149,69 @@ def test_sync_restores_everything_after_the_firewall_was_restarted(router: str, 
     assert set(elements(router)) == before
 
 
+def restart(router: str) -> None:
+    """Delete fw4's table and load it again, as ``/etc/init.d/firewall restart`` does: the objects come back empty."""
+    command("nft", "delete", "table", "inet", "fw4", namespace=router)
+    firewalls.load_nft(router, firewalls.fw4())
+
+
+def test_a_mapping_after_a_restart_of_the_firewall_brings_everything_back(router: str, fw4: Instance) -> None:
+    fw4.put(opening())
+    surroundings = {name: held for name, held in elements(router).items() if name in layout.SURROUNDINGS}
+    restart(router)
+    assert fw4.put(opening("m2", serial=2, wan_port=4001, client=Endpoint(A, 4001))) == [None]
+    found = elements(router)
+    assert {name: found.get(name) for name in surroundings} == surroundings
+    assert len(found["dnat4"]) == 2
+
+
+def test_a_mapping_that_goes_after_a_restart_of_the_firewall_brings_the_others_back(router: str, fw4: Instance) -> None:
+    fw4.put(opening(), opening("m2", serial=2, wan_port=4001, client=Endpoint(A, 4001)))
+    restart(router)
+    fw4.remove("m2")
+    found = elements(router)
+    assert found["wan4"] == ["wan0"]
+    assert len(found["dnat4"]) == 1
+
+
+def test_a_restart_of_the_firewall_is_noticed_and_mended_by_sync(router: str, fw4: Instance) -> None:
+    fw4.put(opening())
+    assert fw4.call(fw4.commits.intact)
+    restart(router)
+    assert not fw4.call(fw4.commits.intact)
+    fw4.sync(opening())
+    assert fw4.call(fw4.commits.intact)
+
+
+def test_a_reload_of_the_firewall_leaves_everything_intact(router: str, fw4: Instance) -> None:
+    firewalls.load_nft(router, firewalls.fw4())
+    assert fw4.call(fw4.commits.intact)
+
+
+def test_a_firewall_that_was_stopped_is_not_intact(router: str, fw4: Instance) -> None:
+    command("nft", "flush", "ruleset", namespace=router)
+    assert not fw4.call(fw4.commits.intact)
+
+
+def test_surroundings_that_could_not_be_told_come_with_the_next_sync(router: str, fw4: Instance) -> None:
+    command("nft", "delete", "table", "inet", "fw4", namespace=router)
+    with pytest.raises(RulesetError, match="firewall not active"):
+        fw4.surroundings(Surroundings(frozenset({"ppp0"}), frozenset(), frozenset()))
+    firewalls.load_nft(router, firewalls.fw4())
+    fw4.sync()
+    assert elements(router) == {"wan4": ["ppp0"]}
+
+
+def test_each_peers_packets_are_named_by_address_and_port(router: str, fw4: Instance) -> None:
+    server = IPv6Address("fe80::1%wan0")
+    peers = {PcpPeer(SERVER, 40001), PcpPeer(SERVER, 40002), PcpPeer(server, 40003)}
+    fw4.surroundings(replace(SURROUNDINGS, pcp_peers=frozenset(peers)))
+    found = elements(router)
+    assert found["pcp4"] == [{"concat": [str(SERVER), 40001]}, {"concat": [str(SERVER), 40002]}]
+    assert found["pcp6"] == [{"concat": ["fe80::1", 40003]}]
+    assert found["server4"] == [str(SERVER)]
+
+
 def test_one_bad_mapping_of_a_batch_fails_alone(router: str, fw4: Instance) -> None:
     good = [opening(f"m{port}", serial=port, wan_port=port, client=Endpoint(A, port)) for port in range(5000, 5010)]
     results = fw4.put(*good[:5], opening("bad", wan_port=70000), *good[5:])
@@ -172,13 +238,88 @@ def test_an_element_that_somebody_else_put_in_the_way_is_replaced(router: str, f
     assert elements(router)["dnat4"][0][1] == {"concat": [str(A), 4000]}
 
 
-@pytest.mark.parametrize("name", ['x" accept', "wan0; drop", "", "a" * 16, "wan*", "wan0\n"])
+NO_DEVICE_NAMES = [
+    'x" accept',
+    "wan0; drop",
+    "",
+    "a" * 16,
+    "wan*",
+    "wan+",
+    "wan0\n",
+    "w\u00e4n0",
+    ".",
+    "wan:1",
+    "wan\\0",
+]
+
+
+@pytest.mark.parametrize("name", NO_DEVICE_NAMES)
+def test_a_device_name_that_nftables_would_not_get_is_refused_with_the_configuration(name: str) -> None:
+    with pytest.raises(ValueError, match="is not a device name"):
+        option_values.interface(name)
+
+
+@pytest.mark.parametrize("name", NO_DEVICE_NAMES)
 def test_a_device_name_that_is_none_never_reaches_nftables(router: str, fw4: Instance, name: str) -> None:
     [error] = fw4.put(opening(wan_device=name))
     assert isinstance(error, RulesetError)
     assert "not a device name" in str(error)
-    with pytest.raises(RulesetError, match="not a device name"):
+    with pytest.raises(RulesetError, match="is not a device name"):
         fw4.surroundings(Surroundings(frozenset({name}), frozenset(), frozenset()))
+
+
+@pytest.mark.parametrize("name", ["pppoe-wan", "eth0.7", "br-lan", "wg0", "6in4-wan6", "eth0@if7", "-x", "..."])
+def test_a_device_name_that_the_configuration_takes_is_taken_here(router: str, fw4: Instance, name: str) -> None:
+    assert fw4.put(opening(wan_device=option_values.interface(name))) == [None]
+
+
+@pytest.mark.parametrize("name", ["1x", "a-b", "a" * 32, "x; flush ruleset", "", "x\n"])
+def test_a_table_name_that_the_configuration_refuses_is_refused_here(name: str) -> None:
+    with pytest.raises(ValueError, match="is not a table name"):
+        option_values.nft_name(name)
+    with pytest.raises(OurFault, match="is not a table name"):
+        NftablesBackend(name)
+
+
+def test_a_table_name_that_nftables_reads_as_a_command_ends_the_start(router: str) -> None:
+    with pytest.raises(OurFault, match=r"option nft_table: .*syntax error") as refused:
+        Instance(router, NftablesBackend(option_values.nft_name("map")))
+    assert not isinstance(refused.value, RulesetError)  # which would be tried again
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "chain input {\ntype filter hook input priority 0; policy drop;\n}",
+        "set s {\ntype ipv4_addr\n}",
+        "counter c {\n}",
+    ],
+)
+def test_a_table_of_somebody_else_is_neither_taken_nor_touched(router: str, content: str) -> None:
+    firewalls.load_nft(router, f"table inet filter {{\n{content}\n}}")
+    before = command("nft", "list", "ruleset", namespace=router)
+    with pytest.raises(OurFault, match="table inet filter belongs to somebody else") as refused:
+        Instance(router, NftablesBackend("filter"))
+    assert not isinstance(refused.value, RulesetError)
+    assert command("nft", "list", "ruleset", namespace=router) == before
+
+
+def test_an_own_table_in_which_somebody_else_made_chains_is_not_deleted(router: str) -> None:
+    instance = Instance(router, NftablesBackend("igdpcp"))
+    firewalls.load_nft(router, "table inet igdpcp {\nchain mine {\naccept\n}\n}")
+    for act in (instance.release, instance.sync):
+        with pytest.raises(RulesetError, match="chain 'mine'"):
+            act()
+    instance.vanish()
+    assert "accept" in command("nft", "list", "chain", "inet", "igdpcp", "mine", namespace=router)
+
+
+def test_an_own_table_of_an_earlier_process_is_taken_over(router: str) -> None:
+    for _ in range(2):
+        instance = Instance(router, NftablesBackend("filter"))
+        instance.surroundings()
+        assert instance.put(opening()) == [None]
+        instance.vanish()
 
 
 def test_without_the_drop_ins_the_error_says_so(router: str) -> None:
@@ -220,7 +361,10 @@ def test_sync_makes_an_own_table_that_somebody_flushed_away_again(router: str) -
     instance.put(opening())
     before = command("nft", "-s", "list", "ruleset", namespace=router)
     command("nft", "flush", "ruleset", namespace=router)
+    assert not instance.call(instance.commits.intact)
+    instance.surroundings()
     instance.sync(opening())
+    assert instance.call(instance.commits.intact)
     instance.vanish()
     assert command("nft", "-s", "list", "ruleset", namespace=router) == before
 

@@ -5,27 +5,32 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 
 import pytest
 
-from igdpcp.model import Endpoint, Mode, Protocol
+from igdpcp.model import MOVED_PORTS, Endpoint, Mode, PcpPeer, Protocol
 from igdpcp.netfilter.base import Backend
 from igdpcp.netfilter.iptables import IptablesBackend
 from igdpcp.netfilter.nftables import NftablesBackend
 from tests.netfilter import firewalls
 from tests.netfilter.topology import (
     CARRIER,
+    COMES,
     OTHER,
+    PCP_PORT,
     ROUTER,
     SERVER,
+    STAYS_AWAY,
+    SURROUNDINGS,
     WAN,
     A,
     B,
     Instance,
     Network,
     bound,
+    command,
     network,
     opening,
     tcp,
@@ -51,6 +56,16 @@ BACKENDS: dict[str, Callable[[], Backend]] = {
     "iptables": IptablesBackend,
 }
 
+
+def load_firewall(kind: str, router: str) -> None:
+    """Load the administrator's rules in place of everything that is there, as a restart of the firewall does."""
+    if kind == "iptables":
+        firewalls.load_legacy(router)
+    else:
+        command("nft", "flush", "ruleset", namespace=router)
+        firewalls.load_nft(router, firewalls.fw4() if kind == "fw4" else firewalls.PLAIN)
+
+
 # An own table's accept is not final, and the plain router refuses nothing: nothing can be seen there.
 refusing = pytest.mark.parametrize("built", ["fw4", "iptables"], indirect=True)
 
@@ -59,10 +74,7 @@ refusing = pytest.mark.parametrize("built", ["fw4", "iptables"], indirect=True)
 def built(request: pytest.FixtureRequest) -> Iterator[Bench]:
     kind: str = request.param
     with network(kind[0]) as net:
-        if kind == "iptables":
-            firewalls.load_legacy(net.router)
-        else:
-            firewalls.load_nft(net.router, firewalls.fw4() if kind == "fw4" else firewalls.PLAIN)
+        load_firewall(kind, net.router)
         instance = Instance(net.router, BACKENDS[kind]())
         instance.surroundings()
         yield Bench(net, kind, BACKENDS[kind], instance)
@@ -127,6 +139,23 @@ def test_another_hosts_packets_are_moved_off_a_mapped_port(bench: Bench) -> None
     assert seen is not None
     assert seen[0] == str(WAN)
     assert 49152 <= seen[1] <= 65535
+
+
+@pytest.mark.parametrize("port", [49152, 51820, 57343, 57344, 65535])
+def test_another_hosts_packets_are_moved_off_a_mapped_port_of_the_range_they_are_moved_to(
+    bench: Bench, port: int
+) -> None:
+    bench.instance.put(opening(protocol=Protocol.UDP, wan_port=port))
+    seen = udp(bench.net.b, (SERVER, 7005), bench.net.outside, Endpoint(SERVER, 7005), (B, port))
+    assert seen is not None
+    assert seen[1] in MOVED_PORTS
+    assert seen[1] != port
+
+
+def test_the_routers_own_packets_leave_from_the_port_that_it_chose(bench: Bench) -> None:
+    bench.instance.put(opening(protocol=Protocol.UDP))
+    seen = udp(bench.net.router, (SERVER, 7006), bench.net.outside, Endpoint(SERVER, 7006), (WAN, 4000))
+    assert seen == (str(WAN), 4000)
 
 
 def test_another_hosts_packets_from_ports_that_nobody_mapped_stay(bench: Bench) -> None:
@@ -253,24 +282,95 @@ def test_a_mapped_port_does_not_take_packets_for_a_host_behind_the_router(bench:
 
 @refusing
 def test_the_pcp_servers_packets_come_in_and_others_do_not(bench: Bench) -> None:
-    ours = Endpoint(WAN, 40000)
+    ours = Endpoint(WAN, PCP_PORT)
     net = bench.net
-    assert udp(net.outside, (WAN, 40000), net.router, ours, (SERVER, 5351)) == (str(SERVER), 5351)
-    assert udp(net.outside, (WAN, 40000), net.router, ours, (SERVER, 5352), comes=False) is None
-    assert udp(net.outside, (WAN, 40000), net.router, ours, (OTHER, 5351), comes=False) is None
-    assert udp(net.outside, (WAN, 500), net.router, Endpoint(WAN, 500), (SERVER, 5351), comes=False) is None
+    assert udp(net.outside, (WAN, PCP_PORT), net.router, ours, (SERVER, 5351)) == (str(SERVER), 5351)
+    assert udp(net.outside, (WAN, PCP_PORT), net.router, ours, (SERVER, 5352), comes=False) is None
+    assert udp(net.outside, (WAN, PCP_PORT), net.router, ours, (OTHER, 5351), comes=False) is None
+    for port in (PCP_PORT + 1, 1900, 5350, 500):
+        assert udp(net.outside, (WAN, port), net.router, Endpoint(WAN, port), (SERVER, 5351), comes=False) is None
 
 
 @refusing
-def test_a_restart_announcement_by_multicast_comes_in(bench: Bench) -> None:
+def test_the_pcp_servers_packets_come_in_by_a_wan_device_only(bench: Bench) -> None:
+    ours = Endpoint(WAN, PCP_PORT + 2)  # no answers of an earlier test went from here: those are let in in any case
+    peers = frozenset({PcpPeer(SERVER, ours.port)})
+    bench.instance.surroundings(replace(SURROUNDINGS, wan_devices=frozenset({"ppp0"}), pcp_peers=peers))
+    try:
+        target = (WAN, ours.port)
+        assert udp(bench.net.outside, target, bench.net.router, ours, (SERVER, 5351), comes=False) is None
+    finally:
+        bench.instance.surroundings()
+
+
+@refusing
+@pytest.mark.parametrize(("sender", "comes"), [(SERVER, True), (OTHER, False)])
+def test_a_restart_announcement_by_multicast_comes_in_from_a_known_server(
+    bench: Bench, sender: IPv4Address, comes: bool
+) -> None:
     with bound(bench.net.router, socket.SOCK_DGRAM, IPv4Address("224.0.0.1"), 5350) as listener:
         member = socket.inet_aton("224.0.0.1") + socket.inet_aton(str(WAN))
         listener.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, member)
-        listener.settimeout(5)
-        with bound(bench.net.outside, socket.SOCK_DGRAM, OTHER, 5351) as server:
-            server.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(str(OTHER)))
+        listener.settimeout(COMES if comes else STAYS_AWAY)
+        with bound(bench.net.outside, socket.SOCK_DGRAM, sender, 5351) as server:
+            server.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(str(sender)))
             server.sendto(b"announce", ("224.0.0.1", 5350))
-            assert listener.recvfrom(100) == (b"announce", (str(OTHER), 5351))
+            if comes:
+                assert listener.recvfrom(100) == (b"announce", (str(sender), 5351))
+            else:
+                with pytest.raises(TimeoutError):
+                    listener.recvfrom(100)
+
+
+def test_all_mappings_lead_to_their_clients_again_after_one_was_put_into_a_firewall_loaded_anew(bench: Bench) -> None:
+    bench.instance.put(opening())
+    load_firewall(bench.kind, bench.net.router)
+    later = opening("m2", serial=2, wan_port=4070, client=Endpoint(B, 4070), external=Endpoint(CARRIER, 4070))
+    assert bench.instance.put(later) == [None]
+    assert tcp(bench.net.outside, (WAN, 4070), bench.net.b, Endpoint(B, 4070), (SERVER, 30020)) is not None
+    assert tcp(bench.net.outside, (WAN, 4000), bench.net.a, Endpoint(A, 4000), (SERVER, 30021)) is not None
+
+
+BANS = {
+    "fw4": ("nft", "insert", "rule", "inet", "fw4", "forward", "ip", "saddr", str(OTHER), "drop"),
+    "iptables": ("iptables-legacy", "-I", "FORWARD", "-s", str(OTHER), "-j", "DROP"),
+}
+
+
+@pytest.mark.parametrize("kind", BANS)
+def test_the_administrators_ban_wins_over_a_mapping(kind: str) -> None:
+    with network(f"b{kind[0]}") as net:
+        load_firewall(kind, net.router)
+        command(*BANS[kind], namespace=net.router)
+        instance = Instance(net.router, BACKENDS[kind]())
+        instance.surroundings()
+        instance.put(opening())
+        assert tcp(net.outside, (WAN, 4000), net.a, Endpoint(A, 4000), (OTHER, 30030)) is None
+        assert tcp(net.outside, (WAN, 4000), net.a, Endpoint(A, 4000), (SERVER, 30031)) is not None
+        instance.vanish()
+
+
+@pytest.mark.parametrize(
+    ("kind", "firewall"),
+    [
+        ("fw4", firewalls.fw4().replace("meta nfproto ipv4 masquerade", f"ip saddr {A} masquerade")),
+        ("own", firewalls.PLAIN.replace("masquerade", f"ip saddr {A} masquerade")),
+    ],
+)
+def test_a_host_that_is_neither_served_nor_translated_keeps_its_address_also_on_a_mapped_port(
+    kind: str, firewall: str
+) -> None:
+    with network(f"u{kind[0]}") as net:
+        firewalls.load_nft(net.router, firewall)
+        instance = Instance(net.router, BACKENDS[kind]())
+        instance.surroundings(replace(SURROUNDINGS, lan_devices=frozenset({"br-served"})))
+        instance.put(opening(protocol=Protocol.UDP))
+        assert udp(net.b, (SERVER, 7007), net.outside, Endpoint(SERVER, 7007), (B, 4000)) == (str(B), 4000)
+        instance.surroundings()
+        moved = udp(net.b, (SERVER, 7008), net.outside, Endpoint(SERVER, 7008), (B, 4000))
+        assert moved is not None
+        assert moved[0] == str(WAN)
+        instance.vanish()
 
 
 def test_a_new_instance_takes_over_what_a_killed_one_left(bench: Bench) -> None:

@@ -23,7 +23,7 @@ from functools import partial
 from ipaddress import IPv4Address
 from typing import Any, TypeVar
 
-from igdpcp.model import Endpoint, Mode, Opening, Protocol, Surroundings
+from igdpcp.model import Endpoint, Mode, Opening, PcpPeer, Protocol, Surroundings
 from igdpcp.netfilter.base import Backend, GroupCommit
 
 T = TypeVar("T")
@@ -32,7 +32,8 @@ A, B, ROUTER = IPv4Address("192.168.1.5"), IPv4Address("192.168.1.6"), IPv4Addre
 WAN = IPv4Address("198.51.100.2")
 SERVER, OTHER = IPv4Address("198.51.100.1"), IPv4Address("198.51.100.77")  # both on the outside host
 CARRIER = IPv4Address("203.0.113.9")  # an address that only the carrier has: nobody here answers for it
-SURROUNDINGS = Surroundings(frozenset({"wan0"}), frozenset({"br-lan"}), frozenset({SERVER}))
+PCP_PORT = 40000  # of our socket, which the server may send to
+SURROUNDINGS = Surroundings(frozenset({"wan0"}), frozenset({"br-lan"}), frozenset({PcpPeer(SERVER, PCP_PORT)}))
 
 COMES = 5.0  # seconds that a packet may take which must come
 STAYS_AWAY = 0.3  # seconds after which a packet that must not come has not come
