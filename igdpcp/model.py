@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
 IPAddress = IPv4Address | IPv6Address
+UNKNOWN_ADDRESS = IPv4Address(0)
 
 MOVED_PORTS = range(49152, 65536)  # other hosts' packets are moved here from mapped WAN ports; none is handed out
 LEASE_INFINITE = 0  # IGD:1, PortMappingLeaseDuration 0: until deleted
@@ -109,7 +110,7 @@ class MappingRequest:
 class Grant:
     """An upstream's answer: the external endpoint, for ``lifetime`` seconds, until loop time ``ends``.
 
-    ``nonce`` is what owns it upstream, for the internal tuple ``internal``.
+    ``nonce`` is what owns it at ``server`` (an identity, not an address), for the internal tuple ``internal``.
     """
 
     upstream: str
@@ -118,6 +119,7 @@ class Grant:
     lifetime: int
     ends: float
     nonce: bytes = b""
+    server: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,9 +150,9 @@ class Mapping:
 class UpstreamRequest:
     """What an upstream is asked to grant; ``id`` is the mapping's.
 
-    ``internal`` is the internal tuple as the upstream sees it. ``external_port`` 0: no preference. ``exact``: refuse
-    rather than grant another port (PREFER_FAILURE, RFC 6887 section 13.2). ``until`` None: as long as possible.
-    ``nonce`` empty: derive it.
+    ``internal`` is the internal tuple as the upstream sees it; its address UNKNOWN_ADDRESS stands for the router's own.
+    ``external_port`` 0: no preference. ``exact``: refuse rather than grant another port (PREFER_FAILURE, RFC 6887
+    section 13.2). ``until`` None: as long as possible. ``nonce`` was used at ``server``; empty: derive it.
     """
 
     id: str
@@ -163,6 +165,7 @@ class UpstreamRequest:
     remote_host: IPv4Address | None = None
     description: str = ""
     nonce: bytes = b""
+    server: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,9 +192,17 @@ class Opening:
 
 
 @dataclass(frozen=True, slots=True)
+class PcpPeer:
+    """A PCP server that may send to our socket unasked: its address, and our UDP port."""
+
+    server: IPAddress
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
 class Surroundings:
-    """Where the ruleset applies: device names, and the PCP servers whose packets the router must accept."""
+    """Where the ruleset applies: device names, and the PCP packets that the router must accept on the WAN devices."""
 
     wan_devices: frozenset[str]
     lan_devices: frozenset[str]
-    pcp_servers: frozenset[IPAddress]
+    pcp_peers: frozenset[PcpPeer]

@@ -5,22 +5,28 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import enum
 import logging
 import signal
 import socket
 import sys
+import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from igdpcp import __version__, config, jsonio, log
 from igdpcp.errors import ConfigError, OurFault
 from igdpcp.net import counters
 from igdpcp.option_values import CONTROL_SOCKET
 
+if TYPE_CHECKING:
+    from igdpcp.daemon.service import Service
+
 LOG = logging.getLogger("igdpcp.daemon")
 DEFAULT_CONFIG = "/etc/config/igdpcp"
 OK, UNUSABLE, FAILED = 0, 1, 2  # exit codes: done; the configuration is at fault; this router is
-LIVENESS_SECONDS = 5.0
+START_SECONDS = 15.0  # what a daemon that is starting gets until it can be told
+START_POLL = 0.2
 RELEASE_SECONDS = 300.0  # a running daemon paces the deletions of all its mappings
 
 
@@ -66,27 +72,36 @@ def _check(settings: config.Config, path: str) -> int:
     return UNUSABLE if settings.warnings else OK
 
 
+class _Told(enum.Enum):
+    """What may end one life of the service."""
+
+    END = enum.auto()
+    RELOAD = enum.auto()
+    RESTART = enum.auto()  # with the settings in use: what was found at the start is no longer so
+
+
 async def _serve(path: str, settings: config.Config, troubles: log.RecentTroubles) -> int:
     """Run one service after the other until a signal, or the operator's release, ends it."""
     from igdpcp.daemon.service import Service  # what --check and --version can do without
 
-    signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
+    told: asyncio.Queue[_Told] = asyncio.Queue()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        loop.add_signal_handler(number, signals.put_nowait, number)
+    for number, meaning in ((signal.SIGTERM, _Told.END), (signal.SIGINT, _Told.END), (signal.SIGHUP, _Told.RELOAD)):
+        loop.add_signal_handler(number, told.put_nowait, meaning)
     while True:
         for absence in config.interface_problems(settings, counters.exists):
             LOG.warning(log.line("waiting_for_interface", problem=absence))
-        service = Service(settings, troubles, lambda: signals.put_nowait(signal.SIGHUP))
+        service = Service(settings, troubles, lambda: told.put_nowait(_Told.RESTART))
+        life = loop.create_task(_live(service, told))
         latest = None
         try:
-            await service.start()
-            told_to_end = loop.create_task(service.released.wait())
-            latest = await _next_settings(path, signals, told_to_end)
+            latest = await _next_settings(path, settings, told, life)
         except OurFault as fault:
             LOG.error(log.line("cannot_start", reason=fault))
             return FAILED
         finally:
+            life.cancel()
+            await asyncio.gather(life, return_exceptions=True)
             await service.stop(for_reload=latest is not None)
         if latest is None:
             LOG.info(log.line("stopped"))
@@ -95,39 +110,55 @@ async def _serve(path: str, settings: config.Config, troubles: log.RecentTrouble
         troubles = log.setup(settings.main.log_level)
 
 
+async def _live(service: Service, told: asyncio.Queue[_Told]) -> None:
+    """Start the service; it ends by itself only when it was released. A signal cancels this at any moment."""
+    await service.start()
+    await service.released.wait()
+    told.put_nowait(_Told.END)
+
+
 async def _next_settings(
-    path: str, signals: asyncio.Queue[signal.Signals], told_to_end: asyncio.Task[Literal[True]]
+    path: str, settings: config.Config, told: asyncio.Queue[_Told], life: asyncio.Task[None]
 ) -> config.Config | None:
-    """Wait for a reload and return its configuration; None: end. A configuration that cannot be used is reported."""
+    """Wait for the end of this life; returns the configuration of the next one, None: there is none.
+
+    Raises what made the start fail. A new configuration that cannot be used is reported and changes nothing.
+    """
     while True:
-        told = asyncio.ensure_future(signals.get())
-        await asyncio.wait([told, told_to_end], return_when=asyncio.FIRST_COMPLETED)
-        if told_to_end.done() or told.result() is not signal.SIGHUP:
-            told.cancel()
-            told_to_end.cancel()
+        word = asyncio.ensure_future(told.get())
+        await asyncio.wait([word, life], return_when=asyncio.FIRST_COMPLETED)
+        if not word.done():
+            word.cancel()
+            life.result()
             return None
+        match word.result():
+            case _Told.END:
+                return None
+            case _Told.RESTART:
+                return settings
         try:
-            settings = config.load(path)
+            latest = config.load(path)
         except ConfigError as error:
             LOG.error(log.line("reload_refused", problem="; ".join(error.problems), kept="the configuration in use"))
             continue
-        for warning in settings.warnings:
+        for warning in latest.warnings:
             LOG.warning(log.line("config_skipped", problem=warning))
         LOG.info(log.line("reload"))
-        told_to_end.cancel()
-        return settings if settings.main.enabled else None
+        return latest if latest.main.enabled else None
 
 
 def _release(settings: config.Config, troubles: log.RecentTroubles) -> int:
     """Ask the daemon that runs to close everything; without one do it from what it left behind."""
     control = Path(settings.main.run_dir) / CONTROL_SOCKET
-    if _ask_daemon(control, "status", LIVENESS_SECONDS) is None:
-        return asyncio.run(_release_here(settings, troubles))
-    answer = _ask_daemon(control, "release", RELEASE_SECONDS) or {"error": "igdpcpd did not answer"}
-    if not answer.get("ok"):
-        LOG.error(log.line("not_released", reason=answer.get("error")))
-        return FAILED
-    return OK
+    deadline = time.monotonic() + START_SECONDS
+    while answer := _ask_daemon(control, "release", RELEASE_SECONDS):
+        if answer.get("ok"):
+            return OK
+        if not answer.get("starting") or time.monotonic() > deadline:
+            LOG.error(log.line("not_released", reason=answer.get("error")))
+            return FAILED
+        time.sleep(START_POLL)
+    return asyncio.run(_release_here(settings, troubles))
 
 
 async def _release_here(settings: config.Config, troubles: log.RecentTroubles) -> int:
@@ -146,21 +177,20 @@ async def _release_here(settings: config.Config, troubles: log.RecentTroubles) -
 
 
 def _ask_daemon(path: Path, command: str, seconds: float) -> dict[str, Any] | None:
-    """The answer at the control socket, None when there is none in time."""
+    """The answer at the control socket, None when nobody listens there."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.settimeout(seconds)
         try:
             sock.connect(str(path))
-            sock.sendall(jsonio.dumps({"command": command}).encode() + b"\n")
-            with sock.makefile("rb") as answers:
-                line = answers.readline()
         except OSError:
             return None
-    try:
-        answer = jsonio.loads(line)
-    except ValueError:
-        return None
-    return answer if isinstance(answer, dict) else None
+        try:
+            sock.sendall(jsonio.dumps({"command": command}).encode() + b"\n")
+            with sock.makefile("rb") as answers:
+                answer = jsonio.loads(answers.readline())
+        except (OSError, ValueError):
+            return {"error": "igdpcpd did not answer"}
+    return answer if isinstance(answer, dict) else {"error": "igdpcpd answered nonsense"}
 
 
 if __name__ == "__main__":

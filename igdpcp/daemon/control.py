@@ -92,7 +92,7 @@ class ControlServer:
         except (ValueError, RecursionError):
             return _failure("the request is not JSON")
         if self.commands is None:
-            return _failure("igdpcpd is starting; ask again in a moment")
+            return {**_failure("igdpcpd is starting; ask again in a moment"), "starting": True}
         name = request.get("command") if isinstance(request, dict) else None
         command = self.commands.get(name) if isinstance(name, str) else None
         if command is None:
@@ -133,6 +133,7 @@ def _listen(path: str) -> socket.socket:
         _remove_stale(path)
         os.fchmod(listener.fileno(), 0o600)  # before bind: Linux makes the file with it, so it is never open to others
         listener.bind(path)
+        listener.listen(CONNECTION_LIMIT)  # at once: what does not answer counts as dead
     except OSError as error:
         listener.close()
         raise OurFault(f"control socket {path} cannot be made: {error.strerror or error}") from error

@@ -53,7 +53,7 @@ class Operator:
             client=Endpoint(_address(asked, "client"), _number(asked, "client_port", 65535)),
             remote_host=_address(asked, "remote_host") if asked.get("remote_host") else None,
             lease=_number(asked, "lease", _LEASE_LIMIT, 0),
-            description=str(asked.get("description", ""))[:DESCRIPTION_LIMIT],
+            description=_printable(str(asked.get("description", "")))[:DESCRIPTION_LIMIT],
             any_port=any_port,
         )
         add = self._interworking.add_any_port_mapping if any_port else self._interworking.add_port_mapping
@@ -64,14 +64,10 @@ class Operator:
             mapping = self._table.get(str(asked["id"]))
             if mapping is None:
                 raise Refusal(Reason.NO_SUCH_ENTRY, f"id {asked['id']}")
-            protocol, port, remote_host = (
-                mapping.request.protocol,
-                mapping.external_port,
-                mapping.request.remote_host,
-            )
-        else:
-            protocol, port = _protocol(asked), _number(asked, "external_port", 65535)
-            remote_host = _address(asked, "remote_host") if asked.get("remote_host") else None
+            await self._interworking.close(mapping)
+            return self._status.row(mapping)
+        protocol, port = _protocol(asked), _number(asked, "external_port", 65535)
+        remote_host = _address(asked, "remote_host") if asked.get("remote_host") else None
         gone = await self._interworking.delete_port_mapping(_OPERATOR, protocol, port, remote_host)
         return self._status.row(gone)
 
@@ -99,3 +95,7 @@ def _number(asked: dict[str, Any], name: str, largest: int, default: int | None 
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= largest:
         raise OurFault(f"'{name}' has to be a number from 0 to {largest}")
     return value
+
+
+def _printable(text: str) -> str:
+    return "".join(character for character in text if character.isprintable())

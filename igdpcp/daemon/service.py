@@ -11,8 +11,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable
-from ipaddress import ip_address
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,10 @@ from igdpcp.daemon.control import ControlServer
 from igdpcp.daemon.http_server import HttpServer
 from igdpcp.daemon.igd_handler import IgdHandler
 from igdpcp.daemon.lan_doors import LanDoors
+from igdpcp.daemon.nat_mode import NatMode
 from igdpcp.daemon.operator import Operator
 from igdpcp.daemon.status import Status
-from igdpcp.errors import RulesetError
+from igdpcp.errors import OurFault, RulesetError
 from igdpcp.iwf.interfaces import UpstreamEvent
 from igdpcp.iwf.interworking import Interworking
 from igdpcp.iwf.journal import Journal, load_secret
@@ -39,7 +39,7 @@ from igdpcp.model import Surroundings
 from igdpcp.net.links import LinkSnapshot, LinkWatcher
 from igdpcp.net.router import RouterView
 from igdpcp.netfilter.base import GroupCommit
-from igdpcp.netfilter.detect import choose_backend, masquerades
+from igdpcp.netfilter.detect import choose_backend
 from igdpcp.option_values import CONTROL_SOCKET
 from igdpcp.upnp.description import DeviceIdentity, udns_from, with_config_id
 from igdpcp.upstreams.fallback import FallbackUpstream
@@ -48,6 +48,7 @@ from igdpcp.upstreams.pcp import PcpUpstream
 
 LOG = logging.getLogger("igdpcp.daemon")
 FLASH_SECONDS = 60.0  # at most one write of the flash copy in this time
+AUDIT_SECONDS = 30.0  # between looks whether the kernel still has our rules
 
 
 class Service:
@@ -62,7 +63,9 @@ class Service:
         self._started = self._loop.time()
         self._tasks: set[asyncio.Task[None]] = set()
         self._closers: list[Callable[[], Any]] = []
-        self._routed = False
+        self._snapshot: LinkSnapshot | None = None
+        self._serving = False
+        self._ready = False
         self._keep_rules = False
         self.released = asyncio.Event()
 
@@ -78,19 +81,25 @@ class Service:
         self._closers.append(control.close)
         secret = load_secret(state_dir)
         self._router = RouterView(self._config.lans, self._config.upstream.device)
+        self._nat = NatMode(self._config.upstream.nat, self._wan_in_use, run_dir, self._wish_restart)
         watcher = LinkWatcher(self._links_changed)
         self._closers.append(watcher.close)
         self._router.update(await watcher.start())
-        self._routed = await self._is_routed()
+        await self._nat.decide()
         await self._make_hall(secret, run_dir, state_dir)
         self._make_doors(secret)
-        control.commands = Operator(self._interworking, self._table, self._status, self.release).commands()
         self._network_changed()
         await self._tell_surroundings()
         await self._restart.restore()
+        control.commands = Operator(self._interworking, self._table, self._status, self.release).commands()
+        self._serving = serve
         if serve:
             await self._doors.open(self._router.lans)
-        self._spawn(self._save_now_and_then())
+        for work in (self._save_now_and_then(), self._audit_now_and_then(), self._nat.watch()):
+            self._spawn(work)
+        self._ready = True
+        if self._snapshot:  # links changed meanwhile
+            self._links_changed(self._snapshot)
         LOG.info(line("ready", version=__version__, mode=self._fallback.mode.value, backend=self._ruleset.name,
                       wan=self._router.wan_device, seconds=f"{self._loop.time() - self._started:.3f}"))  # fmt: skip
 
@@ -104,16 +113,22 @@ class Service:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         while self._closers:
-            result = self._closers.pop()()
-            if asyncio.iscoroutine(result):
-                await result
+            try:
+                result = self._closers.pop()()
+                if asyncio.iscoroutine(result):
+                    await result
+            except OurFault as fault:  # what comes after it has to be closed all the same
+                LOG.error(line("not_closed", reason=fault))
 
     async def release(self) -> None:
         """Close every mapping; ``stop`` has to follow."""
-        await self._doors.close()
-        await self._restart.release()
-        await self._ruleset.release()
-        self.released.set()
+        self._serving = False
+        try:
+            await self._doors.close()
+            await self._restart.release()
+            await self._ruleset.release()
+        finally:
+            self.released.set()
 
     # -- making --------------------------------------------------------------------------------------------------
 
@@ -127,7 +142,7 @@ class Service:
         self._local = LocalUpstream(self._router, events.put_nowait)
         self._closers.append(self._local.close)
         self._fallback = FallbackUpstream(
-            self._local, routed=self._routed, fall_back=main.unreachable_policy == "local", emit=events.put_nowait
+            self._local, routed=self._nat.routed, fall_back=main.unreachable_policy == "local", emit=events.put_nowait
         )
         self._pcp = self._make_pcp(secret)
         self._table = MappingTable()
@@ -141,7 +156,7 @@ class Service:
             table=self._table, upstream=self._fallback, router_leg=self._router_leg, upstream_leg=self._upstream_leg,
             journal=self._journal, lifecycle=self._lifecycle,
         )  # fmt: skip
-        self._closers += [self._router_leg.stop, self._lifecycle.stop, self._restart.stop]
+        self._closers += [self._router_leg.stop, self._lifecycle.stop]
         self._interworking = Interworking(
             main=main, table=self._table, policy=Policy(main, self._config.permissions, self._router),
             upstream=self._fallback, router=self._router, lifecycle=self._lifecycle,
@@ -156,7 +171,7 @@ class Service:
         if self._config.upstream.type == "none":
             return None
         pcp = PcpUpstream(self._config.main, self._config.upstream, secret=secret, rng=random.SystemRandom(),
-                          emit=self._fallback.receive)  # fmt: skip
+                          emit=self._fallback.receive, is_local=self._router.is_lan_address)  # fmt: skip
         self._fallback.attach(pcp)
         self._closers.append(pcp.close)
         return pcp
@@ -187,15 +202,13 @@ class Service:
 
     # -- the network ---------------------------------------------------------------------------------------------
 
-    async def _is_routed(self) -> bool:
-        """No NAT of ours towards the carrier: told, or found (RFC 6970 section 5.4)."""
-        nat = self._config.upstream.nat
-        if nat != "auto":
-            return nat == "no"
-        device = self._router.wan_device
-        return bool(device) and not await asyncio.to_thread(masquerades, device)
+    def _wan_in_use(self) -> str:
+        return self._router.wan_device if self._router.wan_address else ""
 
     def _links_changed(self, snapshot: LinkSnapshot) -> None:
+        self._snapshot = snapshot
+        if not self._ready:
+            return
         wan, lans = self._router.wan, self._router.lans
         self._router.update(snapshot)
         if self._router.wan != wan:
@@ -203,16 +216,19 @@ class Service:
             self._spawn(self._wan_changed())
         if self._router.lans != lans:
             LOG.info(line("lan_changed", lans=", ".join(f"{lan.device} {lan.interface}" for lan in self._router.lans)))
-            self._spawn(self._doors.open(self._router.lans))
+            self._spawn(self._lans_changed())
 
     async def _wan_changed(self) -> None:
-        if await self._is_routed() is not self._routed:
-            self._wish_restart()
-            return
-        await self._tell_surroundings()
+        self._nat.look_again()
         self._network_changed()
+        await self._tell_surroundings()
         if self._router.wan_address is not None:
             self._lifecycle.wan_changed()
+
+    async def _lans_changed(self) -> None:
+        await self._tell_surroundings()
+        if self._serving:
+            await self._doors.open(self._router.lans)
 
     def _network_changed(self) -> None:
         wan = self._router.wan
@@ -221,14 +237,13 @@ class Service:
             self._pcp.network_changed(wan.device, wan.address, wan.default_router)
 
     async def _tell_surroundings(self) -> None:
-        """Which devices the ruleset is for, and which servers' packets the router has to let in."""
-        default_router = self._router.wan.default_router
-        servers = self._config.upstream.server or ([str(default_router)] if default_router else [])
+        """Which devices the ruleset is for, and whose packets to which port the router has to let in."""
+        peer = self._pcp.peer if self._pcp else None
         await self._router_leg.surround(
             Surroundings(
                 wan_devices=frozenset(filter(None, [self._router.wan_device])),
                 lan_devices=frozenset(lan.device for lan in self._router.lans),
-                pcp_servers=frozenset(ip_address(server) for server in servers),
+                pcp_peers=frozenset([peer] if peer else []),
             )
         )
 
@@ -240,19 +255,30 @@ class Service:
     async def _save_now_and_then(self) -> None:
         while True:
             await asyncio.sleep(FLASH_SECONDS)
-            self._save()
+            if write := self._journal.writer():
+                await asyncio.to_thread(self._write, write)
 
-    def _save(self) -> None:
+    async def _audit_now_and_then(self) -> None:
+        while True:
+            await asyncio.sleep(AUDIT_SECONDS)
+            await self._router_leg.audit()
+
+    def _write(self, write: Callable[[], None]) -> None:
         try:
-            self._journal.save()
+            write()
         except OSError as error:
             LOG.error(line("not_saved", directory=self._config.main.state_dir, error=error.strerror))
 
     def _close_journal(self) -> None:
-        self._save()
+        self._write(self._journal.save)
         self._journal.close()
 
-    def _spawn(self, work: Any) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            LOG.error(line("task_failed", error=repr(error)), exc_info=error)

@@ -135,7 +135,7 @@ class Status:
             "server": _text(pcp.server),
             "identity": pcp.identity,
             "epoch": pcp.epoch,
-            "counters": {**pcp.counters, "not_sent": pcp.refused_datagrams},
+            "counters": dict(pcp.counters),
         }
 
     def _igd(self) -> dict[str, Any]:

@@ -93,9 +93,9 @@ class Deletions:
             self._reopen(current)
             return Refusal(Reason.UPSTREAM, translate.result_name(answer.result()), answer.result())
         self._table.forget(id, self._loop.time())
-        if done:
-            self._journal.gone(id)
-        else:
+        if not done:
             self._upstream_leg.leaving.add(id)
+        elif not translate.untold(answer.result()):
+            self._journal.gone(id)
         await self._router_leg.remove(mapping)
         return None

@@ -43,7 +43,7 @@ class Lost:
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """The upstream answered the deletion of ``id``: PCP result ``result`` (0: it is gone)."""
+    """The upstream answered the deletion of ``id``: PCP result ``result`` (0: it is gone; NETWORK_FAILURE: untold)."""
 
     id: str
     result: int
@@ -88,14 +88,17 @@ class Upstream(Interface):
     def up_since(self) -> float | None:
         """Loop time of the first contact in this WAN session, None before it."""
 
-    def map(self, request: UpstreamRequest) -> None:
-        """Want this mapping until ``unmap``; the same id again changes what is wanted."""
+    def map(self, request: UpstreamRequest, *, urgent: bool = True) -> None:
+        """Want this mapping until ``unmap``; the same id again changes what is wanted.
 
-    def unmap(self, id: str) -> None:
+        ``urgent``: somebody waits; else it takes its turn, at a pace that the server can bear.
+        """
+
+    def unmap(self, id: str, *, urgent: bool = True) -> None:
         """No longer want it: give it back. Answered by Released, also when nothing was granted."""
 
     def give_back(self, request: UpstreamRequest) -> None:
-        """Delete what an earlier process may have been granted under this request. Answered by Released."""
+        """Delete, in its turn, what an earlier process may have been granted. Answered by Released."""
 
     def announce(self) -> None:
         """Ask now whether the server is there."""
@@ -130,6 +133,9 @@ class Ruleset(Interface):
 
     async def sync(self, openings: list[Opening]) -> None:
         """Make the kernel hold exactly these, whatever an earlier process left."""
+
+    async def intact(self) -> bool:
+        """Whether the kernel still has what was put there, as far as a cheap look can tell."""
 
     async def surroundings(self, surroundings: Surroundings) -> None:
         """Apply to these devices and PCP servers from now on."""

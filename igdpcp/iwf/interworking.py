@@ -56,8 +56,12 @@ class Interworking:
         if mapping is None or mapping.request.remote_host != remote_host or mapping.state is MappingState.HIDDEN:
             raise Refusal(Reason.NO_SUCH_ENTRY, f"{protocol.name} {external_port}")
         self._policy.may_delete(requester, mapping)
-        await self._lifecycle.close(mapping)
+        await self.close(mapping)
         return mapping
+
+    async def close(self, mapping: Mapping) -> None:
+        """Close this mapping, whoever's it is; raises Refusal when it has to stay."""
+        await self._lifecycle.close(mapping)
 
     async def get_specific(
         self, requester: Requester, protocol: Protocol, external_port: int, remote_host: IPv4Address | None

@@ -15,7 +15,7 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from io import TextIOWrapper
 from ipaddress import IPv4Address
@@ -109,15 +109,16 @@ class Journal:
     def record(self, mapping: Mapping) -> None:
         """Store this version of a mapping before what it says is acted upon; raises OurFault when that fails."""
         before = self._live.get(mapping.id)
-        self._live[mapping.id] = mapping
+        try:
+            text = _line(self._encode(mapping))
+            self._live[mapping.id] = mapping
+            self._append(text)
+        except (OSError, ValueError) as error:
+            if before is None:
+                self._live.pop(mapping.id, None)
+            raise OurFault(f"cannot write {self._run}: {error}") from error
         if before is None or _lasting(before) != _lasting(mapping):
             self.dirty = True
-        try:
-            self._append(self._encode(mapping))
-        except OSError as error:
-            if before is None:
-                del self._live[mapping.id]
-            raise OurFault(f"cannot write {self._run}: {error.strerror}") from error
 
     def note(self, mapping: Mapping) -> None:
         """Store this version of a mapping that is true already; a failure is logged."""
@@ -132,16 +133,31 @@ class Journal:
             return
         self.dirty = True
         try:
-            self._append({"gone": id})
+            self._append(_line({"gone": id}))
         except OSError as error:
             LOG.error(line("journal_failed", error=error))
 
     def save(self) -> None:
         """Write the flash copy when something changed since the last one."""
-        if self.dirty:
-            body = self._snapshot()
-            _write_atomically(self._flash, body + jsonio.dumps({"sha256": _digest(body)}) + "\n")
-            self.dirty = False
+        if write := self.writer():
+            write()
+
+    def writer(self) -> Callable[[], None] | None:
+        """What writes the flash copy of this moment, to be called in any thread; None when nothing changed."""
+        if not self.dirty:
+            return None
+        self.dirty = False
+        live = list(self._live.values())
+
+        def write() -> None:
+            try:
+                body = self._snapshot(live)
+                _write_atomically(self._flash, body + _line({"sha256": _digest(body)}))
+            except OSError:
+                self.dirty = True
+                raise
+
+        return write
 
     def close(self) -> None:
         if file := self._file:
@@ -149,12 +165,12 @@ class Journal:
             with contextlib.suppress(OSError):  # what could not be flushed is in the next snapshot
                 file.close()
 
-    def _append(self, entry: dict[str, Any]) -> None:
+    def _append(self, text: str) -> None:
         if self._file is None or self._lines > 2 * len(self._live) + SLACK_LINES:
             self._rewrite()
             return
         try:
-            self._file.write(jsonio.dumps(entry) + "\n")
+            self._file.write(text)
             self._file.flush()
         except OSError:
             self.close()  # half a line may stand there now: the next change writes the file anew
@@ -164,21 +180,20 @@ class Journal:
     def _rewrite(self) -> None:
         self.close()
         self._run.parent.mkdir(parents=True, exist_ok=True)
-        _write_atomically(self._run, self._snapshot(), sync=False)
+        _write_atomically(self._run, self._snapshot(self._live.values()), sync=False)
         self._file = self._run.open("a", encoding="utf-8")
         self._lines = len(self._live)
 
-    def _snapshot(self) -> str:
+    def _snapshot(self, mappings: Iterable[Mapping]) -> str:
         header = {"igdpcp": FORMAT, "boot": boot_id(), "at": boottime()}
-        entries = (self._encode(mapping) for mapping in self._live.values())
-        return "".join(jsonio.dumps(entry) + "\n" for entry in (header, *entries))
+        return "".join(map(_line, (header, *map(self._encode, mappings))))
 
     def _read(self, path: Path) -> dict[str, Mapping]:
         octets = path.read_bytes()
         if path == self._run:  # the process ended in the middle of the last line, so what it says was not acted upon
             octets = octets[: octets.rfind(b"\n") + 1]
         text = octets.decode()
-        head, *rest = text.splitlines()
+        head, *rest = text.removesuffix("\n").split("\n")  # not splitlines: LAN hosts choose what stands in the strings
         header = jsonio.loads(head)
         if header.get("igdpcp") != FORMAT:
             raise ValueError(f"format {header.get('igdpcp')!r} is not known")
@@ -188,11 +203,15 @@ class Journal:
                 raise ValueError("checksum does not match")
         ahead = boottime() if header["boot"] == boot_id() else float(header["at"])
         mappings: dict[str, Mapping] = {}
-        for entry in map(jsonio.loads, rest):
-            if "gone" in entry:
-                mappings.pop(entry["gone"], None)
-            else:
-                mappings[entry["id"]] = self._decode(entry, self._clock() - ahead)
+        for text in rest:
+            try:
+                entry = jsonio.loads(text)
+                if "gone" in entry:
+                    mappings.pop(entry["gone"], None)
+                else:
+                    mappings[entry["id"]] = self._decode(entry, self._clock() - ahead)
+            except (ValueError, LookupError, TypeError, AttributeError) as error:
+                LOG.error(line("journal_entry_skipped", file=path, entry=text, error=error))
         return mappings
 
     def _encode(self, mapping: Mapping) -> dict[str, Any]:
@@ -226,6 +245,7 @@ class Journal:
                 "lifetime": grant.lifetime,
                 "ends": grant.ends + shift,
                 "nonce": grant.nonce.hex(),
+                "server": grant.server,
             },
         }
 
@@ -258,8 +278,16 @@ class Journal:
                 lifetime=grant["lifetime"],
                 ends=grant["ends"] + shift,
                 nonce=bytes.fromhex(grant["nonce"]),
+                server=grant["server"],
             ),
         )
+
+
+def _line(entry: dict[str, Any]) -> str:
+    """One line; raises ValueError for text that has no encoding."""
+    text = jsonio.dumps(entry) + "\n"
+    text.encode()
+    return text
 
 
 def _lasting(mapping: Mapping) -> Mapping:

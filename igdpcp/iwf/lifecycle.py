@@ -16,12 +16,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Any
 
 from igdpcp.config import MainConfig
-from igdpcp.errors import OurFault, Reason, Refusal, RulesetError
+from igdpcp.errors import IgdpcpError, Reason, Refusal, RulesetError
 from igdpcp.iwf import translate
 from igdpcp.iwf.deletion import Deletions
 from igdpcp.iwf.interfaces import (
@@ -72,6 +73,8 @@ class Lifecycle:
         self._waiting: dict[str, int] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._losses: Counter[str] = Counter()  # how often a mapping's grant was lost
+        self._opens = True
         self._deletions = Deletions(
             main=main, table=table, upstream=upstream, router_leg=router_leg, upstream_leg=upstream_leg,
             journal=journal, reopen=self._reopen,
@@ -89,18 +92,24 @@ class Lifecycle:
         """Consume the upstream's events until cancelled."""
         while True:
             event = await events.get()
-            self._handlers[type(event)](event)
+            try:
+                self._handlers[type(event)](event)
+            except Exception:  # the only consumer may not end: nothing would be granted or renewed any more
+                LOG.exception(line("event_failed", upstream_event=event))
 
     # -- opening -------------------------------------------------------------------------------------------------
 
     async def open(self, mapping: Mapping) -> Mapping:
         """Ask upstream for a planned mapping; returns it ACTIVE, or raises Refusal with nothing left behind."""
         try:
+            if not self._opens:
+                raise Refusal(Reason.CANCELLED, "everything is being given back")
             self._journal.record(mapping)
-        except OurFault:
+            self._upstream_leg.ask(mapping)
+        except Exception:
             self._table.forget(mapping.id, self._loop.time())
+            self._journal.gone(mapping.id)
             raise
-        self._upstream_leg.ask(mapping)
         return await self.join(mapping.id)
 
     async def join(self, id: str) -> Mapping:
@@ -146,13 +155,24 @@ class Lifecycle:
             LOG.info(line("late_grant_given_back", mapping=id, **_named(mapping)))
             self.give_up(mapping)
 
+    def open_no_more(self) -> None:
+        """From now on every new mapping is refused."""
+        self._opens = False
+
     # -- changing ------------------------------------------------------------------------------------------------
 
     async def refresh(self, mapping: Mapping) -> None:
         """A repeated request: new lease, description or client port; the path is open already and stays open.
 
-        Raises RulesetError when the rules cannot be led to another client port: then nothing has changed.
+        Raises RulesetError when the rules cannot be led to another client port: then nothing has changed. Goes on when
+        its caller is cancelled, so that table, kernel and journal agree.
         """
+        change = self._loop.create_task(self._refresh(mapping))
+        self._tasks.add(change)
+        change.add_done_callback(self._ended)
+        await asyncio.shield(change)
+
+    async def _refresh(self, mapping: Mapping) -> None:
         old = self._table.get(mapping.id)
         assert old is not None
         self._table.update(mapping)
@@ -175,24 +195,18 @@ class Lifecycle:
         for mapping in self._table:
             if mapping.visible and mapping.grant:
                 self._spawn(self._commit(mapping.id, mapping.grant))
-            if self._upstream_leg.was_asked(mapping):
-                self.ask_again(mapping.id)
+            if mapping.state is not MappingState.ENDING:
+                self._upstream_leg.ask(mapping, urgent=False)
 
     def adopt(self, mapping: Mapping) -> None:
-        """Take over a mapping of an earlier process; one whose grant has run out is to be granted again."""
+        """Take over a mapping of an earlier process and ask for it again; it is shown while its grant runs."""
         assert mapping.grant is not None
         if mapping.grant.ends <= self._loop.time():
             mapping = replace(mapping, state=MappingState.RETRYING)
         self._table.restore(mapping)
-        self._upstream_leg.adopted(mapping)
         self._journal.note(mapping)
         self._watch(mapping)
-
-    def ask_again(self, id: str) -> None:
-        """Re-enter the one path that creates, for a mapping that is open or retrying."""
-        mapping = self._table.get(id)
-        if mapping and mapping.state is not MappingState.ENDING:
-            self._upstream_leg.ask(mapping)
+        self._upstream_leg.ask(mapping, urgent=False)
 
     # -- ending --------------------------------------------------------------------------------------------------
 
@@ -210,8 +224,9 @@ class Lifecycle:
 
     def give_up(self, mapping: Mapping) -> None:
         """Forget a mapping at once; rules and grant follow in the background."""
-        self._fail_opening(mapping.id, Refusal(Reason.CANCELLED))
+        self._fail_outcome(mapping.id, Refusal(Reason.CANCELLED))
         self._stop_timer(mapping.id)
+        self._losses.pop(mapping.id, None)
         self._table.forget(mapping.id, self._loop.time())
         self._upstream_leg.give_back_unseen(mapping)
         self._spawn(self._router_leg.remove(mapping))
@@ -240,6 +255,7 @@ class Lifecycle:
         mapping = self._table.get(id)
         if mapping is None or mapping.state is MappingState.ENDING:
             return
+        losses = self._losses[id]
         try:
             await self._router_leg.put(mapping, grant)
         except RulesetError as error:
@@ -248,6 +264,8 @@ class Lifecycle:
         mapping = self._table.get(id)
         if mapping is None or mapping.state is MappingState.ENDING:
             return  # whoever ended it has queued the removal behind our change
+        if self._losses[id] != losses:
+            return  # lost meanwhile, and its removal is queued as well
         if self._unseen(mapping):
             self._hide(mapping, grant)
             await self._router_leg.remove(mapping)
@@ -259,7 +277,7 @@ class Lifecycle:
         if mapping and mapping.state is MappingState.ACTIVE:
             self._activate(mapping, grant)  # what is granted is so; the router's leg is repaired by itself
         elif mapping and mapping.state is not MappingState.ENDING:
-            self._fail_opening(id, Refusal(Reason.RULESET, str(error)))
+            self._fail_outcome(id, Refusal(Reason.RULESET, str(error)))
             self.give_up(mapping)
 
     def _activate(self, mapping: Mapping, grant: Grant) -> None:
@@ -267,7 +285,7 @@ class Lifecycle:
         try:
             self._table.update(active)
         except Refusal as refusal:
-            self._fail_opening(mapping.id, refusal)
+            self._fail_outcome(mapping.id, refusal)
             self.give_up(mapping)
             return
         self._journal.note(active)
@@ -298,9 +316,10 @@ class Lifecycle:
             return
         result = translate.result_name(event.result)
         if mapping.state is MappingState.PLANNED:
-            self._fail_opening(event.id, Refusal(Reason.UPSTREAM, result, event.result))
+            self._fail_outcome(event.id, Refusal(Reason.UPSTREAM, result, event.result))
             self.give_up(mapping)
             return
+        self._fail_outcome(event.id, Refusal(Reason.UPSTREAM, result, event.result))
         local = mapping.grant is not None and mapping.grant.upstream == Mode.LOCAL
         LOG.warning(line("grant_refused", mapping=event.id, result=result, local_only=int(local), **_named(mapping)))
         if mapping.state is MappingState.ACTIVE and mapping.grant and mapping.grant.ends <= self._loop.time():
@@ -331,6 +350,7 @@ class Lifecycle:
 
     def _retry(self, mapping: Mapping) -> None:
         """Shown to nobody until it is granted again."""
+        self._losses[mapping.id] += 1
         retrying = replace(mapping, state=MappingState.RETRYING)
         self._table.update(retrying)
         self._journal.note(retrying)
@@ -340,7 +360,7 @@ class Lifecycle:
 
     def _released(self, event: Released) -> None:
         self._deletions.released(event.id, event.result)
-        self._upstream_leg.released(event.id)
+        self._upstream_leg.released(event.id, event.result)
 
     def _state_changed(self, event: StateChanged) -> None:
         LOG.info(line("upstream_state", upstream=self._upstream.name, state=event.state.value))
@@ -355,14 +375,14 @@ class Lifecycle:
         for timer in self._timers.values():
             timer.cancel()
         for id in list(self._outcomes):
-            self._fail_opening(id, Refusal(Reason.CANCELLED, "the service stops"))
+            self._fail_outcome(id, Refusal(Reason.CANCELLED, "the service stops"))
         await self._deletions.stop()
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _fail_opening(self, id: str, refusal: Refusal) -> None:
+    def _fail_outcome(self, id: str, refusal: Refusal) -> None:
         opening = self._outcomes.pop(id, None)
         if opening and not opening.done():
             opening.set_exception(refusal)
@@ -401,7 +421,13 @@ class Lifecycle:
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error and not isinstance(error, IgdpcpError):
+            LOG.error(line("task_failed", error=repr(error)), exc_info=error)
 
 
 def _named(mapping: Mapping) -> dict[str, object]:

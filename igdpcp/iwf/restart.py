@@ -19,12 +19,12 @@ from igdpcp.log import line
 from igdpcp.model import Mapping, MappingState, Mode
 
 LOG = logging.getLogger("igdpcp.iwf")
-PACE = 25  # requests per second to the upstream when many mappings are told of at once
-RELEASE_SECONDS = 10.0  # what release() waits for the upstream's last answers
+RELEASE_SECONDS = 10.0  # what release() waits for the upstream's last answers, beside their turns
+RELEASE_RATE = 25  # deletions per second that the upstream is told
 
 
 class Restart:
-    """Both are paced, and neither is a second path: mappings re-enter where every request enters."""
+    """Neither is a second path: mappings re-enter where every request enters, and end as every mapping ends."""
 
     def __init__(
         self,
@@ -42,12 +42,10 @@ class Restart:
         self._upstream_leg = upstream_leg
         self._journal = journal
         self._lifecycle = lifecycle
-        self._loop = asyncio.get_running_loop()
-        self._reentry: asyncio.Task[None] | None = None
+        self._now = asyncio.get_running_loop().time
 
     async def restore(self) -> None:
         """Open mappings keep their rules and are asked for again; what was on its way is given back."""
-        adopted: list[str] = []
         left: list[Mapping] = []
         for mapping in self._journal.load():
             self._table.reserve(mapping.serial)
@@ -56,36 +54,24 @@ class Restart:
                 continue
             try:
                 self._lifecycle.adopt(replace(mapping, mode=self._upstream.mode))
-                adopted.append(mapping.id)
             except Refusal as refusal:
                 LOG.warning(line("not_adopted", mapping=mapping.id, reason=refusal))
                 left.append(mapping)
         for mapping in left:
             self._return_to_upstream(mapping)
         await self._router_leg.sync()
-        LOG.info(line("restored", mappings=len(adopted), given_back=len(self._upstream_leg.leaving)))
-        self._reentry = self._loop.create_task(self._ask_again(adopted))
+        LOG.info(line("restored", mappings=len(self._table), given_back=len(self._upstream_leg.leaving)))
 
     async def release(self) -> None:
-        """Close everything: rules at once, then tell the upstream; what it does not answer stays journalled."""
-        await self.stop()
-        await self._router_leg.clear()
+        """Close everything: entries and rules at once, then tell the upstream; what stays untold stays journalled."""
+        self._lifecycle.open_no_more()
         for mapping in self._table:
             self._lifecycle.give_up(mapping)
-            await asyncio.sleep(1 / PACE)
+        await self._router_leg.clear()
+        patience = RELEASE_SECONDS + len(self._upstream_leg.leaving) / RELEASE_RATE
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._upstream_leg.all_released(), RELEASE_SECONDS)
+            await asyncio.wait_for(self._upstream_leg.all_released(), patience)
         LOG.info(line("released", unanswered=len(self._upstream_leg.leaving)))
-
-    async def stop(self) -> None:
-        if self._reentry:
-            self._reentry.cancel()
-            await asyncio.gather(self._reentry, return_exceptions=True)
-
-    async def _ask_again(self, ids: list[str]) -> None:
-        for id in ids:
-            self._lifecycle.ask_again(id)
-            await asyncio.sleep(1 / PACE)
 
     def _adoptable(self, mapping: Mapping) -> bool:
         """Once granted, with the lease still running, and built the way mappings are built now."""
@@ -93,11 +79,10 @@ class Restart:
             return False
         if mapping.grant is None or mapping.state not in (MappingState.ACTIVE, MappingState.RETRYING):
             return False
-        return mapping.lease_ends is None or mapping.lease_ends > self._loop.time()
+        return mapping.lease_ends is None or mapping.lease_ends > self._now()
 
     def _return_to_upstream(self, mapping: Mapping) -> None:
         if self._table.holds_internal(mapping):
-            self._journal.gone(mapping.id)
-            return  # the same request came again and was granted: what it would delete is in use
-        self._upstream_leg.adopted(mapping)
-        self._upstream_leg.give_back_unseen(mapping)
+            self._journal.gone(mapping.id)  # the same request came again and was granted: the tuple is in use
+        else:
+            self._upstream_leg.give_back_left(mapping)

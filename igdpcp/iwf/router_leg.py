@@ -73,6 +73,18 @@ class RouterLeg:
         except RulesetError as error:
             self.failed(error)
 
+    async def audit(self) -> None:
+        """Look whether somebody, a firewall's restart for example, has taken the rules away; if so lay them anew."""
+        try:
+            if self.problem or await self._ruleset.intact():
+                return
+        except RulesetError as error:
+            self.failed(error)
+            return
+        LOG.warning(line("ruleset_gone", remedy="laid anew"))
+        self.problem = "the rules were gone"
+        await self.sync()
+
     async def clear(self) -> None:
         """Takes all rules away."""
         try:

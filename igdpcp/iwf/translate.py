@@ -107,6 +107,11 @@ def still_there(result: int) -> bool:
     return result == ResultCode.NOT_AUTHORIZED
 
 
+def untold(result: int) -> bool:
+    """Whether a deletion ended with this result because the server could not be told."""
+    return result == ResultCode.NETWORK_FAILURE
+
+
 def mapping_key(arguments: dict[str, Value]) -> tuple[Protocol, int, IPv4Address | None]:
     """Protocol, external port and remote host; raises UpnpFault 402 when the last is no IPv4 address."""
     return _protocol(arguments), int(arguments["NewExternalPort"]), _remote_host(arguments)

@@ -202,6 +202,10 @@ class LinkWatcher:
                 LOG.error(line("links_unknown", reason=fault))
                 self._loop.call_later(RETRY_SECONDS, self._news.set)
                 continue
-            if latest != snapshot:
-                snapshot = latest
+            if latest == snapshot:
+                continue
+            snapshot = latest
+            try:
                 self._on_change(latest)
+            except Exception:  # the watcher may not end: nothing would be noticed any more
+                LOG.exception(line("link_change_failed"))

@@ -58,8 +58,10 @@ class RouterView:
             if route.device not in lan_devices and self._wan_device in ("", route.device)
         ]
         device = self._wan_device or (routes[0].device if routes else "")
-        address = next((interface.ip for name, interface in snapshot.addresses if name == device), None)
-        self.wan = Wan(device, address, routes[0].gateway if routes else None)
+        gateway = routes[0].gateway if routes else None
+        addresses = [interface for name, interface in snapshot.addresses if name == device]
+        addresses.sort(key=lambda interface: gateway is None or gateway not in interface.network)
+        self.wan = Wan(device, addresses[0].ip if addresses else None, gateway)
 
     @property
     def wan_device(self) -> str:
@@ -71,6 +73,10 @@ class RouterView:
 
     def on_lan(self, address: IPv4Address) -> bool:
         return any(self._is_host(lan, address) for lan in self.lans)
+
+    def is_lan_address(self, address: IPv4Address) -> bool:
+        """Whether the address lies in a LAN that is served, the router's own there included."""
+        return any(address in lan.interface.network for lan in self.lans)
 
     def on_lan_device(self, address: IPv4Address, device: str) -> bool:
         """Whether the address belongs to a host of the LAN behind this device."""

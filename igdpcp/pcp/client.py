@@ -83,6 +83,7 @@ class PcpClient:
         self._own: IPAddress | None = None
         self._last_own: IPAddress | None = None
         self._map_unsupported = False
+        self._recovery_ends = float("-inf")
         self._events: deque[Event] = deque()
         self._epoch = EpochRecord()
         self._liveness = Liveness(timing)
@@ -129,16 +130,17 @@ class PcpClient:
 
     # Inputs
 
-    def want(self, wanted: WantedMapping, now: float) -> None:
+    def want(self, wanted: WantedMapping, now: float, *, urgent: bool = True) -> None:
         """Create this mapping and keep it until it is dropped; the same key again changes what is wanted.
 
-        Raises ValueError when another key that is still wanted has the same protocol, internal address and port.
+        ``urgent``: somebody waits for it; else it takes its turn at the packet rate. Raises ValueError when another key
+        that is still wanted has the same protocol, internal address and port.
         """
-        self._mappings.want(wanted, now)
+        self._mappings.want(wanted, now, urgent)
 
-    def drop(self, key: str, now: float) -> None:
+    def drop(self, key: str, now: float, *, urgent: bool = True) -> None:
         """Give the mapping back. MappingReleased follows, at once if the server never heard of it."""
-        self._mappings.drop(key, now)
+        self._mappings.drop(key, now, urgent)
 
     def announce(self, now: float) -> None:
         """Ask whether the server is there; silence makes it LOST."""
@@ -274,10 +276,15 @@ class PcpClient:
             self.counters["no_match"] += 1
 
     def _check_epoch(self, epoch: int, now: float) -> None:
-        if not self._epoch.check(epoch, now):
-            self.counters["epoch_anomaly"] += 1
-            self._events.append(StateLossDetected(epoch))
-            self._mappings.recover(now + self._rng.uniform(0, RECOVERY_DELAY))
+        if self._epoch.check(epoch, now):
+            return
+        self.counters["epoch_anomaly"] += 1
+        begun = self._recovery_ends - now
+        if begun > RECOVERY_DELAY:
+            return  # announcements can be forged: at most two recoveries are under way
+        self._recovery_ends = now + RECOVERY_DELAY + max(0.0, begun)
+        self._events.append(StateLossDetected(epoch))
+        self._mappings.recover(now + max(0.0, begun) + self._rng.uniform(0, RECOVERY_DELAY))
 
     def _alive(self, now: float) -> bool:
         """The server works; whether it was LOST until now."""

@@ -29,7 +29,7 @@ class Mappings:
             return None
         return granted_event(key, slot, slot.held)
 
-    def want(self, wanted: WantedMapping, now: float) -> None:
+    def want(self, wanted: WantedMapping, now: float, urgent: bool) -> None:
         """Hold this mapping from now on. Raises ValueError when another key has its internal tuple."""
         internal = internal_tuple(wanted.protocol, wanted.internal_address, wanted.internal_port)
         slot = self._transactions.slots.get(internal)
@@ -43,25 +43,27 @@ class Mappings:
             slot = self._transactions.slots[internal] = Slot(internal)
         self._transactions.by_key[wanted.key] = slot
         if slot.wanted is None:
-            self._adopt(slot, wanted, now)
+            self._adopt(slot, wanted, now, urgent)
         else:
             self._change(slot, slot.wanted, wanted, now)
 
-    def drop(self, key: str, now: float) -> None:
+    def drop(self, key: str, now: float, urgent: bool) -> None:
         """No longer hold it; MappingReleased follows, once."""
         slot = self._transactions.by_key.pop(key, None)
         if slot is not None:
             slot.leaving.append(key)
             self._transactions.leaving.add(key)
-            self._withdraw(slot, now)
+            self._withdraw(slot, now, urgent)
         elif key not in self._transactions.leaving:
             self._emit(MappingReleased(key, ResultCode.SUCCESS))
 
-    def _adopt(self, slot: Slot, wanted: WantedMapping, now: float) -> None:
+    def _adopt(self, slot: Slot, wanted: WantedMapping, now: float, urgent: bool) -> None:
         slot.wanted, slot.refusals = wanted, 0
         if slot.phase is not Phase.DELETING:
             slot.exposed = bool(wanted.nonce)
-            self._transactions.create(slot, now, tell=True)
+            if wanted.nonce and wanted.external_address:
+                slot.assigned = (wanted.external_address, wanted.external_port)
+            self._transactions.create(slot, now, urgent=urgent, tell=True)
 
     def _change(self, slot: Slot, before: WantedMapping, wanted: WantedMapping, now: float) -> None:
         replace, current_port = slot.must_be_replaced(wanted), slot.current_port
@@ -85,12 +87,12 @@ class Mappings:
         if slot.held and slot.wanted and slot.phase is not Phase.DELETING:
             self._emit(MappingLost(slot.wanted.key))
 
-    def _withdraw(self, slot: Slot, now: float) -> None:
+    def _withdraw(self, slot: Slot, now: float, urgent: bool = True) -> None:
         slot.wanted = None
         if not slot.exposed:
             self._transactions.released(slot, ResultCode.SUCCESS, now)
         elif slot.phase is not Phase.DELETING:
-            self._transactions.delete(slot, now)
+            self._transactions.delete(slot, now, urgent=urgent)
 
     def recover(self, at: float) -> None:
         """The server may have lost everything: create anew from ``at`` on, with what was assigned as suggestion."""

@@ -7,7 +7,7 @@ import heapq
 from collections import deque
 from typing import Generic, Protocol, TypeVar
 
-PACKET_RATE = 25.0  # packets per second to one server, recovery included
+PACKET_RATE = 25.0  # packets per second to one server that nobody waits for: renewals, recovery, giving back
 
 _COMPACT_ABOVE = 256  # heap entries; below, stale ones cost nothing
 

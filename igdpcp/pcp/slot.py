@@ -174,14 +174,15 @@ class Slot:
     def fits(self, response: MapResponse) -> bool:
         """Whether a success is what was asked for (RFC 6887 section 13.2: checked by the client).
 
-        A mapping that is held may change its address, since only its port was promised.
+        A mapping that is held, or was by an earlier process, may change its address: only its port was promised.
         """
         wanted = self.wanted
         assert wanted is not None
         if not wanted.exact or not wanted.external_port:
             return True
-        address_fits = self.held or wanted.external_address in (None, response.external_address)
-        return response.external_port == wanted.external_port and bool(address_fits)
+        known = self.held or self.assigned
+        address_fits = known is not None or wanted.external_address in (None, response.external_address)
+        return response.external_port == wanted.external_port and address_fits
 
     def is_outdated(self, response: MapResponse) -> bool:
         """Whether a success that does not fit is a late word about the mapping that this one replaces."""

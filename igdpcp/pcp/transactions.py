@@ -89,12 +89,12 @@ class Transactions:
                 slot.due = slot.last_renewal + RENEWAL_GAP
         self.arm(slot)
 
-    def delete(self, slot: Slot, now: float) -> None:
+    def delete(self, slot: Slot, now: float, *, urgent: bool = True) -> None:
         """Begin to delete, and go on until it is answered or the mapping has ended by itself."""
         slot.create_pending = slot.phase is Phase.CREATING and slot.sent > 0
         slot.begin(Phase.DELETING)
         slot.give_up = slot.held.ends if slot.held else now + self._timing.patience
-        self.send(slot, True)
+        self.send(slot, urgent)
         self.arm(slot)
 
     def released(self, slot: Slot, result: int, now: float) -> None:

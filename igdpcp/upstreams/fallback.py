@@ -76,7 +76,7 @@ class FallbackUpstream:
         """Routed mode needs THIRD_PARTY, and this server may not be asked on behalf of others."""
         return self._routed and self._pcp is not None and not self._pcp.trusted
 
-    def map(self, request: UpstreamRequest) -> None:
+    def map(self, request: UpstreamRequest, *, urgent: bool = True) -> None:
         self._requests[request.id] = request
         pcp = self._pcp
         if pcp is None or self.untrusted:
@@ -84,17 +84,17 @@ class FallbackUpstream:
             return
         absent = pcp.state in _ABSENT and not self._keeps_asking
         if not absent or request.id in pcp:
-            pcp.map(request)
+            pcp.map(request, urgent=urgent)
         if absent and not pcp.grants(request.id):
             self._alone(request)
         elif request.id in self._local:
             self._local.map(request)
 
-    def unmap(self, id: str) -> None:
+    def unmap(self, id: str, *, urgent: bool = True) -> None:
         self._requests.pop(id, None)
         self._local.forget(id)
         if self._pcp:
-            self._pcp.unmap(id)
+            self._pcp.unmap(id, urgent=urgent)
         else:
             self._local.unmap(id)
 
@@ -135,7 +135,7 @@ class FallbackUpstream:
         if waiting and not self.untrusted:
             LOG.info(line("promoting", mappings=len(waiting)))
             for request in waiting:
-                self._pcp.map(self._as_shown(request))
+                self._pcp.map(self._as_shown(request), urgent=False)
 
     def _as_shown(self, request: UpstreamRequest) -> UpstreamRequest:
         """With the port that the control point was told, from the address that the router has by now."""

@@ -38,7 +38,7 @@ class LocalUpstream:
     def __contains__(self, id: str) -> bool:
         return id in self._requests
 
-    def map(self, request: UpstreamRequest) -> None:
+    def map(self, request: UpstreamRequest, *, urgent: bool = True) -> None:
         if self._router.wan_address is None:
             self._emit(Refused(request.id, ResultCode.NETWORK_FAILURE, RETRY_AFTER))
             return
@@ -48,7 +48,7 @@ class LocalUpstream:
         self._requests[request.id] = request
         self._grant(request.id)
 
-    def unmap(self, id: str) -> None:
+    def unmap(self, id: str, *, urgent: bool = True) -> None:
         self.forget(id)
         self._emit(Released(id, 0))
 

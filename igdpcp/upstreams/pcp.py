@@ -6,8 +6,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import socket
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from ipaddress import IPv4Address, ip_address
 
@@ -23,8 +23,16 @@ from igdpcp.iwf.interfaces import (
     StateChanged,
 )
 from igdpcp.log import line
-from igdpcp.model import Activation, Endpoint, Grant, IPAddress, Protocol, UpstreamRequest
-from igdpcp.net.sockets import pcp_announce_listener, udp_connected
+from igdpcp.model import (
+    UNKNOWN_ADDRESS,
+    Activation,
+    Endpoint,
+    Grant,
+    IPAddress,
+    PcpPeer,
+    Protocol,
+    UpstreamRequest,
+)
 from igdpcp.pcp.client import (
     MappingGranted,
     MappingLost,
@@ -39,10 +47,9 @@ from igdpcp.pcp.client import (
 from igdpcp.pcp.message import SERVER_PORT, ResultCode
 from igdpcp.pcp.nonce import derive
 from igdpcp.pcp.timing import Timing
+from igdpcp.upstreams.pcp_sockets import PcpSockets, Source
 
 LOG = logging.getLogger("igdpcp.upstream")
-PACKET_SPACE = 2048  # more than PCP's 1100, so that a longer datagram is seen to be longer
-DATAGRAMS_PER_WAKE = 64  # what one wake-up reads before other work has its turn
 PROBE_ID = "probe"
 PROBE_PORT = 9  # discard, UDP (RFC 6970 section 5.7: a mapping made only to learn the external address)
 PROBE_LEASE = 120  # seconds; servers raise anything less to this (RFC 6887 section 15)
@@ -60,17 +67,27 @@ class PcpUpstream:
     name = "pcp"
 
     def __init__(
-        self, main: MainConfig, config: UpstreamConfig, *, secret: bytes, rng: random.Random, emit: Emit
+        self,
+        main: MainConfig,
+        config: UpstreamConfig,
+        *,
+        secret: bytes,
+        rng: random.Random,
+        emit: Emit,
+        is_local: Callable[[IPv4Address], bool],
     ) -> None:
+        """``is_local`` tells of an address whether it belongs to a LAN that is served."""
         self._main = main
         self._config = config
         self._secret = secret
         self._rng = rng
         self._emit = emit
+        self._is_local = is_local
+        if more := config.server[1:]:
+            LOG.warning(line("one_server_address_only", used=config.server[0], not_tried=", ".join(more)))
         self._loop = asyncio.get_running_loop()
         self._engine: PcpClient | None = None
-        self._socket: socket.socket | None = None
-        self._listener: socket.socket | None = None
+        self._sockets = PcpSockets(self._received, self._pump, main.log_wire)
         self._timer: asyncio.TimerHandle | None = None
         self._requests: dict[str, UpstreamRequest] = {}
         self._granted: set[str] = set()
@@ -85,7 +102,6 @@ class PcpUpstream:
         self.state_since = self._loop.time()
         self.up_since: float | None = None
         self.external_address: IPv4Address | None = None
-        self.refused_datagrams = 0
 
     @property
     def state(self) -> Activation:
@@ -104,22 +120,30 @@ class PcpUpstream:
         return f"{self._device}/{self.server}"
 
     @property
+    def peer(self) -> PcpPeer | None:
+        """Whose packets the router has to let in, to which port; None while nobody is asked."""
+        port = self._sockets.port
+        return PcpPeer(self.server, port) if port and self.server else None
+
+    @property
     def epoch(self) -> int | None:
         return self._engine.last_epoch if self._engine else None
 
     @property
     def counters(self) -> Counter[str]:
-        return self._engine.counters if self._engine else Counter()
+        """What was sent, received and ignored, and why."""
+        engine = self._engine.counters if self._engine else Counter()
+        return engine + Counter(refused=self._sockets.refused)
 
     def network_changed(self, device: str, address: IPv4Address | None, router: IPv4Address | None) -> None:
         """The WAN is now this device with this address and default router; None: it is down."""
         server = self._choose_server(router)
         self._device = device
-        self._close_sockets()
+        self._sockets.close()
         if address is None or server is None:
             self._pause("the WAN has no IPv4 address" if address is None else "there is no default router to ask")
             return
-        self._open_sockets(device, server)
+        self._connect(device, server)
 
     def __contains__(self, id: str) -> bool:
         return id in self._requests
@@ -128,34 +152,43 @@ class PcpUpstream:
         """Whether the server's grant of ``id`` is running."""
         return id in self._granted
 
-    def map(self, request: UpstreamRequest) -> None:
+    def map(self, request: UpstreamRequest, *, urgent: bool = True) -> None:
         self._requests[request.id] = request
         self._leaving.discard(request.id)
         if self._engine:
-            self._engine.want(_wanted(request), self._loop.time())
+            if _needs_probe_port(request):
+                self._end_probe()
+            self._engine.want(self._wanted(request), self._loop.time(), urgent=urgent)
             self._pump()
 
-    def unmap(self, id: str) -> None:
+    def unmap(self, id: str, *, urgent: bool = True) -> None:
         self._granted.discard(id)
         if id in self._leaving:
             return
-        if self._requests.pop(id, None) is None or self._engine is None:
-            self._emit(Released(id, 0))
-            return
-        self._leaving.add(id)
-        self._engine.drop(id, self._loop.time())
-        self._pump()
+        request = self._requests.pop(id, None)
+        if request and self._engine is None and request.nonce:
+            self._owed[id] = request
+        elif request is None or self._engine is None:
+            self._emit(Released(id, ResultCode.SUCCESS))
+        else:
+            self._leaving.add(id)
+            self._engine.drop(id, self._loop.time(), urgent=urgent)
+            self._pump()
 
     def give_back(self, request: UpstreamRequest) -> None:
         if self._engine is None:
             self._owed[request.id] = request
             return
-        internal = request.internal
-        nonce = request.nonce or derive(self._secret, self.identity, request.protocol, internal.address, internal.port)
+        if _needs_probe_port(request):
+            self._end_probe()
+        wanted = self._wanted(request)
+        nonce = wanted.nonce or derive(
+            self._secret, self.identity, wanted.protocol, wanted.internal_address, wanted.internal_port
+        )
         now = self._loop.time()
-        self._engine.want(_wanted(replace(request, nonce=nonce)), now)
+        self._engine.want(replace(wanted, nonce=nonce), now, urgent=False)
         self._leaving.add(request.id)
-        self._engine.drop(request.id, now)
+        self._engine.drop(request.id, now, urgent=False)
         self._pump()
 
     def announce(self) -> None:
@@ -165,7 +198,7 @@ class PcpUpstream:
 
     def close(self) -> None:
         """Stop talking; grants stay as they are."""
-        self._close_sockets()
+        self._sockets.close()
         if self._timer:
             self._timer.cancel()
 
@@ -184,33 +217,32 @@ class PcpUpstream:
         self._granted.clear()
         while self._leaving:  # whoever knows of them is not asked any more
             self._emit(Released(self._leaving.pop(), ResultCode.NETWORK_FAILURE))
+        self.up_since = None
         for request in self._requests.values():
-            self._engine.want(_wanted(request), self._loop.time())
+            self._engine.want(self._wanted(request), self._loop.time(), urgent=False)
         owed, self._owed = self._owed, {}
         for request in owed.values():
             self.give_back(request)
 
-    def _open_sockets(self, device: str, server: IPAddress) -> None:
+    def _connect(self, device: str, server: IPAddress) -> None:
         try:
-            self._socket = udp_connected(device, server, SERVER_PORT)
+            source = self._sockets.open(device, server)
         except OurFault as fault:
             self._pause(str(fault))
             return
-        source = ip_address(self._socket.getsockname()[0])
+        moved = (source, server) != (self._source, self.server)
         self._follow_address(source)
         if server != self.server or self._engine is None:
             self._start_engine(server)
         assert self._engine is not None
-        self._loop.add_reader(self._socket, self._readable)
-        try:
-            self._listener = pcp_announce_listener(device)
-            self._loop.add_reader(self._listener, self._announced)
-        except OurFault as fault:
-            LOG.warning(line("no_announcements", reason=fault))
         now = self._loop.time()
         asking = self._engine.state is ServerState.PROBING
         self._set_state(_STATES[self._engine.state], f"asking {server}" if asking else self._engine.reason)
         self._engine.address_changed(source, now)
+        if moved:
+            self._granted.clear()
+            self._set_external_address(None)
+            self._probe()
         self._engine.announce(now)
         self._pump()
 
@@ -222,13 +254,6 @@ class PcpUpstream:
                     self._requests[id] = replace(request, internal=Endpoint(source, request.internal.port))
         self._source = source
 
-    def _close_sockets(self) -> None:
-        for sock in (self._socket, self._listener):
-            if sock:
-                self._loop.remove_reader(sock)
-                sock.close()
-        self._socket = self._listener = None
-
     def _pause(self, reason: str) -> None:
         if self._engine:
             self._engine.address_changed(None, self._loop.time())
@@ -237,30 +262,9 @@ class PcpUpstream:
         self._set_state(Activation.NO_WAN, reason)
         self._set_external_address(None)
 
-    def _readable(self) -> None:
-        assert self._engine is not None
-        assert self._socket is not None
-        for _ in range(DATAGRAMS_PER_WAKE):
-            try:
-                data, source = self._socket.recvfrom(PACKET_SPACE)
-            except BlockingIOError:
-                break
-            except OSError:
-                self.refused_datagrams += 1  # ICMP: nobody listens there now; the retransmission asks again
-                break
-            self._engine.receive_datagram(data, source[:2], self._loop.time())
-        self._pump()
-
-    def _announced(self) -> None:
-        assert self._engine is not None
-        assert self._listener is not None
-        for _ in range(DATAGRAMS_PER_WAKE):
-            try:
-                data, source = self._listener.recvfrom(PACKET_SPACE)
-            except OSError:
-                break
-            self._engine.receive_datagram(data, source[:2], self._loop.time())
-        self._pump()
+    def _received(self, data: bytes, source: Source) -> None:
+        if self._engine:
+            self._engine.receive_datagram(data, source, self._loop.time())
 
     def _timer_fired(self) -> None:
         assert self._engine is not None
@@ -269,14 +273,13 @@ class PcpUpstream:
 
     def _pump(self) -> None:
         """Send what the engine has to send, pass on what happened, and wake up when it next wants to."""
-        if self._pumping:
+        if self._pumping or self._engine is None:
             return
-        assert self._engine is not None
         self._pumping = True
         try:
             while True:
                 for data in self._engine.datagrams_to_send(self._loop.time()):
-                    self._send(data)
+                    self._sockets.send(data)
                 if (event := self._engine.next_event()) is None:
                     break
                 self._handle(event)
@@ -286,17 +289,6 @@ class PcpUpstream:
             self._timer.cancel()
         due = self._engine.next_timer()
         self._timer = self._loop.call_at(due, self._timer_fired) if due is not None else None
-
-    def _send(self, data: bytes) -> None:
-        if self._main.log_wire:
-            LOG.info(line("pcp_sent", server=self.server, bytes=data.hex()))
-        if self._socket is None:
-            return
-        try:
-            self._socket.send(data)
-        except OSError as error:
-            self.refused_datagrams += 1
-            LOG.debug(line("pcp_not_sent", server=self.server, error=error))
 
     def _handle(self, event: object) -> None:
         match event:
@@ -318,16 +310,20 @@ class PcpUpstream:
                 self._emit(Released(event.key, event.result))
 
     def _mapping_granted(self, event: MappingGranted) -> None:
-        if not isinstance(event.external_address, IPv4Address):
-            LOG.error(line("grant_is_not_ipv4", mapping=event.key, external=event.external_address))
+        if not self._believable(event.external_address):
+            LOG.error(line("grant_is_no_way_in", mapping=event.key, external=event.external_address))
+            if event.key != PROBE_ID:
+                self._emit(Refused(event.key, ResultCode.NETWORK_FAILURE, event.lifetime))
             return
+        assert isinstance(event.external_address, IPv4Address)
         self._granted.add(event.key)
         self._set_external_address(event.external_address)
         if event.key == PROBE_ID:
             return
         external = Endpoint(event.external_address, event.external_port)
-        internal = self._requests[event.key].internal
-        self._emit(Granted(event.key, Grant(self.name, internal, external, event.lifetime, event.ends, event.nonce)))
+        internal = self._settled(self._requests[event.key].internal)
+        grant = Grant(self.name, internal, external, event.lifetime, event.ends, event.nonce, self.identity)
+        self._emit(Granted(event.key, grant))
         if PROBE_ID in self._granted:
             self._end_probe()
 
@@ -352,13 +348,16 @@ class PcpUpstream:
 
     def _probe(self) -> None:
         """Learn the external address before the first mapping; control points ask for it before they map."""
-        if not self._main.external_ip_probe or self._granted or self._engine is None or self._socket is None:
+        if not self._main.external_ip_probe or self._granted or self._engine is None or self._sockets.port is None:
             return
+        if any(_needs_probe_port(request) for request in self._requests.values()):
+            return
+        assert self._source is not None
         now = self._loop.time()
         wanted = WantedMapping(
             key=PROBE_ID,
             protocol=Protocol.UDP,
-            internal_address=ip_address(self._socket.getsockname()[0]),
+            internal_address=self._source,
             internal_port=PROBE_PORT,
             external_port=0,
             exact=False,
@@ -371,18 +370,34 @@ class PcpUpstream:
         self._granted.discard(PROBE_ID)
         self._engine.drop(PROBE_ID, self._loop.time())
 
+    def _believable(self, address: IPAddress) -> bool:
+        """Whether connections can come in at this address: the rules of a grant must not catch other traffic."""
+        if not isinstance(address, IPv4Address) or self._is_local(address):
+            return False
+        return not (address.is_loopback or address.is_multicast or address.is_link_local or address.is_unspecified)
 
-def _wanted(request: UpstreamRequest) -> WantedMapping:
-    return WantedMapping(
-        key=request.id,
-        protocol=request.protocol,
-        internal_address=request.internal.address,
-        internal_port=request.internal.port,
-        external_port=request.external_port,
-        exact=request.exact,
-        until=request.until,
-        external_address=request.external_address,
-        remote_hosts=(request.remote_host,) if request.remote_host else (),
-        description=request.description,
-        nonce=request.nonce,
-    )
+    def _wanted(self, request: UpstreamRequest) -> WantedMapping:
+        internal = self._settled(request.internal)
+        return WantedMapping(
+            key=request.id,
+            protocol=request.protocol,
+            internal_address=internal.address,
+            internal_port=internal.port,
+            external_port=request.external_port,
+            exact=request.exact,
+            until=request.until,
+            external_address=request.external_address,
+            remote_hosts=(request.remote_host,) if request.remote_host else (),
+            description=request.description,
+            nonce=request.nonce if request.server == self.identity else b"",
+        )
+
+    def _settled(self, internal: Endpoint) -> Endpoint:
+        """With the router's own address in the place of one that was not known."""
+        if internal.address == UNKNOWN_ADDRESS and isinstance(self._source, IPv4Address):
+            return Endpoint(self._source, internal.port)
+        return internal
+
+
+def _needs_probe_port(request: UpstreamRequest) -> bool:
+    return request.protocol is Protocol.UDP and request.internal.port == PROBE_PORT

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ends of the process: stop, kill at any moment, power cut, release; what the next start finds and does."""
+"""Ends of the process: stop, kill at any moment, power cut; what the next start finds and does."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from igdpcp.iwf.interfaces import Released
-from igdpcp.model import Activation, Endpoint, MappingState
-from tests.support.hall import WAN, A, Hall, settle
+from igdpcp.model import Activation, Endpoint, MappingRequest, MappingState, Owner, Protocol, Requester
+from igdpcp.pcp.message import ResultCode
+from tests.support.hall import WAN, A, B, Hall, settle
 from tests.support.virtual_time import virtual
 
 
@@ -277,66 +277,16 @@ async def test_a_router_that_does_nat_no_more_gives_back_what_was_made_with_it(t
 
 
 @virtual
-async def test_release_closes_the_rules_at_once_and_tells_the_carrier_of_everything(tmp_path: Path) -> None:
-    hall = Hall(tmp_path)
-    for n in range(3):
-        await hall.add(8080 + n)
-    ids = [mapping.id for mapping in hall.table]
-    before = hall.loop.time()
-    await hall.restart.release()
-    assert hall.loop.time() - before < 1
-    assert hall.carrier.returned == ids
-    assert (len(hall.table), hall.ruleset.rules) == (0, {})
-    await hall.stop()
-    assert (await _started(tmp_path)).carrier.given_back == []
-
-
-@virtual
-async def test_release_with_a_silent_carrier_ends_and_is_told_again_at_the_next_start(tmp_path: Path) -> None:
-    hall = Hall(tmp_path)
-    await hall.add(8080)
-    hall.carrier.releases = None
-    before = hall.loop.time()
-    await hall.restart.release()
-    assert hall.loop.time() - before < 11
-    assert hall.ruleset.rules == {}
-    await hall.stop()
-    assert len((await _started(tmp_path)).carrier.given_back) == 1
-
-
-@virtual
-async def test_release_takes_along_what_is_being_deleted_and_what_waits(tmp_path: Path) -> None:
-    hall = Hall(tmp_path)
-    await hall.add(8080)
-    first = hall.only.id
-    hall.carrier.releases, hall.carrier.silent = None, True
-    deleting = asyncio.ensure_future(hall.delete(8080))
-    adding = asyncio.ensure_future(hall.add(8081))
-    await settle()
-    releasing = asyncio.ensure_future(hall.restart.release())
-    await asyncio.sleep(1)
-    for id in (first, *hall.carrier.returned[1:]):
-        hall.fallback.receive(Released(id, 0))
-    before = hall.loop.time()
-    await releasing
-    assert hall.loop.time() - before < 0.1
-    assert ((await deleting).code, (await adding).code) == (0, 501)
-    await hall.stop()
-    assert (await _started(tmp_path)).carrier.given_back == []
-
-
-@virtual
-async def test_an_adopted_entry_that_is_deleted_before_it_was_asked_for_is_given_back_by_its_nonce(
-    tmp_path: Path,
-) -> None:
+async def test_an_adopted_entry_is_asked_for_by_its_nonce_and_can_be_deleted_at_once(tmp_path: Path) -> None:
     first = Hall(tmp_path)
     for n in range(50):
         await first.add(8080 + n)
     first.kill()
     second = await _started(tmp_path)
     assert (await second.delete(8129)).code == 0
-    assert [(request.external_port, request.nonce) for request in second.carrier.given_back] == [(8129, b"n")]
-    await second.restart.stop()
+    (asked,) = (request for request in second.carrier.asked if request.external_port == 8129)
+    assert asked.nonce == b"n"
+    assert second.carrier.returned == [asked.id]
 
 
 @virtual
@@ -353,3 +303,48 @@ async def test_a_start_without_a_wan_keeps_the_entries_for_when_it_comes(tmp_pat
     second.lifecycle.wan_changed()
     await settle()
     assert second.only_rule.client.address == IPv4Address(A)
+
+
+@virtual
+async def test_what_one_host_calls_its_mapping_costs_no_other_host_its_own(tmp_path: Path) -> None:
+    first = Hall(tmp_path, agent="x\x85y")
+    await first.add(8080)
+    for n, character in enumerate("\u2028\u2029\x85\x1c\r\n"):
+        host = Requester(IPv4Address(B), Owner.UPNP1, f"x{character}y")
+        request = MappingRequest(
+            host, Protocol.TCP, 9090 + n, Endpoint(IPv4Address(B), 9000), None, 0, f"a{character}b"
+        )
+        await first.interworking.add_port_mapping(request)
+    first.kill()
+    second = await _started(tmp_path)
+    assert (await second.ports(), len(second.ruleset.rules)) == ([8080, *range(9090, 9096)], 7)
+    assert second.table.find(Protocol.TCP, 9090).request.description == "a\u2028b"  # type: ignore[union-attr]
+    await second.stop()
+    (tmp_path / "run" / "journal").unlink()
+    assert len(await (await _started(tmp_path)).ports()) == 7
+
+
+@virtual
+async def test_an_entry_that_cannot_be_read_costs_no_other_one(tmp_path: Path) -> None:
+    first = Hall(tmp_path)
+    for n in range(3):
+        await first.add(8080 + n)
+    run = tmp_path / "run" / "journal"
+    run.write_text(run.read_text().replace('"wanted":8081,"client":"192.168.1.50"', '"wanted":8081,"client":"nobody"'))
+    first.kill()
+    second = await _started(tmp_path)
+    assert await second.ports() == [8080, 8082]
+
+
+@virtual
+async def test_what_the_carrier_could_not_be_told_is_told_at_the_next_start(tmp_path: Path) -> None:
+    first = Hall(tmp_path)
+    await first.add(8080)
+    await first.add(8081, LeaseDuration=60, InternalPort=8001)
+    first.carrier.releases = ResultCode.NETWORK_FAILURE
+    assert (await first.delete(8080)).code == 0
+    await asyncio.sleep(61)
+    assert len(first.table) == 0
+    await first.stop()
+    second = await _started(tmp_path)
+    assert [left.external_port for left in second.carrier.given_back] == [8080, 8081]

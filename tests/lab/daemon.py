@@ -167,10 +167,13 @@ class Igdpcpd:
         argv = [sys.executable, "-m", "igdpcp.cli", "--socket", str(self.control_socket), *arguments]
         return self._lab.router.run(argv, check=check, env=self._env)
 
+    @property
+    def release_command(self) -> list[str]:
+        return [sys.executable, "-m", "igdpcp", "--config", str(self.config_file), "--release"]
+
     def release(self) -> subprocess.CompletedProcess[str]:
         """Run ``igdpcpd --release``: close everything for good."""
-        argv = [sys.executable, "-m", "igdpcp", "--config", str(self.config_file), "--release"]
-        return self._lab.router.run(argv, env=self._env)
+        return self._lab.router.run(self.release_command, env=self._env)
 
     def stop(self) -> int:
         """SIGTERM; the exit status."""

@@ -57,12 +57,16 @@ class FakeRouter:
 
 
 class FakeRuleset:
-    """Remembers what stands, changes in order; ``fails`` the next that many changes, each takes ``slow`` seconds."""
+    """Remembers what stands, changes in order; ``fails`` the next that many changes, each takes ``slow`` seconds.
+
+    ``whole`` False: somebody has taken the rules away.
+    """
 
     def __init__(self) -> None:
         self.rules: dict[str, Opening] = {}
         self.puts: list[Opening] = []
         self.fails = 0
+        self.whole = True
         self.slow = 0.0
         self._turn = asyncio.Lock()
 
@@ -78,6 +82,9 @@ class FakeRuleset:
             self.rules = {opening.id: opening for opening in openings}
 
         await self._change(lay_down)
+
+    async def intact(self) -> bool:
+        return self.whole
 
     async def surroundings(self, surroundings: Surroundings) -> None:
         """Everywhere."""
@@ -122,7 +129,7 @@ class FakeCarrier:
     def grants(self, id: str) -> bool:
         return id in self.running
 
-    def map(self, request: UpstreamRequest) -> None:
+    def map(self, request: UpstreamRequest, *, urgent: bool = True) -> None:
         self.wanted[request.id] = request
         self.asked.append(request)
         if self.answer:
@@ -130,7 +137,7 @@ class FakeCarrier:
         elif not self.silent:
             self.grant(request.id)
 
-    def unmap(self, id: str) -> None:
+    def unmap(self, id: str, *, urgent: bool = True) -> None:
         self.running.discard(id)
         known = self.wanted.pop(id, None)
         if known:
@@ -242,7 +249,6 @@ class Hall:
         return rule
 
     async def stop(self) -> None:
-        await self.restart.stop()
         await self.lifecycle.stop()
         self.kill()
         self.journal.save()

@@ -4,119 +4,22 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import random
-import socket
 from ipaddress import IPv4Address
-from typing import Any
 
 import pytest
 
-from igdpcp.config import MainConfig, UpstreamConfig
-from igdpcp.errors import OurFault
-from igdpcp.iwf.interfaces import AddressChanged, Granted, Lost, Refused, Released, StateChanged, UpstreamEvent
-from igdpcp.model import Activation, Endpoint, IPAddress, Protocol, UpstreamRequest
-from igdpcp.pcp.message import SERVER_PORT
-from igdpcp.upstreams import pcp
-from tests.support.pcp_script import DESCRIPTION, FILTER, PREFER_FAILURE, THIRD_PARTY, ScriptedServer, Sent
+from igdpcp.iwf.interfaces import AddressChanged, Granted, Lost, Refused, Released, StateChanged
+from igdpcp.model import Activation, Endpoint, Protocol
+from tests.support.pcp_script import DESCRIPTION, FILTER, PREFER_FAILURE, THIRD_PARTY
 from tests.support.virtual_time import virtual
-
-NET = f"127.{os.getpid() % 200 + 20}.{os.getpid() // 200 % 250}"  # other runs on this machine have other addresses
-SERVER, OTHER_SERVER = IPv4Address(f"{NET}.1"), IPv4Address(f"{NET}.2")
-OWN, OTHER = IPv4Address(f"{NET}.11"), IPv4Address(f"{NET}.12")
-EXTERNAL = IPv4Address("203.0.113.77")
-ANSWERED = 0.01
-
-
-class Carrier:
-    """A scripted server at a loopback address."""
-
-    def __init__(self, address: IPv4Address) -> None:
-        self.script = ScriptedServer()
-        self.sent: list[Sent] = []
-        self.loop = asyncio.get_running_loop()
-        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self.socket.setblocking(False)
-        self.socket.bind((str(address), SERVER_PORT))
-        self.loop.add_reader(self.socket, self._readable)
-
-    def _readable(self) -> None:
-        data, source = self.socket.recvfrom(2048)
-        sent = Sent(self.loop.time(), data)
-        self.sent.append(sent)
-        for reply in self.script.receive(sent):
-            self.socket.sendto(reply, source)
-
-    @property
-    def maps(self) -> list[Sent]:
-        return [sent for sent in self.sent if sent.is_map]
-
-    def close(self) -> None:
-        self.loop.remove_reader(self.socket)
-        self.socket.close()
-
-
-class Line:
-    """An upstream with its events, and the address that its sockets have."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, *servers: str, own: IPv4Address = OWN, **options: Any) -> None:
-        self.own = own
-        self.down = False
-        monkeypatch.setattr(pcp, "udp_connected", self._connected)
-        monkeypatch.setattr(pcp, "pcp_announce_listener", self._no_listener)
-        self.carriers = [Carrier(SERVER), Carrier(OTHER_SERVER)]
-        self.events: list[UpstreamEvent] = []
-        main = MainConfig(**({"external_ip_probe": False} | options))
-        self.upstream = pcp.PcpUpstream(
-            main, UpstreamConfig(server=servers), secret=b"secret", rng=random.Random(1), emit=self.events.append
-        )
-
-    def __enter__(self) -> Line:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.upstream.close()
-        for carrier in self.carriers:
-            carrier.close()
-
-    @property
-    def carrier(self) -> Carrier:
-        return self.carriers[0]
-
-    async def up(self, router: IPv4Address | None = SERVER, own: IPv4Address | None = OWN) -> None:
-        self.own = own or self.own
-        self.upstream.network_changed("wan0", own, router)
-        await asyncio.sleep(ANSWERED)
-
-    def of(self, kind: type) -> list[Any]:
-        return [event for event in self.events if isinstance(event, kind)]
-
-    def _connected(self, device: str, address: IPAddress, port: int) -> socket.socket:
-        if self.down:
-            raise OurFault("no route")
-        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        sock.setblocking(False)
-        sock.bind((str(self.own), 0))
-        sock.connect((str(address), port))
-        return sock
-
-    def _no_listener(self, device: str) -> socket.socket:
-        raise OurFault("the port is taken")
-
-
-def _request(id: str = "1", port: int = 8080, **changes: Any) -> UpstreamRequest:
-    values: dict[str, Any] = {
-        "id": id, "protocol": Protocol.TCP, "internal": Endpoint(OWN, port), "external_port": port, "exact": True,
-        "until": None,
-    }  # fmt: skip
-    return UpstreamRequest(**(values | changes))
+from tests.upstreams.line import ANSWERED, EXTERNAL, OTHER, OTHER_SERVER, SERVER, Carrier, Line, request
 
 
 @virtual
 async def test_iwf_002_080_a_wish_becomes_a_map_request_and_its_answer_a_grant(monkeypatch: pytest.MonkeyPatch) -> None:
     with Line(monkeypatch) as line:
         await line.up()
-        line.upstream.map(_request(description="abc", remote_host=IPv4Address("198.51.100.9")))
+        line.upstream.map(request(description="abc", remote_host=IPv4Address("198.51.100.9")))
         await asyncio.sleep(ANSWERED)
         (sent,) = line.carrier.maps
         assert (sent.internal_port, sent.suggested_port) == (8080, 8080)
@@ -132,7 +35,7 @@ async def test_iwf_002_080_a_wish_becomes_a_map_request_and_its_answer_a_grant(m
 async def test_iwf_051_a_clients_address_is_asked_for_as_a_third_party(monkeypatch: pytest.MonkeyPatch) -> None:
     with Line(monkeypatch, str(SERVER)) as line:
         await line.up(router=None)
-        line.upstream.map(_request(internal=Endpoint(IPv4Address("192.168.1.50"), 81)))
+        line.upstream.map(request(internal=Endpoint(IPv4Address("192.168.1.50"), 81)))
         await asyncio.sleep(ANSWERED)
         (sent,) = line.carrier.maps
         assert (sent.internal_port, dict(sent.options)[THIRD_PARTY][-4:]) == (81, bytes([192, 168, 1, 50]))
@@ -144,7 +47,7 @@ async def test_iwf_003_nothing_is_sent_without_a_wan_address(monkeypatch: pytest
     with Line(monkeypatch) as line:
         for router in (SERVER, None):
             await line.up(router=router, own=None)
-            line.upstream.map(_request())
+            line.upstream.map(request())
             line.upstream.unmap("1")
         await asyncio.sleep(60)
         assert line.carrier.sent == []
@@ -194,7 +97,7 @@ async def test_iwf_025_026_the_external_address_is_probed_once_and_the_probe_giv
         assert (probe.internal_port, probe.octets[36]) == (9, Protocol.UDP)
         assert probe.lifetime <= 120
         assert line.of(AddressChanged) == [AddressChanged(EXTERNAL)]
-        line.upstream.map(_request())
+        line.upstream.map(request())
         await asyncio.sleep(10)
         assert [(sent.internal_port, sent.lifetime == 0) for sent in line.carrier.maps[1:]] == [
             (8080, False), (9, True),
@@ -208,7 +111,7 @@ async def test_iwf_025_a_refused_probe_hurts_nothing(monkeypatch: pytest.MonkeyP
         line.carrier.script.refuse = {0: (10, 30)}
         await line.up()
         line.carrier.script.refuse = {}
-        line.upstream.map(_request())
+        line.upstream.map(request())
         await asyncio.sleep(ANSWERED)
         assert len(line.of(Granted)) == 1
         assert line.of(Refused) == []
@@ -219,7 +122,7 @@ async def test_iwf_084_a_refusal_is_passed_on_with_its_result_and_lifetime(monke
     with Line(monkeypatch) as line:
         await line.up()
         line.carrier.script.refuse = {0: (11, 600)}
-        line.upstream.map(_request())
+        line.upstream.map(request())
         await asyncio.sleep(ANSWERED)
         assert line.of(Refused) == [Refused("1", 11, 600)]
 
@@ -228,7 +131,7 @@ async def test_iwf_084_a_refusal_is_passed_on_with_its_result_and_lifetime(monke
 async def test_iwf_132_a_deletion_names_the_mapping_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     with Line(monkeypatch) as line:
         await line.up()
-        line.upstream.map(_request(description="abc"))
+        line.upstream.map(request(description="abc"))
         await asyncio.sleep(ANSWERED)
         assert line.upstream.grants("1")
         line.upstream.unmap("1")
@@ -244,8 +147,8 @@ async def test_iwf_132_a_deletion_names_the_mapping_and_nothing_else(monkeypatch
 async def test_iwf_043_what_an_earlier_process_left_is_deleted_under_its_nonce(monkeypatch: pytest.MonkeyPatch) -> None:
     with Line(monkeypatch) as line:
         await line.up()
-        line.upstream.give_back(_request(nonce=b"n" * 12))
-        line.upstream.give_back(_request("2", 8081))
+        line.upstream.give_back(request(nonce=b"n" * 12, server=line.upstream.identity))
+        line.upstream.give_back(request("2", 8081))
         await asyncio.sleep(1)
         assert [(sent.lifetime, sent.internal_port) for sent in line.carrier.maps] == [(0, 8080), (0, 8081)]
         assert line.carrier.maps[0].nonce == b"n" * 12
@@ -260,7 +163,7 @@ async def test_iwf_163_short_leases_that_are_refreshed_cost_no_packets_but_renew
         await line.up()
         loop = asyncio.get_running_loop()
         for _ in range(3):
-            line.upstream.map(_request(until=loop.time() + 60))
+            line.upstream.map(request(until=loop.time() + 60))
             await asyncio.sleep(20)
         assert len(line.carrier.maps) == 1
         assert line.of(Lost) == []
@@ -270,7 +173,7 @@ async def test_iwf_163_short_leases_that_are_refreshed_cost_no_packets_but_renew
 async def test_iwf_192_another_wan_address_asks_for_every_mapping_from_there(monkeypatch: pytest.MonkeyPatch) -> None:
     with Line(monkeypatch) as line:
         await line.up()
-        line.upstream.map(_request())
+        line.upstream.map(request())
         await asyncio.sleep(ANSWERED)
         await line.up(own=OTHER)
         await asyncio.sleep(1)
@@ -285,7 +188,7 @@ async def test_another_default_router_and_address_ask_that_router_for_ourselves(
 ) -> None:
     with Line(monkeypatch) as line:
         await line.up()
-        line.upstream.map(_request())
+        line.upstream.map(request())
         await asyncio.sleep(ANSWERED)
         await line.up(router=OTHER_SERVER, own=OTHER)
         await asyncio.sleep(1)
@@ -301,7 +204,7 @@ async def test_another_default_router_and_address_ask_that_router_for_ourselves(
 async def test_a_deletion_on_its_way_to_a_router_that_is_gone_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
     with Line(monkeypatch) as line:
         await line.up()
-        line.upstream.map(_request())
+        line.upstream.map(request())
         await asyncio.sleep(ANSWERED)
         line.carrier.script.silent = True
         line.upstream.unmap("1")
@@ -315,7 +218,7 @@ async def test_a_deletion_on_its_way_to_a_router_that_is_gone_is_answered(monkey
 async def test_a_socket_that_cannot_be_made_pauses_and_the_next_change_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     with Line(monkeypatch) as line:
         line.down = True
-        line.upstream.map(_request())
+        line.upstream.map(request())
         await line.up()
         assert (line.upstream.state, line.upstream.reason) == (Activation.NO_WAN, "no route")
         line.down = False
@@ -330,7 +233,7 @@ async def test_a_port_that_nobody_listens_on_is_counted_and_asked_again(monkeypa
         line.carrier.close()
         await line.up()
         await asyncio.sleep(4)
-        assert line.upstream.refused_datagrams > 0
+        assert line.upstream.counters["refused"] > 0
         line.carriers[0] = Carrier(SERVER)
         await asyncio.sleep(1000)
         assert line.upstream.state is Activation.ACTIVE
@@ -341,7 +244,7 @@ async def test_nonsense_from_the_server_changes_nothing(monkeypatch: pytest.Monk
     with Line(monkeypatch) as line:
         line.carrier.script.scripted = lambda sent: [b"", b"\0" * 24, bytes(range(256)) * 8]
         await line.up()
-        line.upstream.map(_request())
+        line.upstream.map(request())
         await asyncio.sleep(2)
         assert line.of(Granted) == []
         line.carrier.script.scripted = None
@@ -354,7 +257,7 @@ async def test_a_silent_server_is_lost_and_its_return_asks_for_what_waits(monkey
     with Line(monkeypatch) as line:
         await line.up()
         line.carrier.script.silent = True
-        line.upstream.map(_request())
+        line.upstream.map(request())
         await asyncio.sleep(100)
         assert line.of(StateChanged)[-1] == StateChanged(Activation.LOST)
         line.carrier.script.silent = False
@@ -367,12 +270,12 @@ async def test_a_silent_server_is_lost_and_its_return_asks_for_what_waits(monkey
 async def test_what_is_wanted_again_during_its_deletion_is_not_released(monkeypatch: pytest.MonkeyPatch) -> None:
     with Line(monkeypatch) as line:
         await line.up()
-        line.upstream.map(_request())
+        line.upstream.map(request())
         await asyncio.sleep(ANSWERED)
         line.carrier.script.silent = True
         line.upstream.unmap("1")
         await asyncio.sleep(1)
-        line.upstream.map(_request())
+        line.upstream.map(request())
         await line.up(router=OTHER_SERVER)
         await asyncio.sleep(1)
         assert line.of(Released) == []

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The sockets of a PCP client: one connected to the server, one for its multicast announcements."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable
+from ipaddress import ip_address
+from typing import Any
+
+from igdpcp.errors import OurFault
+from igdpcp.log import line
+from igdpcp.model import IPAddress
+from igdpcp.net.sockets import pcp_announce_listener, udp_connected
+from igdpcp.pcp.message import SERVER_PORT
+
+LOG = logging.getLogger("igdpcp.upstream")
+PACKET_SPACE = 2048  # more than PCP's 1100, so that a longer datagram is seen to be longer
+DATAGRAMS_PER_WAKE = 64  # what one wake-up reads before other work has its turn
+
+Source = tuple[str, int]
+
+
+class PcpSockets:
+    """``received`` gets every datagram with its source, ``woken`` comes after the datagrams of one wake-up."""
+
+    def __init__(self, received: Callable[[bytes, Source], None], woken: Callable[[], None], log_wire: bool) -> None:
+        self._received = received
+        self._woken = woken
+        self._log_wire = log_wire
+        self._loop = asyncio.get_running_loop()
+        self._client: socket.socket | None = None
+        self._listener: socket.socket | None = None
+        self.refused = 0  # datagrams that the kernel or an ICMP error refused
+
+    def open(self, device: str, server: IPAddress) -> IPAddress:
+        """Connect to the server through the device; returns our address there. Raises OurFault."""
+        self._client = udp_connected(device, server, SERVER_PORT)
+        self._loop.add_reader(self._client, self._readable, self._client)
+        try:
+            self._listener = pcp_announce_listener(device)
+            self._loop.add_reader(self._listener, self._readable, self._listener)
+        except OurFault as fault:
+            LOG.warning(line("no_announcements", reason=fault))
+        return ip_address(self._client.getsockname()[0])
+
+    def close(self) -> None:
+        for sock in (self._client, self._listener):
+            if sock:
+                self._loop.remove_reader(sock)
+                sock.close()
+        self._client = self._listener = None
+
+    @property
+    def port(self) -> int | None:
+        """Our UDP port, None while closed."""
+        return int(self._client.getsockname()[1]) if self._client else None
+
+    def send(self, data: bytes) -> None:
+        """Send to the server, if there is one; what is refused is counted, and asked again by retransmission."""
+        if self._log_wire:
+            LOG.info(line("pcp_sent", bytes=data.hex()))
+        if self._client is None:
+            return
+        try:
+            self._client.send(data)
+        except OSError as error:
+            self.refused += 1
+            LOG.debug(line("pcp_not_sent", error=error))
+
+    def _readable(self, sock: socket.socket) -> None:
+        for _ in range(DATAGRAMS_PER_WAKE):
+            try:
+                data, source = sock.recvfrom(PACKET_SPACE)
+            except BlockingIOError:
+                break
+            except OSError:
+                self.refused += 1  # ICMP: nobody listens there now
+                break
+            self._take(data, source)
+        self._woken()
+
+    def _take(self, data: bytes, source: Any) -> None:
+        if self._log_wire:
+            LOG.info(line("pcp_received", source=source[0], bytes=data.hex()))
+        self._received(data, (source[0], source[1]))

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An upstream on the loopback device, in virtual time: the real engine, its sockets, and scripted servers."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import socket
+from ipaddress import IPv4Address, IPv4Network
+from typing import Any
+
+import pytest
+
+from igdpcp.config import MainConfig, UpstreamConfig
+from igdpcp.errors import OurFault
+from igdpcp.iwf.interfaces import UpstreamEvent
+from igdpcp.model import Endpoint, IPAddress, Protocol, UpstreamRequest
+from igdpcp.pcp.message import SERVER_PORT
+from igdpcp.upstreams import pcp, pcp_sockets
+from tests.support.pcp_script import ScriptedServer, Sent
+
+NET = f"127.{os.getpid() % 200 + 20}.{os.getpid() // 200 % 250}"  # other runs on this machine have other addresses
+SERVER, OTHER_SERVER = IPv4Address(f"{NET}.1"), IPv4Address(f"{NET}.2")
+OWN, OTHER = IPv4Address(f"{NET}.11"), IPv4Address(f"{NET}.12")
+EXTERNAL = IPv4Address("203.0.113.77")
+LAN = IPv4Network("192.168.1.0/24")
+ANSWERED = 0.01
+
+
+class Carrier:
+    """A scripted server at a loopback address."""
+
+    def __init__(self, address: IPv4Address) -> None:
+        self.script = ScriptedServer()
+        self.sent: list[Sent] = []
+        self.loop = asyncio.get_running_loop()
+        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.socket.setblocking(False)
+        self.socket.bind((str(address), SERVER_PORT))
+        self.loop.add_reader(self.socket, self._readable)
+
+    def _readable(self) -> None:
+        data, source = self.socket.recvfrom(2048)
+        sent = Sent(self.loop.time(), data)
+        self.sent.append(sent)
+        for reply in self.script.receive(sent):
+            self.socket.sendto(reply, source)
+
+    @property
+    def maps(self) -> list[Sent]:
+        return [sent for sent in self.sent if sent.is_map]
+
+    def close(self) -> None:
+        self.loop.remove_reader(self.socket)
+        self.socket.close()
+
+
+class Line:
+    """An upstream with its events, and the address that its sockets have."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *servers: str, own: IPv4Address = OWN, **options: Any) -> None:
+        self.own = own
+        self.down = False
+        monkeypatch.setattr(pcp_sockets, "udp_connected", self._connected)
+        monkeypatch.setattr(pcp_sockets, "pcp_announce_listener", self._no_listener)
+        self.carriers = [Carrier(SERVER), Carrier(OTHER_SERVER)]
+        self.events: list[UpstreamEvent] = []
+        main = MainConfig(**({"external_ip_probe": False} | options))
+        self.upstream = pcp.PcpUpstream(
+            main, UpstreamConfig(server=servers), secret=b"secret", rng=random.Random(1), emit=self.events.append,
+            is_local=lambda address: address in LAN,
+        )  # fmt: skip
+
+    def __enter__(self) -> Line:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.upstream.close()
+        for carrier in self.carriers:
+            carrier.close()
+
+    @property
+    def carrier(self) -> Carrier:
+        return self.carriers[0]
+
+    async def up(self, router: IPv4Address | None = SERVER, own: IPv4Address | None = OWN) -> None:
+        self.own = own or self.own
+        self.upstream.network_changed("wan0", own, router)
+        await asyncio.sleep(ANSWERED)
+
+    def of(self, kind: type) -> list[Any]:
+        return [event for event in self.events if isinstance(event, kind)]
+
+    def _connected(self, device: str, address: IPAddress, port: int) -> socket.socket:
+        if self.down:
+            raise OurFault("no route")
+        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        sock.setblocking(False)
+        sock.bind((str(self.own), 0))
+        sock.connect((str(address), port))
+        return sock
+
+    def _no_listener(self, device: str) -> socket.socket:
+        raise OurFault("the port is taken")
+
+
+def request(id: str = "1", port: int = 8080, **changes: Any) -> UpstreamRequest:
+    """A wish for tcp ``port``, that port exactly, for as long as possible."""
+    values: dict[str, Any] = {
+        "id": id, "protocol": Protocol.TCP, "internal": Endpoint(OWN, port), "external_port": port, "exact": True,
+        "until": None,
+    }  # fmt: skip
+    return UpstreamRequest(**(values | changes))
