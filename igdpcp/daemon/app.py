@@ -7,10 +7,13 @@ import argparse
 import asyncio
 import enum
 import logging
+import os
 import signal
 import socket
 import sys
+import threading
 import time
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +30,7 @@ DEFAULT_CONFIG = "/etc/config/igdpcp"
 OK, UNUSABLE, FAILED = 0, 1, 2  # exit codes: done; the configuration is at fault; this router is
 START_SECONDS = 15.0  # what a daemon that is starting gets until it can be told
 START_POLL = 0.2
+EXIT_SECONDS = 1.0  # what threads get to end that wait for the kernel, or for a lock of iptables
 RELEASE_SECONDS = 300.0  # a running daemon paces the deletions of all its mappings
 
 
@@ -50,7 +54,17 @@ def main(arguments: list[str] | None = None) -> int:
     if not settings.main.enabled:
         LOG.info(log.line("not_enabled", config=options.config, remedy="option enabled '1' in section 'main'"))
         return OK
-    return asyncio.run(_serve(options.config, settings, troubles))
+    return _run(_serve(options.config, settings, troubles))
+
+
+def _run(work: Coroutine[Any, Any, int]) -> int:
+    """The exit code of ``work``. The process ends with it soon, even if a thread hangs, which Python would wait for."""
+    with asyncio.Runner() as runner:
+        code = runner.run(work)
+        last_resort = threading.Timer(EXIT_SECONDS, os._exit, (code,))
+        last_resort.daemon = True
+        last_resort.start()
+    return code
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -158,7 +172,7 @@ def _release(settings: config.Config, troubles: log.RecentTroubles) -> int:
             LOG.error(log.line("not_released", reason=answer.get("error")))
             return FAILED
         time.sleep(START_POLL)
-    return asyncio.run(_release_here(settings, troubles))
+    return _run(_release_here(settings, troubles))
 
 
 async def _release_here(settings: config.Config, troubles: log.RecentTroubles) -> int:

@@ -242,7 +242,8 @@ class PcpUpstream:
         if moved:
             self._granted.clear()
             self._set_external_address(None)
-            self._probe()
+            if self._state is Activation.ACTIVE:
+                self._probe()
         self._engine.announce(now)
         self._pump()
 

@@ -7,6 +7,7 @@ import socket
 import sys
 
 GROUP, PORT = "239.255.255.250", 1900
+HTTP_PORT = 5000
 GATEWAY = "urn:schemas-upnp-org:device:InternetGatewayDevice:1"
 USN = f"uuid:0b5ca0f2-6b59-4b41-9f9f-3c2f1d0c7e11::{GATEWAY}"
 
@@ -14,7 +15,7 @@ USN = f"uuid:0b5ca0f2-6b59-4b41-9f9f-3c2f1d0c7e11::{GATEWAY}"
 def message(start: str, address: str, **fields: str) -> bytes:
     common = {
         "CACHE-CONTROL": "max-age=1800",
-        "LOCATION": f"http://{address}:5000/root.xml",
+        "LOCATION": f"http://{address}:{HTTP_PORT}/root.xml",
         "SERVER": "Test/1 UPnP/1.1 other/1",
         "USN": USN,
     }
@@ -29,13 +30,15 @@ def main(address: str) -> None:
     membership = socket.inet_aton(GROUP) + socket.inet_aton(address)
     sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, membership)
     sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(address))
+    web = socket.create_server((address, HTTP_PORT))  # igdpcp believes only in a gateway that accepts connections
     alive = message("NOTIFY * HTTP/1.1", address, HOST=f"{GROUP}:{PORT}", NT=GATEWAY, NTS="ssdp:alive")
     sock.sendto(alive, (GROUP, PORT))
     print("ready", flush=True)
-    while True:
-        data, source = sock.recvfrom(2048)
-        if data.startswith(b"M-SEARCH") and b"InternetGatewayDevice:1" in data:
-            sock.sendto(message("HTTP/1.1 200 OK", address, EXT="", ST=GATEWAY), source)
+    with web:
+        while True:
+            data, source = sock.recvfrom(2048)
+            if data.startswith(b"M-SEARCH") and b"InternetGatewayDevice:1" in data:
+                sock.sendto(message("HTTP/1.1 200 OK", address, EXT="", ST=GATEWAY), source)
 
 
 if __name__ == "__main__":
