@@ -22,7 +22,7 @@ ADVICE_SHOWN = 2
 MODE_SENTENCES = {
     Mode.CASCADED: "two NATs; the carrier opens a port, this router forwards it.",
     Mode.ROUTED: "one NAT; the carrier opens a port, this router lets it in.",
-    Mode.LOCAL: "the carrier is not asked; ports open on this router only.",
+    Mode.LOCAL: "there is no PCP server; ports open on this router only.",
 }
 ACTIVATION_WORDS = {
     Activation.NO_WAN: "no WAN address",

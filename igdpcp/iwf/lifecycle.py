@@ -40,7 +40,7 @@ from igdpcp.iwf.router_leg import RouterLeg
 from igdpcp.iwf.table import MappingTable
 from igdpcp.iwf.upstream_leg import UpstreamLeg
 from igdpcp.log import line
-from igdpcp.model import Grant, Mapping, MappingState, Mode
+from igdpcp.model import Activation, Grant, Mapping, MappingState, Mode
 
 LOG = logging.getLogger("igdpcp.iwf")
 HIDDEN_SECONDS = 30.0  # how long a grant that came too late waits for the control point's retry
@@ -363,7 +363,8 @@ class Lifecycle:
         self._upstream_leg.released(event.id, event.result)
 
     def _state_changed(self, event: StateChanged) -> None:
-        LOG.info(line("upstream_state", upstream=self._upstream.name, state=event.state.value))
+        level = logging.WARNING if event.state is Activation.LOST else logging.INFO
+        LOG.log(level, line("upstream_state", upstream=self._upstream.name, state=event.state.value))
 
     def _address_changed(self, event: AddressChanged) -> None:
         LOG.info(line("external_address", address=event.address or "unknown"))

@@ -49,7 +49,7 @@ def test_a_healthy_router_is_drawn_from_the_lan_to_the_internet() -> None:
     [
         (Mode.CASCADED, "cascaded: two NATs; the carrier opens a port, this router forwards it."),
         (Mode.ROUTED, "routed: one NAT; the carrier opens a port, this router lets it in."),
-        (Mode.LOCAL, "local: the carrier is not asked; ports open on this router only."),
+        (Mode.LOCAL, "local: there is no PCP server; ports open on this router only."),
     ],
 )
 def test_each_mode_is_a_plain_sentence(mode: Mode, sentence: str) -> None:

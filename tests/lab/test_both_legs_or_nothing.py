@@ -139,6 +139,7 @@ def test_once_lost_the_local_igd_answers_says_local_only_and_the_entry_is_promot
     assert lab.tcp_probe(lab.carrier, topology.ROUTER_WAN_ADDRESS, PORT).listener == "lan"
     assert "local_only" in daemon.cli("mappings").stdout
     assert "1 local_only" in daemon.cli("status").stdout
+    assert any("state=lost" in error["text"] for error in daemon.status()["errors"])
 
     carrier.set(silent=False)
     daemon.wait_for_activation("active", 10)

@@ -37,15 +37,20 @@ def renumber_wan(lab: Lab) -> None:
     lab.router.run(["ip", "route", "replace", "default", "via", topology.CARRIER_ADDRESS])
 
 
-def test_a_lan_that_flaps_and_a_wan_that_moves_during_the_start_are_noticed(lab: Lab) -> None:
+def flap_lan(lab: Lab) -> None:
+    """The LAN loses its address now and has it again 0.3 s later."""
+    device, address = topology.LAN_DEVICE, f"{topology.ROUTER_LAN_ADDRESS}/24"
+    lab.router.run(["ip", "addr", "flush", "dev", device])
+    lab.router.popen(["sh", "-c", f"sleep 0.3; ip addr add {address} dev {device}"], name="flap")
+
+
+def test_a_wan_that_moves_during_the_start_is_noticed(lab: Lab) -> None:
     carrier = ScriptedCarrier(lab)
     gate = Gate(lab, slowness=0.3)
     daemon = Igdpcpd(lab, env=gate.env, start=False)
     lab.listen(lab.lan, "tcp", PORT)
     daemon.launch()
     gate.wait_for_daemon()
-    lab.router.run(["ip", "addr", "flush", "dev", topology.LAN_DEVICE])
-    lab.router.run(["ip", "addr", "add", f"{topology.ROUTER_LAN_ADDRESS}/24", "dev", topology.LAN_DEVICE])
     renumber_wan(lab)
     gate.open()
     daemon.wait_until_ready()
@@ -58,20 +63,23 @@ def test_a_lan_that_flaps_and_a_wan_that_moves_during_the_start_are_noticed(lab:
     assert lab.tcp_probe(lab.internet, topology.EXTERNAL_ADDRESS, PORT).listener == "lan"
 
 
-def test_a_change_after_a_start_with_changes_is_noticed_too(lab: Lab) -> None:
+@pytest.mark.parametrize("slowness", [0.1, 0.6], ids=["back after it", "back before its end"])
+def test_a_lan_that_flaps_during_the_start_is_served_and_later_changes_are_noticed(lab: Lab, slowness: float) -> None:
     ScriptedCarrier(lab)
-    gate = Gate(lab, slowness=0.3)
+    gate = Gate(lab, slowness)
     daemon = Igdpcpd(lab, env=gate.env, start=False)
     daemon.launch()
     gate.wait_for_daemon()
-    lab.router.run(["ip", "addr", "flush", "dev", topology.LAN_DEVICE])
-    lab.router.run(["ip", "addr", "add", f"{topology.ROUTER_LAN_ADDRESS}/24", "dev", topology.LAN_DEVICE])
+    flap_lan(lab)
     gate.open()
     daemon.wait_until_ready()
+    daemon.wait_for_advertising()
+    assert soap_client(lab.lan).add("tcp", PORT, topology.LAN_ADDRESS, PORT)
 
     renumber_wan(lab)
 
     poll(lambda: daemon.status()["wan"]["address"] == OTHER_ADDRESS, 5, f"the new address:\n{daemon.log()}")
+    assert daemon.events("task_failed") == daemon.events("link_change_failed") == []
 
 
 def test_sigterm_during_a_start_that_hangs_is_heeded(lab: Lab) -> None:
@@ -92,7 +100,7 @@ def test_a_release_during_the_start_waits_for_it_and_closes_everything(lab: Lab)
     before = Igdpcpd(lab)
     assert soap_client(lab.lan).add("tcp", PORT, topology.LAN_ADDRESS, PORT)
     before.kill()
-    gate = Gate(lab)
+    gate = Gate(lab, slowness=1.5)  # time for the release to ask more than once
     daemon = Igdpcpd(lab, env=gate.env, start=False)
     daemon.launch()
     gate.wait_for_daemon()

@@ -146,6 +146,29 @@ def test_a_full_disk_is_our_fault_and_the_journal_is_whole_when_there_is_room_ag
     assert [mapping.id for mapping in _journal(tmp_path).load()] == ["00000003"]
 
 
+def test_text_that_has_no_encoding_is_our_fault_and_is_not_kept(tmp_path: Path) -> None:
+    written = _journal(tmp_path)
+    written.record(OPEN)
+    with pytest.raises(OurFault, match="cannot write"):
+        written.record(replace(OPEN, id="00000002", serial=2, request=replace(REQUEST, description="x\udcff")))
+    written.save()
+    written.close()
+    written.record(replace(OPEN, id="00000003", serial=3))
+    assert [mapping.id for mapping in _journal(tmp_path).load()] == ["00000001", "00000003"]
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85", "\x1c", "\n"])
+def test_a_line_separator_in_a_string_separates_no_lines(tmp_path: Path, separator: str) -> None:
+    written = _journal(tmp_path)
+    entries = [replace(OPEN, request=replace(REQUEST, description=f"a{separator}b")), replace(OPEN, id="2", serial=2)]
+    for entry in entries:
+        written.record(entry)
+    written.save()
+    assert _journal(tmp_path).load() == entries
+    (tmp_path / "run" / "journal").unlink()
+    assert _journal(tmp_path).load() == entries
+
+
 def test_closing_on_a_full_disk_is_quiet(tmp_path: Path) -> None:
     written = _journal(tmp_path)
     written.record(OPEN)

@@ -58,18 +58,39 @@ async def test_the_probes_port_can_be_given_back_while_the_probe_has_it(monkeypa
         assert line.carrier.script.mappings == {}
 
 
+@pytest.mark.parametrize("seconds", [0, 200], ids=["probe lives", "probe is over"])
+def test_another_wan_address_is_probed_for_its_external_address(monkeypatch: pytest.MonkeyPatch, seconds: int) -> None:
+    @virtual
+    async def run() -> None:
+        with Line(monkeypatch, external_ip_probe=True) as line:
+            await line.up()
+            await asyncio.sleep(seconds)
+            line.carrier.script.address = mapped(str(MOVED))
+            line.own = OTHER
+            line.upstream.network_changed("wan0", OTHER, SERVER)
+            assert line.upstream.external_address is None
+            await asyncio.sleep(5)
+            assert line.upstream.external_address == MOVED
+            assert line.of(AddressChanged) == [AddressChanged(EXTERNAL), AddressChanged(None), AddressChanged(MOVED)]
+
+    run()
+
+
 @virtual
-async def test_another_wan_address_is_probed_for_its_external_address(monkeypatch: pytest.MonkeyPatch) -> None:
-    with Line(monkeypatch, external_ip_probe=True) as line:
+async def test_a_grant_does_not_run_at_another_wan_address_until_it_is_made_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with Line(monkeypatch) as line:
         await line.up()
-        await asyncio.sleep(200)
-        line.carrier.script.address = mapped(str(MOVED))
-        line.own = OTHER
-        line.upstream.network_changed("wan0", OTHER, SERVER)
-        assert line.upstream.external_address is None
-        await asyncio.sleep(5)
-        assert line.upstream.external_address == MOVED
-        assert line.of(AddressChanged) == [AddressChanged(EXTERNAL), AddressChanged(None), AddressChanged(MOVED)]
+        line.upstream.map(request())
+        await asyncio.sleep(ANSWERED)
+        assert line.upstream.grants("1")
+        line.carrier.script.silent = True
+        await line.up(own=OTHER)
+        assert not line.upstream.grants("1")
+        line.carrier.script.silent = False
+        await asyncio.sleep(10)
+        assert line.upstream.grants("1")
 
 
 @virtual
