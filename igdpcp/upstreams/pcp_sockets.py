@@ -61,7 +61,7 @@ class PcpSockets:
     def send(self, data: bytes) -> None:
         """Send to the server, if there is one; what is refused is counted, and asked again by retransmission."""
         if self._log_wire:
-            LOG.info(line("pcp_sent", bytes=data.hex()))
+            LOG.info("%s bytes=%s", line("pcp_sent"), data.hex())  # line() would cut it short
         if self._client is None:
             return
         try:
@@ -84,5 +84,5 @@ class PcpSockets:
 
     def _take(self, data: bytes, source: Any) -> None:
         if self._log_wire:
-            LOG.info(line("pcp_received", source=source[0], bytes=data.hex()))
+            LOG.info("%s bytes=%s", line("pcp_received", source=source[0]), data.hex())
         self._received(data, (source[0], source[1]))
