@@ -20,7 +20,7 @@ from igdpcp.netfilter.detect import masquerades
 LOG = logging.getLogger("igdpcp.daemon")
 LOOK_SECONDS = 10.0
 LOOKS_NEEDED = 3  # that agree
-ROUTED_RECHECK = 60.0  # "no NAT" may only mean that the firewall was not there yet
+RECHECK_SECONDS = 60.0  # "no NAT" may only mean that the firewall was not there yet
 _ROUTED, _CASCADED = "routed", "cascaded"
 
 
@@ -33,6 +33,7 @@ class NatMode:
         self._remembered = run_dir / "nat"
         self._changed = changed
         self._news = asyncio.Event()
+        self._unread = False  # the last look failed
         self.routed = setting == "no"
 
     async def decide(self) -> None:
@@ -55,8 +56,9 @@ class NatMode:
         if self._setting != "auto":
             return
         while True:
+            doubtful = self.routed or self._unread
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._news.wait(), ROUTED_RECHECK if self.routed else None)
+                await asyncio.wait_for(self._news.wait(), RECHECK_SECONDS if doubtful else None)
             self._news.clear()
             if await self._settled():
                 self.routed = not self.routed
@@ -81,10 +83,14 @@ class NatMode:
         if not device:
             return None
         try:
-            return await asyncio.to_thread(masquerades, device)
+            found = await asyncio.to_thread(masquerades, device)
         except OurFault as fault:
-            LOG.warning(line("nat_unknown", reason=fault))
+            if not self._unread:
+                LOG.warning(line("nat_unknown", reason=fault))
+            self._unread = True
             return None
+        self._unread = False
+        return found
 
     def _remember(self) -> None:
         try:

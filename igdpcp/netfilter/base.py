@@ -90,7 +90,7 @@ class GroupCommit:
         self._desired = Desired()
         self._queue: deque[_Job | _Work] = deque()
         self._foreign_drop: tuple[float, str | None] | None = None  # when it was asked, and the answer
-        self._pump: asyncio.Task[None] | None = None
+        self._busy = False
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="netfilter")
 
     async def start(self) -> None:
@@ -153,24 +153,32 @@ class GroupCommit:
 
     async def _enqueue(self, item: _Job | _Work) -> Any:
         self._queue.append(item)
-        if self._pump is None or self._pump.done():
-            self._pump = asyncio.create_task(self._empty_queue())
+        if not self._busy:
+            self._run_next()
         return await item.waiter
 
-    async def _empty_queue(self) -> None:
-        while self._queue:
-            waiters, run = self._next()
-            try:
-                results = await asyncio.get_running_loop().run_in_executor(self._thread, run)
-            except Exception as error:  # nobody may wait for ever, whatever went wrong
-                results = [error] * len(waiters)
-            for waiter, result in zip(waiters, results, strict=True):
-                if waiter.done():
-                    continue
-                if isinstance(result, Exception):
-                    waiter.set_exception(result)
-                else:
-                    waiter.set_result(result)
+    def _run_next(self) -> None:
+        """Hand the thread what waits; what comes until it is done goes together in the next turn."""
+        self._busy = True
+        waiters, run = self._next()
+        try:
+            work = asyncio.get_running_loop().run_in_executor(self._thread, run)
+        except RuntimeError as error:  # closed
+            self._finished([error] * len(waiters), waiters)
+            return
+        work.add_done_callback(lambda done: self._finished(_results(done, len(waiters)), waiters))
+
+    def _finished(self, results: Sequence[Any], waiters: list[asyncio.Future[Any]]) -> None:
+        self._busy = False
+        for waiter, result in zip(waiters, results, strict=True):
+            if waiter.done():
+                continue
+            if isinstance(result, Exception):
+                waiter.set_exception(result)
+            else:
+                waiter.set_result(result)
+        if self._queue:
+            self._run_next()
 
     def _next(self) -> tuple[list[asyncio.Future[Any]], Callable[[], Sequence[Any]]]:
         """What to run next, one result for each waiter: all jobs at the head of the queue, or the work there."""
@@ -247,6 +255,14 @@ class GroupCommit:
     def _release(self) -> None:
         self._backend.release()
         self._desired = Desired()
+
+
+def _results(done: asyncio.Future[Sequence[Any]], count: int) -> Sequence[Any]:
+    """One result for each waiter, also when the work failed as a whole: nobody may wait for ever."""
+    if done.cancelled():
+        return [RulesetError("cancelled")] * count
+    error = done.exception()
+    return [error] * count if error else done.result()
 
 
 def _named(error: RulesetError, job: _Job) -> RulesetError:

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.lab
 PORT = 8080
 OTHER_ADDRESS = "100.64.12.99"
 EXIT_SECONDS = 2.0
-SHORT_LOOKS = "from igdpcp.daemon import nat_mode\nnat_mode.LOOK_SECONDS, nat_mode.ROUTED_RECHECK = 0.1, 0.3\n"
+SHORT_LOOKS = "from igdpcp.daemon import nat_mode\nnat_mode.LOOK_SECONDS, nat_mode.RECHECK_SECONDS = 0.1, 0.3\n"
 
 
 @pytest.fixture

@@ -157,3 +157,14 @@ def test_who_is_told_never_looks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 
     run()
     assert list(tmp_path.iterdir()) == []
+
+
+@virtual
+async def test_a_first_look_that_failed_is_repeated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    firewall = Firewall(monkeypatch, translates=None)
+    async with Watched(firewall, tmp_path) as watched:
+        assert watched.decided is False
+        firewall.translates = False
+        await asyncio.sleep(3 * nat_mode.RECHECK_SECONDS)
+        assert len(watched.changes) == 1
+        assert watched.mode.routed is True
