@@ -198,14 +198,17 @@ class Desired:
     def facts(self, openings: Iterable[Opening]) -> dict[Key, Fact]:
         """For each key that these openings contribute to: what all openings held make of it, if anything."""
         openings = list(openings)
-        keys = {key for opening in openings for key, _ in contributions(opening)}
         neighbours = {
             id(held): held
             for opening in openings
             for anchor in _anchors(opening)
             for held in self._by_anchor.get(anchor, ())
         }
-        return {key: fact for key, fact in _merge(neighbours.values()).items() if key in keys}
+        facts = _merge(neighbours.values())
+        if all(any(held.opening is opening for opening in openings) for held in neighbours.values()):
+            return facts  # the usual case: nobody else contributes, so there is no key of others to leave out
+        keys = {key for opening in openings for key, _ in contributions(opening)}
+        return {key: fact for key, fact in facts.items() if key in keys}
 
     def all_facts(self, now: float) -> dict[Key, Fact]:
         """Every fact of the openings that have not ended."""
