@@ -69,7 +69,8 @@ class Pacer(Generic[T]):
     def __init__(self) -> None:
         self._urgent: deque[T] = deque()
         self._spread: deque[T] = deque()
-        self._next = 0.0  # when the next packet would leave at the exact rate
+        self._taken_from = self._spread
+        self._next = 0.0  # when the next packet that is not urgent may leave
         self._last = float("-inf")
 
     def push(self, item: T, *, urgent: bool) -> None:
@@ -93,13 +94,15 @@ class Pacer(Generic[T]):
         at = self.next_time(gap)
         if at is None or at > now:
             return None
-        item = (self._urgent or self._spread).popleft()
+        self._taken_from = self._urgent or self._spread
+        item = self._taken_from.popleft()
         item.queued = False
         return item
 
     def sent(self, now: float) -> None:
-        """A packet left."""
-        self._next = max(self._next, now) + 1 / PACKET_RATE
+        """A packet left, of the item that was taken last; urgent ones do not hold up the others."""
+        if self._taken_from is self._spread:
+            self._next = max(self._next, now) + 1 / PACKET_RATE
         self._last = now
 
     def _skip_cancelled(self) -> None:

@@ -44,6 +44,17 @@ def test_wishes_that_are_waited_for_leave_at_once() -> None:
     assert len(talk.maps) == MAPPINGS
 
 
+def test_what_left_at_once_does_not_hold_up_what_takes_its_turn() -> None:
+    """After many requests a recovery must not wait for a debt to be paid off."""
+    talk = Dialogue()
+    crowd(talk, urgent=True)
+    wanted = wanted_mapping("turn", internal_port=80, external_port=80, lease=None)
+    talk.client.want(wanted, talk.now, urgent=False)
+    talk.flush()
+    talk.run(2 / PACKET_RATE)
+    assert talk.maps[-1].internal_port == 80
+
+
 def test_deletions_that_nobody_waits_for_take_their_turn_and_are_overtaken() -> None:
     talk = Dialogue()
     crowd(talk, urgent=True)
