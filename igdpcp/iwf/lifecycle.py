@@ -39,6 +39,7 @@ from igdpcp.iwf.journal import Journal
 from igdpcp.iwf.router_leg import RouterLeg
 from igdpcp.iwf.table import MappingTable
 from igdpcp.iwf.upstream_leg import UpstreamLeg
+from igdpcp.iwf.waiters import Waiters
 from igdpcp.log import line
 from igdpcp.model import Activation, Grant, Mapping, MappingState, Mode
 
@@ -69,8 +70,7 @@ class Lifecycle:
         self._upstream_leg = upstream_leg
         self._journal = journal
         self._loop = asyncio.get_running_loop()
-        self._outcomes: dict[str, asyncio.Future[Mapping]] = {}
-        self._waiting: dict[str, int] = {}
+        self._waiters = Waiters()
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._losses: Counter[str] = Counter()  # how often a mapping's grant was lost
@@ -114,21 +114,20 @@ class Lifecycle:
 
     async def join(self, id: str) -> Mapping:
         """Wait for a mapping whose request is on its way already; as ``open``."""
-        opening = self._outcomes.setdefault(id, self._loop.create_future())
         mapping = self._table.get(id)
         if mapping and mapping.state in _UNSEEN:
             self._stop_timer(id)
-        self._waiting[id] = self._waiting.get(id, 0) + 1
         try:
-            for seconds in (self._main.soap_deadline, LOCAL_SECONDS):
-                done, _ = await asyncio.wait([opening], timeout=seconds)
-                if done:
-                    return opening.result()
-                if not self._upstream.overdue(id):
-                    break
-            raise Refusal(Reason.UNREACHABLE, f"no answer in {self._main.soap_deadline:g} s")
+            with self._waiters.waiting(id) as outcome:
+                for seconds in (self._main.soap_deadline, LOCAL_SECONDS):
+                    done, _ = await asyncio.wait([outcome], timeout=seconds)
+                    if done:
+                        return outcome.result()
+                    if not self._upstream.overdue(id):
+                        break
+                raise Refusal(Reason.UNREACHABLE, f"no answer in {self._main.soap_deadline:g} s")
         finally:
-            self._leave(id, opening)
+            self._keep_for_retry(id)
 
     async def reveal(self, mapping: Mapping) -> Mapping:
         """The retry for a grant that came too late: put its rules in place; as ``open``."""
@@ -136,17 +135,10 @@ class Lifecycle:
         self._spawn(self._commit(mapping.id, mapping.grant))
         return await self.join(mapping.id)
 
-    def _leave(self, id: str, opening: asyncio.Future[Mapping]) -> None:
-        """One waiter less; when the last one goes unanswered, a late grant has half a minute to be asked for again."""
-        self._waiting[id] -= 1
-        if self._waiting[id]:
-            return
-        del self._waiting[id]
-        if opening.done():
-            return
-        self._outcomes.pop(id, None)
+    def _keep_for_retry(self, id: str) -> None:
+        """When the last waiter has gone unanswered, a late grant has half a minute to be asked for again."""
         mapping = self._table.get(id)
-        if mapping and mapping.state in _UNSEEN:
+        if mapping and mapping.state in _UNSEEN and id not in self._waiters:
             self._set_timer(id, self._loop.time() + HIDDEN_SECONDS, self._drop_unseen)
 
     def _drop_unseen(self, id: str) -> None:
@@ -224,7 +216,7 @@ class Lifecycle:
 
     def give_up(self, mapping: Mapping) -> None:
         """Forget a mapping at once; rules and grant follow in the background."""
-        self._fail_outcome(mapping.id, Refusal(Reason.CANCELLED))
+        self._waiters.refuse(mapping.id, Refusal(Reason.CANCELLED))
         self._stop_timer(mapping.id)
         self._losses.pop(mapping.id, None)
         self._table.forget(mapping.id, self._loop.time())
@@ -277,7 +269,7 @@ class Lifecycle:
         if mapping and mapping.state is MappingState.ACTIVE:
             self._activate(mapping, grant)  # what is granted is so; the router's leg is repaired by itself
         elif mapping and mapping.state is not MappingState.ENDING:
-            self._fail_outcome(id, Refusal(Reason.RULESET, str(error)))
+            self._waiters.refuse(id, Refusal(Reason.RULESET, str(error)))
             self.give_up(mapping)
 
     def _activate(self, mapping: Mapping, grant: Grant) -> None:
@@ -285,7 +277,7 @@ class Lifecycle:
         try:
             self._table.update(active)
         except Refusal as refusal:
-            self._fail_outcome(mapping.id, refusal)
+            self._waiters.refuse(mapping.id, refusal)
             self.give_up(mapping)
             return
         self._journal.note(active)
@@ -293,13 +285,11 @@ class Lifecycle:
         if mapping.state is not MappingState.ACTIVE or not mapping.grant or mapping.grant.external != grant.external:
             LOG.info(line("mapping_open", mapping=active.id, external=grant.external, wan_port=active.wan_port,
                           upstream=grant.upstream, lifetime=grant.lifetime, **_named(active)))  # fmt: skip
-        opening = self._outcomes.pop(mapping.id, None)
-        if opening and not opening.done():
-            opening.set_result(active)
+        self._waiters.tell(active)
 
     def _unseen(self, mapping: Mapping) -> bool:
         """Whether no control point has been told of this mapping, and none waits to be."""
-        return mapping.state in _UNSEEN and mapping.id not in self._waiting
+        return mapping.state in _UNSEEN and mapping.id not in self._waiters
 
     def _hide(self, mapping: Mapping, grant: Grant) -> None:
         hidden = replace(mapping, state=MappingState.HIDDEN, grant=grant, external_port=grant.external.port)
@@ -316,10 +306,10 @@ class Lifecycle:
             return
         result = translate.result_name(event.result)
         if mapping.state is MappingState.PLANNED:
-            self._fail_outcome(event.id, Refusal(Reason.UPSTREAM, result, event.result))
+            self._waiters.refuse(event.id, Refusal(Reason.UPSTREAM, result, event.result))
             self.give_up(mapping)
             return
-        self._fail_outcome(event.id, Refusal(Reason.UPSTREAM, result, event.result))
+        self._waiters.refuse(event.id, Refusal(Reason.UPSTREAM, result, event.result))
         local = mapping.grant is not None and mapping.grant.upstream == Mode.LOCAL
         LOG.warning(line("grant_refused", mapping=event.id, result=result, local_only=int(local), **_named(mapping)))
         if mapping.state is MappingState.ACTIVE and mapping.grant and mapping.grant.ends <= self._loop.time():
@@ -375,19 +365,12 @@ class Lifecycle:
         """End the work in flight; rules, grants and journal stay as they are."""
         for timer in self._timers.values():
             timer.cancel()
-        for id in list(self._outcomes):
-            self._fail_outcome(id, Refusal(Reason.CANCELLED, "the service stops"))
+        self._waiters.refuse_all(Refusal(Reason.CANCELLED, "the service stops"))
         await self._deletions.stop()
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-    def _fail_outcome(self, id: str, refusal: Refusal) -> None:
-        opening = self._outcomes.pop(id, None)
-        if opening and not opening.done():
-            opening.set_exception(refusal)
-            opening.exception()  # retrieved here: there may be no waiter left
 
     def _watch(self, mapping: Mapping) -> None:
         """One timer for what comes first: the end of the lease, or of a grant that nobody has renewed by then."""
