@@ -109,6 +109,7 @@ class Service:
         iptables rules, which do not expire, stay only ``for_reload``.
         """
         self._keep_rules = for_reload
+        self._ready = False
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -117,8 +118,8 @@ class Service:
                 result = self._closers.pop()()
                 if asyncio.iscoroutine(result):
                     await result
-            except OurFault as fault:  # what comes after it has to be closed all the same
-                LOG.error(line("not_closed", reason=fault))
+            except Exception as error:  # what comes after it has to be closed all the same
+                LOG.error(line("not_closed", error=error), exc_info=not isinstance(error, OurFault))
 
     async def release(self) -> None:
         """Close every mapping; ``stop`` has to follow."""

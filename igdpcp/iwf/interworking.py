@@ -127,7 +127,7 @@ class Interworking:
         if current is None or current.state is MappingState.ENDING:
             raise Refusal(Reason.CANCELLED)
         if held.mode is Mode.ROUTED and held.request.client != request.client:
-            await self._lifecycle.close(held)
+            await self._lifecycle.close(current)
             return await self._open(request)
         asked = replace(held.request, requester=request.requester, client=request.client, lease=request.lease,
                         description=request.description)  # fmt: skip

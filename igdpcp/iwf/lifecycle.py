@@ -207,6 +207,7 @@ class Lifecycle:
         if mapping.visible:
             self._stop_timer(mapping.id)
             await self._deletions.delete(mapping)
+            self._losses.pop(mapping.id, None)
         else:
             self.give_up(mapping)
 

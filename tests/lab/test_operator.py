@@ -63,25 +63,21 @@ def test_a_refusal_is_told_and_the_exit_code_says_so(lab: Lab) -> None:
 
 def test_a_second_daemon_touches_nothing_of_the_first() -> None:
     with Lab(firewall="iptables") as lab:  # whose rules a daemon takes away when it ends
-        _second_daemon(lab)
+        ScriptedCarrier(lab)
+        daemon = Igdpcpd(lab, lab.firewall)
+        assert soap_client(lab.lan).add("tcp", PORT, topology.LAN_ADDRESS, PORT)
+        before = our_rules(lab)
 
+        second = lab.router.run(
+            [sys.executable, "-m", "igdpcp", "--config", str(daemon.config_file)],
+            check=False,
+            env={"PYTHONPATH": str(ROOT)},
+        )
 
-def _second_daemon(lab: Lab) -> None:
-    ScriptedCarrier(lab)
-    daemon = Igdpcpd(lab, lab.firewall)
-    assert soap_client(lab.lan).add("tcp", PORT, topology.LAN_ADDRESS, PORT)
-    before = our_rules(lab)
-
-    second = lab.router.run(
-        [sys.executable, "-m", "igdpcp", "--config", str(daemon.config_file)],
-        check=False,
-        env={"PYTHONPATH": str(ROOT)},
-    )
-
-    assert second.returncode == 2
-    assert "another igdpcpd runs" in second.stderr
-    assert "Traceback" not in second.stderr
-    assert our_rules(lab) == before
+        assert second.returncode == 2
+        assert "another igdpcpd runs" in second.stderr
+        assert "Traceback" not in second.stderr
+        assert our_rules(lab) == before
 
 
 def test_a_mistake_in_the_configuration_is_named_and_the_rest_is_served(lab: Lab) -> None:
