@@ -28,6 +28,9 @@ class MainConfig:
     http_port: int = 5000
     igd_version: str = "auto"  # auto | 1 | 2
     friendly_name: str = "igdpcp"
+    model_name: str = "igdpcp"
+    serial_number: str = ""  # empty: made from the device's identity
+    presentation_url: str = ""
     notify_interval: int = 900
     unreachable_policy: str = "local"  # local | error
     soap_deadline: float = 3.8
@@ -36,6 +39,15 @@ class MainConfig:
     description_option: bool = True
     max_mappings: int = 5000
     max_mappings_per_host: int = 1000
+    secure_mode: bool = True  # a host maps to itself only, and manages its own entries only
+    private_list: bool = False  # a host sees its own entries only
+    max_pinholes: int = 256
+    max_pinholes_per_host: int = 32
+    max_connections: int = 128
+    max_connections_per_host: int = 16
+    max_subscriptions: int = 64
+    max_subscriptions_per_host: int = 8
+    searches_per_second: int = 100
     force: bool = False
     log_level: str = "info"
     log_wire: bool = False
@@ -93,6 +105,8 @@ DEFAULT_PERMISSIONS = (
 
 _port = option_values.number(int, 1, 65535, "a port")
 _mappings = option_values.number(int, 1, 65535, "a number of mappings")
+_pinholes = option_values.number(int, 0, 65535, "a number of pinholes")
+_ceiling = option_values.number(int, 1, 10000, "a limit")
 
 _MAIN: Mapping[str, Reader] = {
     "enabled": option_values.boolean,
@@ -100,7 +114,10 @@ _MAIN: Mapping[str, Reader] = {
     "nft_table": option_values.nft_name,
     "http_port": _port,
     "igd_version": option_values.choice("auto", "1", "2"),
-    "friendly_name": option_values.friendly_name,
+    "friendly_name": option_values.device_text(option_values.FRIENDLY_NAME_LIMIT),
+    "model_name": option_values.device_text(option_values.MODEL_NAME_LIMIT),
+    "serial_number": option_values.device_text(option_values.SERIAL_NUMBER_LIMIT),
+    "presentation_url": option_values.http_url,
     "notify_interval": option_values.number(int, 60, NOTIFY_INTERVAL_LIMIT, "a number of seconds"),
     "unreachable_policy": option_values.choice("local", "error"),
     "soap_deadline": option_values.number(float, 0.1, 90, "a number of seconds"),
@@ -109,6 +126,15 @@ _MAIN: Mapping[str, Reader] = {
     "description_option": option_values.boolean,
     "max_mappings": _mappings,
     "max_mappings_per_host": _mappings,
+    "secure_mode": option_values.boolean,
+    "private_list": option_values.boolean,
+    "max_pinholes": _pinholes,
+    "max_pinholes_per_host": _pinholes,
+    "max_connections": _ceiling,
+    "max_connections_per_host": _ceiling,
+    "max_subscriptions": _ceiling,
+    "max_subscriptions_per_host": _ceiling,
+    "searches_per_second": _ceiling,
     "force": option_values.boolean,
     "log_level": option_values.choice("debug", "info", "warning", "error"),
     "log_wire": option_values.boolean,

@@ -11,6 +11,9 @@ from typing import Any
 UNIX_PATH_LIMIT = 107  # bytes in sockaddr_un, less the closing zero
 INTERFACE_NAME_LIMIT = 15  # IFNAMSIZ, less the closing zero
 FRIENDLY_NAME_LIMIT = 63  # UPnP Device Architecture 2.0, section 2.3: shorter than 64 characters
+MODEL_NAME_LIMIT = 31  # the same: shorter than 32
+SERIAL_NUMBER_LIMIT = 63
+URL_LIMIT = 256
 NFT_NAME_LIMIT = 31
 CONTROL_SOCKET = "control.sock"
 
@@ -101,10 +104,21 @@ def directory(text: str) -> str:
     return text
 
 
-def friendly_name(text: str) -> str:
-    """What control points call the router."""
-    if len(text) > FRIENDLY_NAME_LIMIT or not text.isprintable():
-        raise ValueError(f"is not a printable name of at most {FRIENDLY_NAME_LIMIT} characters")
+def device_text(limit: int) -> Reader:
+    """Reader of what control points show of this device."""
+
+    def read(text: str) -> str:
+        if len(text) > limit or not text.isprintable():
+            raise ValueError(f"is not printable text of at most {limit} characters")
+        return text
+
+    return read
+
+
+def http_url(text: str) -> str:
+    """An absolute URL of the web, or nothing."""
+    if text and not re.fullmatch(rf"https?://[!-~]{{1,{URL_LIMIT}}}", text):
+        raise ValueError("is not a URL like http://192.168.1.1/")
     return text
 
 

@@ -96,6 +96,13 @@ def test_a_bad_option_is_reported_with_its_default_and_the_rest_is_used() -> Non
         ("nft_table", "1st"),
         ("friendly_name", "x" * 64),
         ("friendly_name", "a\x1bb"),
+        ("model_name", "x" * 32),
+        ("serial_number", "x" * 64),
+        ("presentation_url", "javascript:alert(1)"),
+        ("presentation_url", "http://192.168.1.1/ x"),
+        ("max_connections", "0"),
+        ("searches_per_second", "10001"),
+        ("max_pinholes", "-1"),
     ],
 )
 def test_a_value_out_of_range_falls_back_to_the_default(option: str, value: str) -> None:
