@@ -65,12 +65,17 @@ class LanConfig:
 
 @dataclass(frozen=True, slots=True)
 class UpstreamConfig:
-    """Section ``upstream``: the carrier. ``server`` empty: the WAN's default router is tried."""
+    """Section ``upstream``: a PCP server of a carrier, behind a WAN.
+
+    ``server`` empty: the ones that DHCP names on that WAN, else its default router.
+    """
 
     name: str = "upstream"
     type: str = "pcp"  # pcp | none
     server: tuple[str, ...] = ()  # IPv4 or IPv6 literals of one server
     device: str = ""  # WAN device; empty: the device of the default route
+    dhcp: bool = True
+    anycast: bool = False
     nat: str = "auto"  # auto | yes | no
     retransmit_initial: float = 3.0  # IRT, RFC 6887 section 8.1.1
 
@@ -92,7 +97,7 @@ class Config:
 
     main: MainConfig = MainConfig()
     lans: tuple[LanConfig, ...] = (LanConfig(),)
-    upstream: UpstreamConfig = UpstreamConfig()
+    upstreams: tuple[UpstreamConfig, ...] = (UpstreamConfig(),)
     permissions: tuple[PermissionConfig, ...] = ()
     warnings: tuple[str, ...] = field(default=())
 
@@ -146,6 +151,8 @@ _UPSTREAM: Mapping[str, Reader] = {
     "type": option_values.choice("pcp", "none"),
     "server": option_values.server,
     "device": option_values.interface,
+    "dhcp": option_values.boolean,
+    "anycast": option_values.boolean,
     "nat": option_values.choice("auto", "yes", "no"),
     "retransmit_initial": option_values.number(float, 0.1, 60, "a number of seconds"),
 }
@@ -187,8 +194,7 @@ def parse(text: str, source: str) -> Config:
 def interface_problems(config: Config, exists: Callable[[str], bool]) -> list[str]:
     """The devices that the configuration names and this router does not have, one line each."""
     named = [(lan.name, lan.device) for lan in config.lans]
-    if config.upstream.device:
-        named.append((config.upstream.name, config.upstream.device))
+    named += [(upstream.name, upstream.device) for upstream in config.upstreams if upstream.device]
     return [
         f"section '{name}' option 'device': this router has no interface '{device}'"
         for name, device in named
@@ -215,25 +221,30 @@ class _Reading:
 
     def config(self) -> Config:
         main = self.main()
-        upstream = self.upstream()
-        lans = self.lans(upstream)
+        upstreams = self.upstreams()
+        lans = self.lans({upstream.device for upstream in upstreams})
         permissions = self.permissions()
         if not lans:
             raise ConfigError([*self.warnings, "no section 'lan' is left: there is no LAN to serve"])
-        return Config(main, lans, upstream, permissions, tuple(self.warnings))
+        return Config(main, lans, upstreams, permissions, tuple(self.warnings))
 
     def main(self) -> MainConfig:
         section = self.only("igdpcp")
         return MainConfig(**self.options(section, _MAIN, MainConfig())) if section else MainConfig()
 
-    def upstream(self) -> UpstreamConfig:
-        section = self.only("upstream")
-        if section is None:
-            return UpstreamConfig()
-        name = section[1].name or UpstreamConfig().name
-        return UpstreamConfig(name=name, **self.options(section, _UPSTREAM, UpstreamConfig()))
+    def upstreams(self) -> tuple[UpstreamConfig, ...]:
+        """Every section, in its order; a carrier's server is no part of another section's."""
+        upstreams = []
+        for title, section in self.by_type["upstream"]:
+            options = self.options((title, section), _UPSTREAM, UpstreamConfig())
+            upstreams.append(UpstreamConfig(name=section.name or title, **options))
+        if len(upstreams) > 1 and (idle := [upstream for upstream in upstreams if upstream.type == "none"]):
+            for upstream in idle:
+                self.warn(f"section '{upstream.name}' option 'type': none beside other upstreams; section skipped")
+            upstreams = [upstream for upstream in upstreams if upstream.type != "none"] or idle[:1]
+        return tuple(upstreams) or (UpstreamConfig(),)
 
-    def lans(self, upstream: UpstreamConfig) -> tuple[LanConfig, ...]:
+    def lans(self, wan_devices: set[str]) -> tuple[LanConfig, ...]:
         if not self.by_type["lan"]:
             return (LanConfig(),)
         lans: dict[str, LanConfig] = {}
@@ -242,7 +253,7 @@ class _Reading:
             lan = LanConfig(name=title, **options)
             if "device" in section.values and "device" not in options:
                 self.warn(f"{problems.pop()}; section skipped")
-            elif lan.device == upstream.device:
+            elif lan.device in wan_devices:
                 self.warn(f"section '{title}' option 'device': '{lan.device}' is the upstream's; section skipped")
             elif lan.device in lans:
                 self.warn(f"section '{title}' option 'device': '{lan.device}' is served already; section skipped")

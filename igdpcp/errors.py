@@ -68,6 +68,13 @@ class Reason(enum.StrEnum):
     NO_SUCH_ENTRY = "no such entry"
     NO_SUCH_INDEX = "index past the end"
     FOREIGN_ENTRY = "entry belongs to another client"
+    NOTHING_IN_RANGE = "no entry in this range of ports"
+    INBOUND_NOT_ALLOWED = "pinholes cannot be opened here"
+    PINHOLE_NOT_PERMITTED = "may not open this pinhole"
+    PINHOLE_SPACE = "too many pinholes"
+    NO_SUCH_PINHOLE = "no such pinhole"
+    FOREIGN_PINHOLE = "pinhole belongs to another client"
+    NO_TRAFFIC = "pinhole has let nothing in"
     UPSTREAM = "refused by the upstream"
 
 

@@ -16,6 +16,8 @@ UNKNOWN_ADDRESS = IPv4Address(0)
 MOVED_PORTS = range(49152, 65536)  # other hosts' packets are moved here from mapped WAN ports; none is handed out
 LEASE_INFINITE = 0  # IGD:1, PortMappingLeaseDuration 0: until deleted
 LEASE_MAX_IGD2 = 604800  # WANIPConnection:2, 2.3.16: one week, also the meaning of 0 there
+PINHOLE_LEASES = range(1, 86401)  # WANIPv6FirewallControl:1, A_ARG_TYPE_LeaseTime
+UNIQUE_IDS = range(1, 65536)  # WANIPv6FirewallControl:1, A_ARG_TYPE_UniqueID: a ui2
 
 
 class Protocol(enum.IntEnum):
@@ -81,7 +83,7 @@ class Endpoint:
 class Requester:
     """Who asks: the LAN address (None: the operator at the control socket), the door, and the User-Agent."""
 
-    address: IPv4Address | None
+    address: IPAddress | None
     owner: Owner
     agent: str = ""
 
@@ -147,6 +149,36 @@ class Mapping:
 
 
 @dataclass(frozen=True, slots=True)
+class PinholeRequest:
+    """What AddPinhole asks for (WANIPv6FirewallControl:1): let packets for ``client`` and its port in.
+
+    They may come from ``remote_host`` (None: any) and from its ``remote_port`` (0: any). ``lease`` is in seconds.
+    """
+
+    requester: Requester
+    protocol: Protocol
+    client: IPv6Address
+    client_port: int
+    remote_host: IPv6Address | None
+    remote_port: int
+    lease: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pinhole:
+    """One opening of the router's own IPv6 firewall; ``id`` is the UniqueID that control points are told."""
+
+    id: int
+    request: PinholeRequest
+    lease_ends: float
+
+    @property
+    def name(self) -> str:
+        """Its id in ruleset and journal, where mappings are as well."""
+        return f"pinhole-{self.id}"
+
+
+@dataclass(frozen=True, slots=True)
 class UpstreamRequest:
     """What an upstream is asked to grant; ``id`` is the mapping's.
 
@@ -189,6 +221,23 @@ class Opening:
     external: Endpoint
     remote_host: IPv4Address | None
     lifetime: int
+
+
+@dataclass(frozen=True, slots=True)
+class PinholeOpening:
+    """What the ruleset must hold for one pinhole, for ``lifetime`` seconds."""
+
+    id: str
+    serial: int
+    protocol: Protocol
+    client: IPv6Address
+    client_port: int
+    remote_host: IPv6Address | None
+    remote_port: int
+    lifetime: int
+
+
+AnyOpening = Opening | PinholeOpening
 
 
 @dataclass(frozen=True, slots=True)

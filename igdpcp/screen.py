@@ -36,6 +36,8 @@ ACTIVATION_ADVICE = {
     Activation.NO_SERVER: "Ask the carrier for its PCP server; name it as 'list server' in section 'upstream'.",
     Activation.LOST: "Ask the carrier whether its PCP server runs; mappings follow when it answers again.",
 }
+UNUSABLE_WORDS = "answers, but cannot be used"
+UNUSABLE_ADVICE = "Ask the carrier for a server that takes PCP version 2, MAP, and without NAT here THIRD_PARTY."
 
 Status = dict[str, Any]
 
@@ -125,7 +127,11 @@ def _network(lan: dict[str, Any]) -> str:
 def _upstream(status: Status) -> str:
     activation, upstream = status["activation"], status["upstream"]
     words = ACTIVATION_WORDS.get(activation["state"], activation["state"])
+    if not activation["usable"]:
+        words = UNUSABLE_WORDS
     server = f"{upstream['type']} {upstream['server'] or ''}".rstrip()
+    if upstream["server"] and upstream["origin"] != "configured":
+        server += f" ({upstream['origin']})"
     reason = f" ({activation['reason']})" if activation.get("reason") not in (None, "", words) else ""
     return f"{upstream['name']}, {server}: {words}, for {duration(activation.get('since_seconds'))}{reason}"
 
@@ -171,7 +177,9 @@ def _advice(status: Status) -> list[str]:
         advice.append("Run '/etc/init.d/firewall restart'; then 'logread -e igdpcp' says what is missing.")
     elif status["firewall"]["problem"]:
         advice.append("Change the firewall so that it lets mapped ports through; 'nft list ruleset' shows its rules.")
-    if status["activation"]["state"] in ACTIVATION_ADVICE and status["upstream"]["type"] != "none":
+    if not status["activation"]["usable"]:
+        advice.append(UNUSABLE_ADVICE)
+    elif status["activation"]["state"] in ACTIVATION_ADVICE and status["upstream"]["type"] != "none":
         advice.append(ACTIVATION_ADVICE[status["activation"]["state"]])
     if status["igd"]["conflict"] and not status["igd"]["advertising"]:
         advice.append("Stop the other IGD, or set option 'force' to 1 in /etc/config/igdpcp.")

@@ -1,241 +1,226 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The HTTP server of the LANs: accepts, limits and times connections; what is answered is the handler's."""
+"""The HTTP server of the LANs: accepts connections and keeps their ceilings; what is answered is the handler's."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import socket
+import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import lru_cache, partial
-from http import HTTPStatus
-from ipaddress import IPv4Address
+from functools import lru_cache
+from ipaddress import ip_address
+from operator import itemgetter
 
-from igdpcp.errors import MalformedRequest, UpnpFault
-from igdpcp.log import SparingLog
-from igdpcp.upnp.http import HttpConnection, HttpRequest, HttpResponse, xml_response
-from igdpcp.upnp.soap import ACTION_FAILED, encode_fault
+from igdpcp.daemon.http_connection import Connection, Handler, HttpCounters, Peer, reset_on_close
+from igdpcp.daemon.http_parting import PartingSockets
+from igdpcp.daemon.wall_clock import http_date
+from igdpcp.log import SparingLog, line
+from igdpcp.model import IPAddress
+from igdpcp.upnp.http import standing_fields
+
+__all__ = ["Handler", "HttpCounters", "HttpServer", "Peer"]
 
 CONNECTIONS_LIMIT = 128  # of all hosts together
 CONNECTIONS_PER_HOST = 16
-REQUEST_TIMEOUT = 5.0  # seconds from the first chance to send a request to its last byte
-REFUSED_TIMEOUT = 2.0  # seconds that a refused peer has to close its side
-IDLE_TIMEOUT = 10.0  # seconds to read a response and to begin another request
+UNSENT_LIMIT = 4 * 1024 * 1024  # bytes of all responses that peers have not read yet
+ACCEPT_BATCH = 16  # connections that are taken in one turn of the loop
+ACCEPT_TURN = 0.005  # seconds after which others have their turn
+ACCEPT_PAUSE = 1.0  # seconds without accepting when the kernel has no room for another connection
+DEFER_ACCEPT = 1  # seconds that the kernel keeps a connection that has sent nothing, before we have to
+USER_TIMEOUT = 10_000  # milliseconds in which a peer has to take what the kernel holds for it
 
-_ipv4 = lru_cache(maxsize=CONNECTIONS_LIMIT)(IPv4Address)  # the same few hosts come again and again
+_address = lru_cache(maxsize=CONNECTIONS_LIMIT)(ip_address)  # the same few hosts come again and again
+
+_log = logging.getLogger("igdpcp.http")
 
 
-@dataclass(frozen=True, slots=True)
-class Peer:
-    """The other end of a connection, the address of ours that it reached, and the LAN's device."""
+@dataclass(frozen=True, slots=True, eq=False)
+class _Door:
+    """A listening socket, its own address, and its LAN's device."""
 
-    address: IPv4Address
-    local_address: IPv4Address
+    socket: socket.socket
+    address: IPAddress
     device: str
 
 
-# A future that is already done is answered at once: no task is needed for it.
-Handler = Callable[[HttpRequest, Peer], Awaitable[HttpResponse]]
-
-
-@dataclass(slots=True)
-class HttpCounters:
-    """What happened since the start."""
-
-    connections: int = 0
-    requests: int = 0
-    not_on_lan: int = 0  # connections from hosts that are not served
-    over_limit: int = 0  # connections beyond a ceiling
-    malformed: int = 0
-    timeouts: int = 0
-    failures: int = 0  # handler errors
-
-
 class HttpServer:
-    """Hands every request of an admitted LAN host to ``handler``; one request of a connection at a time."""
+    """Hands every request of an admitted LAN host to ``handler``; one request of a connection at a time.
 
-    def __init__(self, handler: Handler, admit: Callable[[IPv4Address, str], bool], server: str = "igdpcp") -> None:
+    When all places are taken, a host that holds fewer than another gets the place of a connection from which a request
+    is awaited: of the hosts that hold most, the one that has been waited for longest. So a host is kept out only while
+    requests are being answered on every connection of those that hold more, or when it holds as many as any other.
+    """
+
+    def __init__(
+        self,
+        handler: Handler,
+        admit: Callable[[IPAddress, str], bool],
+        server: str = "igdpcp",
+        *,
+        max_connections: int = CONNECTIONS_LIMIT,
+        max_connections_per_host: int = CONNECTIONS_PER_HOST,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
         """``admit`` tells for an address and a device whether that host is served; ``server`` is the Server header."""
         self.handler = handler
         self.admit = admit
         self.server = server
         self.counters = HttpCounters()
-        self._log = SparingLog(logging.getLogger("igdpcp.http"))
-        self._listeners: list[asyncio.Server] = []
-        self._connections: set[_Connection] = set()
-        self._per_host: Counter[IPv4Address] = Counter()
+        self.log = SparingLog(_log)
+        self._max_connections = max_connections
+        self._max_connections_per_host = max_connections_per_host
+        self._wall_clock = wall_clock
+        self._loop = asyncio.get_running_loop()
+        self._doors: dict[socket.socket, _Door] = {}
+        self._connections: dict[Connection, _Door] = {}
+        self._per_host: dict[str, int] = {}  # connections
+        self._parting = PartingSockets(self._loop)
+        self._fields = b""
+        self._fields_second = -1
+
+    @property
+    def open_connections(self) -> int:
+        """Those that hold a place."""
+        return len(self._connections)
+
+    @property
+    def unsent(self) -> int:
+        """Bytes of responses that wait until their peers have read others."""
+        return sum(connection.unsent for connection in self._connections)
 
     async def start(self, listeners: Iterable[tuple[socket.socket, str]]) -> None:
-        """Serve on these listening sockets, each with its LAN's device; may be called again for more of them."""
-        loop = asyncio.get_running_loop()
+        """Serve on these sockets, each bound to an address and with its LAN's device; again for more of them."""
         for sock, device in listeners:
-            self._listeners.append(await loop.create_server(partial(_Connection, self, device), sock=sock))
+            sock.setblocking(False)
+            # What is accepted inherits all but the first.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, DEFER_ACCEPT)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            door = self._doors[sock] = _Door(sock, _address(sock.getsockname()[0]), device)
+            self._loop.add_reader(sock, self._accept, door)
+
+    async def close_listener(self, listener: socket.socket) -> None:
+        """Stop listening on this socket; end its connections and the handlers that run for them."""
+        if door := self._doors.pop(listener, None):
+            await self._shut([door])
 
     async def close(self) -> None:
         """Stop listening, end every connection and the handlers that run for them."""
-        for listener in self._listeners:
-            listener.close()
-        self._listeners.clear()
-        tasks = [task for connection in self._connections if (task := connection.stop())]
-        await asyncio.gather(*tasks, return_exceptions=True)
+        doors = list(self._doors.values())
+        self._doors.clear()
+        await self._shut(doors)
+        self._parting.close()
 
-    def _enter(self, connection: _Connection, peer: Peer) -> bool:
-        """Whether the connection may live; counts it in that case."""
+    # -- what connections share ----------------------------------------------------------------------------------
+
+    def fields(self) -> bytes:
+        """The standing fields of a response that leaves now."""
+        now = int(self._wall_clock())
+        if now != self._fields_second:
+            self._fields_second = now
+            self._fields = standing_fields(self.server, http_date(now))
+        return self._fields
+
+    def response_waits(self) -> None:
+        """Keep the bytes that wait below their ceiling, at the cost of the host that has most of them waiting."""
+        waiting = [connection for connection in self._connections if connection.unsent]
+        while sum(connection.unsent for connection in waiting) > UNSENT_LIMIT:
+            per_host: Counter[str] = Counter()
+            for connection in waiting:
+                per_host[connection.host] += connection.unsent
+            most = max(waiting, key=lambda connection: (per_host[connection.host], connection.unsent))
+            waiting.remove(most)
+            self.counters.unread += 1
+            most.reset()
+
+    def ended(self, connection: Connection) -> None:
+        """The connection holds no place any more."""
+        if self._connections.pop(connection, None):
+            left = self._per_host.pop(connection.host) - 1
+            if left:
+                self._per_host[connection.host] = left
+
+    def part(self, sock: socket.socket) -> None:
+        """Take over a socket whose last response was sent."""
+        self._parting.add(sock)
+
+    # -- accepting -----------------------------------------------------------------------------------------------
+
+    def _accept(self, door: _Door) -> None:
+        """Take what has connected, but no more than a batch: others have their turn."""
+        latest = self._loop.time() + ACCEPT_TURN
+        for _ in range(ACCEPT_BATCH):
+            try:
+                sock, remote = door.socket.accept()
+            except BlockingIOError:
+                return
+            except ConnectionError:  # it is already gone
+                continue
+            except OSError as error:
+                self._pause(door, error)
+                return
+            self._take(door, sock, remote[0])
+            if self._loop.time() > latest:
+                return
+
+    def _take(self, door: _Door, sock: socket.socket, host: str) -> None:
+        """Serve a connection, or end it at once."""
         self.counters.connections += 1
-        if not self.admit(peer.address, peer.device):
+        address = _address(host)
+        if not self.admit(address, door.device):
             self.counters.not_on_lan += 1
-            return False
-        if len(self._connections) >= CONNECTIONS_LIMIT or self._per_host[peer.address] >= CONNECTIONS_PER_HOST:
+            reset_on_close(sock)
+            sock.close()
+        elif not self._has_room(host):
             self.counters.over_limit += 1
+            reset_on_close(sock)
+            sock.close()
+        else:
+            sock.setblocking(False)
+            connection = Connection(self, sock, host, Peer(address, door.address, door.device), self._loop)
+            self._connections[connection] = door
+            self._per_host[host] = self._per_host.get(host, 0) + 1
+            connection.receive()
+
+    def _has_room(self, host: str) -> bool:
+        """Whether the host may have another connection; one that only waits may have to go for it."""
+        held = self._per_host.get(host, 0)
+        if held >= self._max_connections_per_host:
             return False
-        self._connections.add(connection)
-        self._per_host[peer.address] += 1
+        if len(self._connections) < self._max_connections:
+            return True
+        waiting = (
+            (self._per_host[connection.host], -connection.waiting_since, connection)
+            for connection in self._connections
+            if connection.waiting_since is not None
+        )
+        holds, _, idlest = max(waiting, key=itemgetter(0, 1), default=(0, 0.0, None))
+        if idlest is None or holds <= held:
+            return False
+        self.counters.gave_way += 1
+        idlest.reset()
         return True
 
-    def _leave(self, connection: _Connection, peer: Peer) -> None:
-        if connection not in self._connections:
-            return
-        self._connections.remove(connection)
-        self._per_host[peer.address] -= 1
-        if not self._per_host[peer.address]:
-            del self._per_host[peer.address]
+    def _pause(self, door: _Door, error: OSError) -> None:
+        """Accept nothing for a while, as the connection that could not be accepted would only be offered again."""
+        self.counters.accept_errors += 1
+        _log.error(line("http_accept", address=door.address, device=door.device, reason=error.strerror))
+        self._loop.remove_reader(door.socket)
+        self._loop.call_later(ACCEPT_PAUSE, self._go_on, door)
 
+    def _go_on(self, door: _Door) -> None:
+        if door.socket in self._doors:
+            self._loop.add_reader(door.socket, self._accept, door)
 
-class _Connection(asyncio.Protocol):
-    """One TCP connection; it reads nothing while a request is being handled."""
+    # -- ends ----------------------------------------------------------------------------------------------------
 
-    def __init__(self, server: HttpServer, device: str) -> None:
-        self._server = server
-        self._device = device
-        self._loop = asyncio.get_running_loop()
-        self._http = HttpConnection(server.server)
-        self._transport: asyncio.Transport
-        self._peer: Peer
-        self._timer: asyncio.TimerHandle | None = None
-        self._task: asyncio.Task[None] | None = None
-        self._idle = False  # between two requests
-        self._refused = False  # what still comes is read and forgotten
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        remote, local = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
-        if remote is None or local is None:  # it is already gone
-            remote, local = ("0.0.0.0", 0), ("0.0.0.0", 0)
-        self._peer = Peer(_ipv4(remote[0]), _ipv4(local[0]), self._device)
-        if self._server._enter(self, self._peer):
-            self._expire_after(REQUEST_TIMEOUT)
-        else:
-            transport.abort()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._cancel_timer()
-        self._server._leave(self, self._peer)
-
-    def data_received(self, data: bytes) -> None:
-        if self._idle:
-            self._idle = False
-            self._expire_after(REQUEST_TIMEOUT)
-        self._advance(partial(self._http.receive_data, data))
-
-    def stop(self) -> asyncio.Task[None] | None:
-        """End now; the handler's task, cancelled, if one runs."""
-        self._transport.abort()
-        if self._task is not None:
-            self._task.cancel()
-        return self._task
-
-    def _advance(self, step: Callable[[], list[HttpRequest]]) -> None:
-        """Take in what ``step`` brings and start on the request that it completes."""
-        if self._refused or self._transport.is_closing():
-            return
-        try:
-            requests = step()
-        except MalformedRequest as error:
-            self._server.counters.malformed += 1
-            self._server._log.write(logging.INFO, "http_malformed", self._peer.address, reason=error)
-            self._refuse(error.status)
-            return
-        if output := self._http.bytes_to_send():
-            self._transport.write(output)
-        for request in requests:
-            self._server.counters.requests += 1
-            self._cancel_timer()
-            self._handle(request)
-
-    def _handle(self, request: HttpRequest) -> None:
-        """Respond, at once or when the handler has done its work."""
-        try:
-            answer = self._server.handler(request, self._peer)
-            if isinstance(answer, asyncio.Future) and answer.done():
-                self._respond(answer.result())
-                return
-        except Exception as error:
-            self._respond(self._failed(request, error))
-            return
-        self._transport.pause_reading()
-        self._task = self._loop.create_task(self._respond_later(request, answer))
-
-    async def _respond_later(self, request: HttpRequest, answer: Awaitable[HttpResponse]) -> None:
-        try:
-            response = await answer
-        except Exception as error:
-            response = self._failed(request, error)
-        finally:
-            self._task = None
-        self._respond(response)
-
-    def _respond(self, response: HttpResponse) -> None:
-        if self._transport.is_closing():
-            return
-        self._transport.write(self._http.send(response))
-        if self._http.must_close:
-            self._transport.close()
-            if self._transport.get_write_buffer_size():
-                self._expire_after(IDLE_TIMEOUT)
-            return
-        self._expire_after(IDLE_TIMEOUT)
-        self._idle = True
-        self._transport.resume_reading()
-        # What is pipelined waits for its turn: others have theirs first.
-        self._loop.call_soon(self._advance, self._http.resume)
-
-    def _failed(self, request: HttpRequest, error: Exception) -> HttpResponse:
-        """The response to a request that the handler failed on: a control point is never left without one."""
-        if isinstance(error, MalformedRequest):
-            self._server.counters.malformed += 1
-            return HttpResponse(error.status)
-        if isinstance(error, UpnpFault):
-            return xml_response(HTTPStatus.INTERNAL_SERVER_ERROR, encode_fault(error.code, ""))
-        self._server.counters.failures += 1
-        self._server._log.write(
-            logging.ERROR,
-            "http_failure",
-            self._peer.address,
-            exc_info=True,
-            method=request.method,
-            path=request.path,
-        )
-        return xml_response(HTTPStatus.INTERNAL_SERVER_ERROR, encode_fault(ACTION_FAILED, ""))
-
-    def _refuse(self, status: int) -> None:
-        """Answer with an error and let the peer end; to close at once could take the answer away before it is read."""
-        self._refused = True
-        self._transport.write(self._http.refuse(status))
-        self._transport.write_eof()
-        self._expire_after(REFUSED_TIMEOUT)
-
-    def _expire_after(self, seconds: float) -> None:
-        self._cancel_timer()
-        self._timer = self._loop.call_later(seconds, self._expire)
-
-    def _cancel_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _expire(self) -> None:
-        self._server.counters.timeouts += 1
-        self._transport.abort()
+    async def _shut(self, doors: list[_Door]) -> None:
+        for door in doors:
+            self._loop.remove_reader(door.socket)
+            door.socket.close()
+        theirs = [connection for connection, door in self._connections.items() if door in doors]
+        tasks = [task for connection in theirs if (task := connection.reset())]
+        await asyncio.gather(*tasks, return_exceptions=True)

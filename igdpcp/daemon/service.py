@@ -10,25 +10,33 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
 from igdpcp import __version__
 from igdpcp.config import Config
+from igdpcp.daemon.boot_id import BootId
+from igdpcp.daemon.connection_service import ConnectionService
 from igdpcp.daemon.control import ControlServer
+from igdpcp.daemon.event_publisher import EventPublisher
+from igdpcp.daemon.firewall_service import FirewallService
 from igdpcp.daemon.http_server import HttpServer
 from igdpcp.daemon.igd_handler import IgdHandler
 from igdpcp.daemon.lan_doors import LanDoors
+from igdpcp.daemon.link_service import LinkService
 from igdpcp.daemon.nat_mode import NatMode
 from igdpcp.daemon.operator import Operator
+from igdpcp.daemon.pcp_servers import sections_in_use, servers_behind
+from igdpcp.daemon.state_variables import StateVariables
 from igdpcp.daemon.status import Status
 from igdpcp.errors import OurFault, RulesetError
 from igdpcp.iwf.interfaces import UpstreamEvent
 from igdpcp.iwf.interworking import Interworking
 from igdpcp.iwf.journal import Journal, load_secret
 from igdpcp.iwf.lifecycle import Lifecycle
+from igdpcp.iwf.pinhole_table import PinholeTable
+from igdpcp.iwf.pinholes import Pinholes
 from igdpcp.iwf.policy import Policy
 from igdpcp.iwf.restart import Restart
 from igdpcp.iwf.router_leg import RouterLeg
@@ -36,6 +44,7 @@ from igdpcp.iwf.table import MappingTable
 from igdpcp.iwf.upstream_leg import UpstreamLeg
 from igdpcp.log import RecentTroubles, line
 from igdpcp.model import Surroundings
+from igdpcp.net.dhcp import DhcpAnswers
 from igdpcp.net.links import LinkSnapshot, LinkWatcher
 from igdpcp.net.router import RouterView
 from igdpcp.netfilter.base import GroupCommit
@@ -48,6 +57,8 @@ from igdpcp.upstreams.pcp import PcpUpstream
 
 LOG = logging.getLogger("igdpcp.daemon")
 FLASH_SECONDS = 60.0  # at most one write of the flash copy in this time
+DHCP_SECONDS = 2.0  # between looks for what DHCP says of PCP servers
+SERIAL_DIGITS = 12  # of the root device's UDN, where no serial number is configured
 AUDIT_SECONDS = 30.0  # between looks whether the kernel still has our rules
 
 
@@ -64,6 +75,8 @@ class Service:
         self._tasks: set[asyncio.Task[None]] = set()
         self._closers: list[Callable[[], Any]] = []
         self._snapshot: LinkSnapshot | None = None
+        self._events: EventPublisher | None = None
+        self._dhcp = DhcpAnswers(Path(config.main.run_dir))
         self._serving = False
         self._ready = False
         self._keep_rules = False
@@ -80,14 +93,16 @@ class Service:
         await control.start()  # first of all: nothing may be touched that another daemon serves
         self._closers.append(control.close)
         secret = load_secret(state_dir)
-        self._router = RouterView(self._config.lans, self._config.upstream.device)
-        self._nat = NatMode(self._config.upstream.nat, self._wan_in_use, run_dir, self._wish_restart)
         watcher = LinkWatcher(self._links_changed)
         self._closers.append(watcher.close)
-        self._router.update(await watcher.start())
+        snapshot = await watcher.start()
+        self._upstreams = sections_in_use(self._config.upstreams, snapshot)
+        self._router = RouterView(self._config.lans, self._upstreams[0].device)
+        self._router.update(snapshot)
+        self._nat = NatMode(self._upstreams[0].nat, self._wan_in_use, run_dir, self._wish_restart)
         await self._nat.decide()
         await self._make_hall(secret, run_dir, state_dir)
-        self._make_doors(secret)
+        self._make_doors(secret, state_dir)
         self._network_changed()
         await self._tell_surroundings()
         await self._restart.restore()
@@ -95,7 +110,7 @@ class Service:
         self._serving = serve
         if serve:
             await self._doors.open(self._router.lans)
-        for work in (self._save_now_and_then(), self._audit_now_and_then(), self._nat.watch()):
+        for work in (self._save_now_and_then(), self._audit_now_and_then(), self._watch_dhcp(), self._nat.watch()):
             self._spawn(work)
         self._ready = True
         if self._snapshot:  # links changed meanwhile
@@ -135,7 +150,8 @@ class Service:
 
     async def _make_hall(self, secret: bytes, run_dir: Path, state_dir: Path) -> None:
         main, events = self._config.main, asyncio.Queue[UpstreamEvent]()
-        self._journal = Journal(run_dir, state_dir, self._loop.time)
+        self._table, pinhole_table = MappingTable(self._shown_changed), PinholeTable()
+        self._journal = Journal(run_dir, state_dir, self._loop.time, lambda: self._table.system_update_id)
         self._closers.append(self._close_journal)
         backend = await asyncio.to_thread(choose_backend, main.backend, main.nft_table)
         self._ruleset = GroupCommit(backend, clock=self._loop.time)
@@ -146,21 +162,25 @@ class Service:
             self._local, routed=self._nat.routed, fall_back=main.unreachable_policy == "local", emit=events.put_nowait
         )
         self._pcp = self._make_pcp(secret)
-        self._table = MappingTable()
-        self._router_leg = RouterLeg(self._ruleset, self._router, self._open_mappings)
+        self._router_leg = RouterLeg(self._ruleset, self._router, self._open_mappings, pinhole_table)
         self._upstream_leg = UpstreamLeg(main, self._fallback, self._router, self._journal)
         self._lifecycle = Lifecycle(
             main=main, table=self._table, upstream=self._fallback, router_leg=self._router_leg,
-            upstream_leg=self._upstream_leg, journal=self._journal,
+            upstream_leg=self._upstream_leg, journal=self._journal, changed=self._shown_changed,
+        )  # fmt: skip
+        policy = Policy(main, self._config.permissions, self._router)
+        self._pinholes = Pinholes(
+            main=main, table=pinhole_table, policy=policy, router=self._router, router_leg=self._router_leg,
+            journal=self._journal,
         )  # fmt: skip
         self._restart = Restart(
             table=self._table, upstream=self._fallback, router_leg=self._router_leg, upstream_leg=self._upstream_leg,
-            journal=self._journal, lifecycle=self._lifecycle,
+            journal=self._journal, lifecycle=self._lifecycle, pinholes=self._pinholes,
         )  # fmt: skip
-        self._closers += [self._router_leg.stop, self._lifecycle.stop]
+        self._closers += [self._router_leg.stop, self._pinholes.stop, self._lifecycle.stop]
         self._interworking = Interworking(
-            main=main, table=self._table, policy=Policy(main, self._config.permissions, self._router),
-            upstream=self._fallback, router=self._router, lifecycle=self._lifecycle,
+            main=main, table=self._table, policy=policy, upstream=self._fallback, router=self._router,
+            lifecycle=self._lifecycle,
         )  # fmt: skip
         self._spawn(self._lifecycle.run(events))
         try:
@@ -169,36 +189,59 @@ class Service:
             self._router_leg.failed(error)
 
     def _make_pcp(self, secret: bytes) -> PcpUpstream | None:
-        if self._config.upstream.type == "none":
+        if self._upstreams[0].type == "none":
             return None
-        pcp = PcpUpstream(self._config.main, self._config.upstream, secret=secret, rng=random.SystemRandom(),
-                          emit=self._fallback.receive, is_local=self._router.is_lan_address)  # fmt: skip
+        pcp = PcpUpstream(
+            self._config.main, self._upstreams[0], secret=secret, rng=random.SystemRandom(),
+            emit=self._fallback.receive, is_local=self._router.is_lan_address,
+            peer_changed=lambda: self._spawn(self._tell_surroundings()),
+        )  # fmt: skip
         self._fallback.attach(pcp)
         self._closers.append(pcp.close)
         return pcp
 
-    def _make_doors(self, secret: bytes) -> None:
+    def _make_doors(self, secret: bytes, state_dir: Path) -> None:
         main = self._config.main
-        udns = udns_from(secret.hex())
+        udns, boot_id = udns_from(secret.hex()), BootId(state_dir)
         identity = with_config_id(
             DeviceIdentity(
                 friendly_name=main.friendly_name,
-                serial=udns[0][-12:],
+                model_name=main.model_name,
+                serial=main.serial_number or udns[0][-SERIAL_DIGITS:],
                 udns=udns,
-                boot_id=int(time.time()) & 0x7FFFFFFF,
-                presentation_url="",
+                boot_id=boot_id.value,
+                presentation_url=main.presentation_url,
                 version_string=__version__,
-            )
+            ),
+            main.igd_version,
         )
-        igd_handler = IgdHandler(identity, self._interworking, self._fallback, self._router)
-        http = HttpServer(igd_handler.handle, self._router.on_lan_device, identity.server)
-        self._status = Status(
-            config=self._config, router=self._router, table=self._table, interworking=self._interworking,
-            upstream_leg=self._upstream_leg, router_leg=self._router_leg, ruleset=self._ruleset,
-            fallback=self._fallback, pcp=self._pcp, igd_handler=igd_handler, http=http, troubles=self._troubles,
-            started=self._started,
+        variables = StateVariables(
+            identity=identity, interworking=self._interworking, upstream=self._fallback, router=self._router,
+            pinholes=self._pinholes,
         )  # fmt: skip
-        self._doors = LanDoors(main, identity, http, self._router, self._status)
+        self._events = EventPublisher(
+            read=variables.evented, http_port=main.http_port, max_subscriptions=main.max_subscriptions,
+            max_subscriptions_per_host=main.max_subscriptions_per_host, rng=random.SystemRandom(),
+        )  # fmt: skip
+        self._closers.append(self._events.close)
+        igd_handler = IgdHandler(
+            identity=identity, igd_version=main.igd_version, variables=variables, subscriptions=self._events.handle,
+            services=(
+                ConnectionService(self._interworking), LinkService(variables), FirewallService(self._pinholes)
+            ),
+        )  # fmt: skip
+        http = HttpServer(
+            igd_handler.handle, self._router.on_lan_device, identity.server,
+            max_connections=main.max_connections, max_connections_per_host=main.max_connections_per_host,
+        )  # fmt: skip
+        self._status = Status(
+            config=self._config, upstreams=self._upstreams, router=self._router, table=self._table,
+            interworking=self._interworking, upstream_leg=self._upstream_leg, router_leg=self._router_leg,
+            ruleset=self._ruleset, fallback=self._fallback, pcp=self._pcp, igd_handler=igd_handler, http=http,
+            events=self._events, troubles=self._troubles, started=self._started,
+        )  # fmt: skip
+        self._doors = LanDoors(main=main, identity=identity, boot_id=boot_id, http=http, router=self._router,
+                               status=self._status)  # fmt: skip
         self._closers.append(self._doors.close)
 
     # -- the network ---------------------------------------------------------------------------------------------
@@ -210,6 +253,10 @@ class Service:
         self._snapshot = snapshot
         if not self._ready:
             return
+        if (upstreams := sections_in_use(self._config.upstreams, snapshot)) != self._upstreams:
+            LOG.warning(line("another_wan", device=upstreams[0].device, upstream=upstreams[0].name))
+            self._wish_restart()
+            return
         wan, lans = self._router.wan, self._router.lans
         self._router.update(snapshot)
         if self._router.wan != wan:
@@ -219,7 +266,13 @@ class Service:
             LOG.info(line("lan_changed", lans=", ".join(f"{lan.device} {lan.interface}" for lan in self._router.lans)))
             self._spawn(self._lans_changed())
 
+    def _shown_changed(self) -> None:
+        """Something that control points are shown may be another."""
+        if self._events:
+            self._events.poke()
+
     async def _wan_changed(self) -> None:
+        self._shown_changed()
         self._nat.look_again()
         self._network_changed()
         await self._tell_surroundings()
@@ -227,6 +280,7 @@ class Service:
             self._lifecycle.wan_changed()
 
     async def _lans_changed(self) -> None:
+        self._pinholes.lans_changed()
         await self._tell_surroundings()
         if self._serving:
             await self._doors.open(self._router.lans)
@@ -235,7 +289,9 @@ class Service:
         wan = self._router.wan
         self._local.network_changed()
         if self._pcp:
-            self._pcp.network_changed(wan.device, wan.address, wan.default_router)
+            lan_devices = [lan.device for lan in self._config.lans]
+            servers = servers_behind(self._upstreams, wan, self._dhcp.read(), lan_devices)
+            self._pcp.network_changed(wan.device, wan.address, servers)
 
     async def _tell_surroundings(self) -> None:
         """Which devices the ruleset is for, and whose packets to which port the router has to let in."""
@@ -263,6 +319,15 @@ class Service:
         while True:
             await asyncio.sleep(AUDIT_SECONDS)
             await self._router_leg.audit()
+
+    async def _watch_dhcp(self) -> None:
+        answers = self._dhcp.read()
+        while True:
+            await asyncio.sleep(DHCP_SECONDS)
+            if (latest := self._dhcp.read()) != answers:
+                answers = latest
+                self._network_changed()
+                await self._tell_surroundings()
 
     def _write(self, write: Callable[[], None]) -> None:
         try:

@@ -7,7 +7,8 @@ import asyncio
 from typing import Any
 
 from igdpcp import __version__
-from igdpcp.config import Config
+from igdpcp.config import Config, UpstreamConfig
+from igdpcp.daemon.event_publisher import EventPublisher
 from igdpcp.daemon.http_server import HttpServer
 from igdpcp.daemon.igd_handler import IgdHandler
 from igdpcp.daemon.ssdp_server import SsdpServer
@@ -33,6 +34,7 @@ class Status:
         self,
         *,
         config: Config,
+        upstreams: tuple[UpstreamConfig, ...],
         router: RouterView,
         table: MappingTable,
         interworking: Interworking,
@@ -43,10 +45,12 @@ class Status:
         pcp: PcpUpstream | None,
         igd_handler: IgdHandler,
         http: HttpServer,
+        events: EventPublisher,
         troubles: RecentTroubles,
         started: float,
     ) -> None:
         self._config = config
+        self._upstreams = upstreams
         self._router = router
         self._table = table
         self._interworking = interworking
@@ -57,6 +61,7 @@ class Status:
         self._pcp = pcp
         self._igd_handler = igd_handler
         self._http = http
+        self._events = events
         self._troubles = troubles
         self._started = started
         self._loop = asyncio.get_running_loop()
@@ -85,7 +90,12 @@ class Status:
             "errors": [{"seconds_ago": round(now - at), "text": text} for at, text in self._troubles.lines],
             "uptime_seconds": round(now - self._started),
             "warnings": list(self._config.warnings),
-            "counters": {"answers": dict(self._igd_handler.outcomes), "http": _fields(self._http.counters)},
+            "counters": {
+                "answers": dict(self._igd_handler.outcomes),
+                "http": _fields(self._http.counters),
+                "ssdp": _fields(self.ssdp.counters) if self.ssdp else {},
+                "events": {"subscriptions": self._events.subscriptions, **_fields(self._events.counters)},
+            },
         }
 
     async def mappings(self) -> list[dict[str, Any]]:
@@ -117,29 +127,32 @@ class Status:
 
     def _activation(self, now: float) -> dict[str, Any]:
         if self._pcp is None:
-            return {"state": self._fallback.state.value, "reason": "no PCP server is asked for", "since_seconds": 0}
+            return {"state": self._fallback.state.value, "reason": "no PCP server is asked for", "since_seconds": 0,
+                    "usable": True}  # fmt: skip
         reason = self._pcp.reason
         if self._fallback.untrusted:
             reason = "without NAT in the router the PCP server has to be configured: option server in section upstream"
         since = round(now - self._pcp.state_since)
-        return {"state": self._pcp.state.value, "reason": reason, "since_seconds": since}
+        return {"state": self._pcp.state.value, "reason": reason, "since_seconds": since, "usable": self._pcp.usable}
 
     def _upstream(self) -> dict[str, Any]:
-        config, pcp = self._config.upstream, self._pcp
+        config, pcp = self._upstreams[0], self._pcp
         if pcp is None:
-            return {"name": config.name, "type": config.type, "server": None, "identity": None, "epoch": None,
-                    "counters": {}}  # fmt: skip
+            return {"name": config.name, "type": config.type, "server": None, "addresses": [], "origin": None,
+                    "identity": None, "epoch": None, "counters": {}}  # fmt: skip
         return {
             "name": config.name,
             "type": config.type,
-            "server": _text(pcp.server),
+            "server": _text(pcp.address),
+            "addresses": [str(address) for address in pcp.addresses],
+            "origin": pcp.origin,
             "identity": pcp.identity,
             "epoch": pcp.epoch,
             "counters": dict(pcp.counters),
         }
 
     def _igd(self) -> dict[str, Any]:
-        lan = next(iter(self._router.lans), None)
+        lan = next((lan for lan in self._router.lans if not lan.is_ipv6), None)
         port = self._config.main.http_port
         return {
             "advertising": bool(self.ssdp and self.ssdp.advertising),

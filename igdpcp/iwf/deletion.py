@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Deleting what control points are shown: the upstream first, then rules and entry (RFC 6970 section 5.8)."""
+"""Deleting what control points are shown: the upstream first, then rules and entry (RFC 6970 section 5.8).
+
+What is deleted together is one group: each of it is told to the upstream by itself, and the table changes once.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from igdpcp.config import MainConfig
@@ -17,9 +20,11 @@ from igdpcp.iwf.table import MappingTable
 from igdpcp.iwf.upstream_leg import UpstreamLeg
 from igdpcp.model import Mapping, MappingState
 
+URGENT_DELETIONS = 32  # of one group; the upstream is told of the others at the pace of what nobody waits for
+
 
 class Deletions:
-    """One task per deletion, which goes on when nobody waits for it any more; ``reopen`` undoes one that failed."""
+    """One task per group, which goes on when nobody waits for it any more; ``reopen`` undoes a deletion that failed."""
 
     def __init__(
         self,
@@ -41,16 +46,18 @@ class Deletions:
         self._reopen = reopen
         self._loop = asyncio.get_running_loop()
         self._answers: dict[str, asyncio.Future[int]] = {}
-        self._tasks: dict[str, asyncio.Task[Refusal | None]] = {}
+        self._tasks: dict[str, asyncio.Task[dict[str, Refusal]]] = {}
 
-    async def delete(self, mapping: Mapping) -> None:
-        """Delete it, or wait for a deletion under way; raises Refusal when it has to stay."""
-        task = self._tasks.get(mapping.id) or self._start(mapping)
-        await asyncio.wait([task])
-        if task.cancelled():
+    async def delete(self, mappings: Iterable[Mapping]) -> dict[str, Refusal]:
+        """Delete them as one change, and wait for those under way already; why some have to stay, by id."""
+        asked = {mapping.id: mapping for mapping in mappings}
+        if fresh := [mapping for id, mapping in asked.items() if id not in self._tasks]:
+            self._start(fresh)
+        tasks = {self._tasks[id] for id in asked}
+        await asyncio.wait(tasks)
+        if any(task.cancelled() for task in tasks):
             raise Refusal(Reason.CANCELLED, "the service stops")
-        if refusal := task.result():
-            raise refusal
+        return {id: refusal for task in tasks for id, refusal in task.result().items() if id in asked}
 
     async def decided(self, id: str) -> None:
         """Wait until a deletion under way has succeeded or failed."""
@@ -64,38 +71,51 @@ class Deletions:
 
     async def stop(self) -> None:
         """End the work in flight; what is on its way is journalled."""
-        tasks = list(self._tasks.values())
+        tasks = set(self._tasks.values())
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _start(self, mapping: Mapping) -> asyncio.Task[Refusal | None]:
-        ending = replace(mapping, state=MappingState.ENDING)
-        self._table.update(ending)
-        self._journal.note(ending)
-        self._answers[mapping.id] = self._loop.create_future()
-        self._upstream_leg.give_back(ending)
-        task = self._tasks[mapping.id] = self._loop.create_task(self._finish(ending))
-        return task
+    def _start(self, mappings: list[Mapping]) -> None:
+        group = [replace(mapping, state=MappingState.ENDING) for mapping in mappings]
+        task = self._loop.create_task(self._finish(group))
+        for at, ending in enumerate(group):
+            self._table.update(ending)
+            self._journal.note(ending)
+            self._answers[ending.id] = self._loop.create_future()
+            self._tasks[ending.id] = task
+            self._upstream_leg.give_back(ending, urgent=at < URGENT_DELETIONS)
 
-    async def _finish(self, mapping: Mapping) -> Refusal | None:
-        """What the upstream's answer, or its silence, means."""
-        id = mapping.id
-        done, _ = await asyncio.wait([self._answers[id]], timeout=self._main.soap_deadline)
-        answer, _ = self._answers.pop(id), self._tasks.pop(id)
-        current = self._table.get(id)
-        if current is None or current.state is not MappingState.ENDING:
-            return None
-        if not done and not self._upstream.may_fall_back:
-            self._reopen(current)
+    async def _finish(self, group: list[Mapping]) -> dict[str, Refusal]:
+        """What the upstream's answers, or its silence, mean: all that goes, goes in one step of the table."""
+        await asyncio.wait([self._answers[mapping.id] for mapping in group], timeout=self._main.soap_deadline)
+        stay: dict[str, Refusal] = {}
+        gone: dict[str, tuple[Mapping, int | None]] = {}
+        for mapping in group:
+            id = mapping.id
+            answer, _ = self._answers.pop(id), self._tasks.pop(id)
+            current = self._table.get(id)
+            if current is None or current.state is not MappingState.ENDING:
+                continue
+            result = answer.result() if answer.done() else None
+            if refusal := self._why_it_stays(result):
+                stay[id] = refusal
+                self._reopen(current)
+                continue
+            gone[id] = (current, result)
+        self._table.forget(gone, self._loop.time())
+        for id, (_, result) in gone.items():
+            if result is None:
+                self._upstream_leg.leaving.add(id)
+            elif not translate.untold(result):
+                self._journal.gone(id)
+        await asyncio.gather(*(self._router_leg.remove(mapping) for mapping, _ in gone.values()))
+        return stay
+
+    def _why_it_stays(self, result: int | None) -> Refusal | None:
+        """``result`` None: the upstream was silent."""
+        if result is None and not self._upstream.may_fall_back:
             return Refusal(Reason.UNREACHABLE, f"no answer in {self._main.soap_deadline:g} s")
-        if done and translate.still_there(answer.result()):
-            self._reopen(current)
-            return Refusal(Reason.UPSTREAM, translate.result_name(answer.result()), answer.result())
-        self._table.forget(id, self._loop.time())
-        if not done:
-            self._upstream_leg.leaving.add(id)
-        elif not translate.untold(answer.result()):
-            self._journal.gone(id)
-        await self._router_leg.remove(mapping)
+        if result is not None and translate.still_there(result):
+            return Refusal(Reason.UPSTREAM, translate.result_name(result), result)
         return None

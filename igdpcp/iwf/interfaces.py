@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Protocol as Interface
 
-from igdpcp.model import Activation, Grant, Mode, Opening, Protocol, Surroundings, UpstreamRequest
+from igdpcp.model import Activation, AnyOpening, Grant, IPAddress, Mode, Protocol, Surroundings, UpstreamRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,18 +120,25 @@ class Fallback(Upstream, Interface):
 
 
 class Ruleset(Interface):
-    """The router's netfilter rules for our mappings. Each call returns when the kernel has the change.
+    """The router's netfilter rules for mappings and pinholes. Each call returns when the kernel has the change.
 
-    Raises RulesetError: nothing of that mapping's change is in force.
+    Raises RulesetError: nothing of that change is in force.
     """
 
-    async def put(self, opening: Opening) -> None:
-        """Make the kernel hold this mapping's rules, in place of earlier ones of the same id."""
+    @property
+    def pinholes(self) -> bool:
+        """Whether pinholes can be put here."""
+
+    async def put(self, opening: AnyOpening) -> None:
+        """Make the kernel hold the rules of this mapping or pinhole, in place of earlier ones of the same id."""
 
     async def remove(self, id: str) -> None:
-        """Take this mapping's rules away; nothing happens when there are none."""
+        """Take the rules of this id away; nothing happens when there are none."""
 
-    async def sync(self, openings: list[Opening]) -> None:
+    async def pinhole_packets(self, id: str) -> int:
+        """How many packets this pinhole has let in, first ones of a connection only; 0 when there is none."""
+
+    async def sync(self, openings: list[AnyOpening]) -> None:
         """Make the kernel hold exactly these, whatever an earlier process left."""
 
     async def intact(self) -> bool:
@@ -152,7 +159,7 @@ class Router(Interface):
     def wan_address(self) -> IPv4Address | None:
         """IPv4 address of the WAN device."""
 
-    def on_lan(self, address: IPv4Address) -> bool:
+    def on_lan(self, address: IPAddress) -> bool:
         """Whether the address belongs to a host of a LAN that is served (not the router itself)."""
 
     def port_in_use(self, protocol: Protocol, port: int) -> bool:

@@ -5,16 +5,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import replace
 from ipaddress import IPv4Address
+from itertools import islice
 
 from igdpcp.config import MainConfig
 from igdpcp.errors import Reason, Refusal
+from igdpcp.iwf import translate
 from igdpcp.iwf.interfaces import Fallback, Router
 from igdpcp.iwf.lifecycle import LOCAL_SECONDS, Lifecycle
 from igdpcp.iwf.policy import Policy
 from igdpcp.iwf.table import MappingTable
-from igdpcp.model import Activation, Mapping, MappingRequest, MappingState, Mode, Protocol, Requester
+from igdpcp.model import Activation, Mapping, MappingRequest, MappingState, Mode, Owner, Protocol, Requester
 
 
 class Interworking:
@@ -61,22 +64,82 @@ class Interworking:
 
     async def close(self, mapping: Mapping) -> None:
         """Close this mapping, whoever's it is; raises Refusal when it has to stay."""
-        await self._lifecycle.close(mapping)
+        for refusal in (await self._lifecycle.close([mapping])).values():
+            raise refusal
+
+    async def delete_port_mapping_range(
+        self, requester: Requester, protocol: Protocol, ports: range, *, manage: bool
+    ) -> list[Mapping]:
+        """Close what the requester may close of these external ports, as one change; returns what is closed.
+
+        With ``manage`` that is more than its own entries, where the policy says so (RFC 6970 section 5.8).
+        """
+        held = [each for each in self._table.in_ports(protocol, ports) if each.state is not MappingState.HIDDEN]
+        closable = [each for each in held if self._closable(requester, each, manage)]
+        if not closable:
+            foreign = manage and any(each.visible for each in held)
+            raise Refusal(Reason.FOREIGN_ENTRY if foreign else Reason.NOTHING_IN_RANGE, _range_text(protocol, ports))
+        refusals = await self._lifecycle.close(closable)
+        closed = [each for each in closable if each.id not in refusals]
+        if not closed:
+            raise next(iter(refusals.values()))
+        return closed
 
     async def get_specific(
         self, requester: Requester, protocol: Protocol, external_port: int, remote_host: IPv4Address | None
     ) -> Mapping:
-        """The requester's entry for this port (RFC 6970 section 5.7); another client's is a conflict."""
+        """The requester's entry for this port (RFC 6970 section 5.7); another client's is a conflict.
+
+        A control point that asks over IPv6 has no entries of its own, and is shown all that it may see.
+        """
         mapping = self._table.find(protocol, external_port)
         if mapping is None or not mapping.visible or mapping.request.remote_host != remote_host:
             raise Refusal(Reason.NO_SUCH_ENTRY, f"{protocol.name} {external_port}")
-        if requester.address is not None and mapping.request.client.address != requester.address:
+        if not self._policy.may_see(requester, mapping):
+            raise Refusal(Reason.FOREIGN_ENTRY, f"{mapping.request.client.address}'s")
+        if isinstance(requester.address, IPv4Address) and not self._policy.owns(requester, mapping):
             raise Refusal(Reason.CONFLICT, f"{mapping.request.client.address} holds it")
         return mapping
 
-    async def get_generic(self, index: int) -> Mapping:
-        """The entry at this index of the local table; never asked upstream (RFC 6970 section 5.7)."""
-        return self._table.at(index)
+    async def get_generic(self, requester: Requester, index: int) -> Mapping:
+        """The entry at this index of the local table; never asked upstream (RFC 6970 section 5.7).
+
+        Control points ask until the index is past the end. Version 1 has no other fault than that for an entry which
+        the requester may not see, so those have no index there.
+        """
+        if self._main.private_list and requester.owner is Owner.UPNP1:
+            seen = (each for each in self._table.listing() if self._policy.may_see(requester, each))
+            mapping = next(islice(seen, index, None), None)
+            if mapping is None:
+                raise Refusal(Reason.NO_SUCH_INDEX, str(index))
+            return mapping
+        mapping = self._table.at(index)
+        if not self._policy.may_see(requester, mapping):
+            raise Refusal(Reason.FOREIGN_ENTRY, f"{mapping.request.client.address}'s")
+        return mapping
+
+    def list_port_mappings(
+        self, requester: Requester, protocol: Protocol, ports: range, *, manage: bool, limit: int
+    ) -> list[Mapping]:
+        """The entries of these external ports by port, the first ``limit`` of them (0: all); never asked upstream.
+
+        Without ``manage`` the requester's own ones, with it all that it may see.
+        """
+        wanted = self._policy.may_see if manage else self._policy.owns
+        shown = [each for each in self._table.in_ports(protocol, ports) if each.visible and wanted(requester, each)]
+        if not shown:
+            raise Refusal(Reason.NOTHING_IN_RANGE, _range_text(protocol, ports))
+        return shown[: limit or None]
+
+    @property
+    def number_of_entries(self) -> int:
+        """PortMappingNumberOfEntries."""
+        return self._table.listed
+
+    @property
+    def system_update_id(self) -> int:
+        """SystemUpdateID."""
+        return self._table.system_update_id
 
     def external_address(self) -> tuple[IPv4Address | None, str]:
         """ExternalIPAddress and why it is this one; never a private address passed off as public."""
@@ -127,7 +190,7 @@ class Interworking:
         if current is None or current.state is MappingState.ENDING:
             raise Refusal(Reason.CANCELLED)
         if held.mode is Mode.ROUTED and held.request.client != request.client:
-            await self._lifecycle.close(current)
+            await self.close(current)
             return await self._open(request)
         asked = replace(held.request, requester=request.requester, client=request.client, lease=request.lease,
                         description=request.description)  # fmt: skip
@@ -143,7 +206,30 @@ class Interworking:
     async def _open(self, request: MappingRequest) -> Mapping:
         self._policy.has_room(request, self._table)
         mapping = self._table.plan(request, self._upstream.mode, self._now(), self._router.port_in_use)
+        try:
+            return await self._lifecycle.open(mapping)
+        except Refusal as refusal:
+            if mapping.mode is Mode.ROUTED or not _may_open_elsewhere(refusal):
+                raise
+        return await self._open_elsewhere(request, mapping.wan_port)
+
+    async def _open_elsewhere(self, request: MappingRequest, wan_port: int) -> Mapping:
+        """Once more from another WAN port, which nothing at the upstream is known of."""
+
+        def in_use(protocol: Protocol, port: int) -> bool:
+            return port == wan_port or self._router.port_in_use(protocol, port)
+
+        self._policy.has_room(request, self._table)
+        mapping = self._table.plan(request, self._upstream.mode, self._now(), in_use)
         return await self._lifecycle.open(mapping)
+
+    def _closable(self, requester: Requester, mapping: Mapping, manage: bool) -> bool:
+        if not manage and not self._policy.owns(requester, mapping):
+            return False
+        with suppress(Refusal):
+            self._policy.may_delete(requester, mapping)
+            return True
+        return False
 
     async def _in_time(self, work: Awaitable[Mapping]) -> Mapping:
         """What one call may take, however many answers it waits for one after the other."""
@@ -156,6 +242,17 @@ class Interworking:
 
     def _showable(self, address: IPv4Address) -> bool:
         return address.is_global or self._main.allow_private_external
+
+
+def _may_open_elsewhere(refusal: Refusal) -> bool:
+    """Whether the refusal is about the WAN port: the upstream's mapping of it has another nonce, or a port of ours."""
+    if refusal.reason is Reason.UPSTREAM:
+        return translate.belongs_to_another_nonce(refusal.result)
+    return refusal.reason is Reason.NO_PORT
+
+
+def _range_text(protocol: Protocol, ports: range) -> str:
+    return f"{protocol.name} {ports.start}-{ports.stop - 1}"
 
 
 def _refreshes(held: Mapping, request: MappingRequest) -> bool:

@@ -3,8 +3,9 @@
 
 One line of JSON per change behind a header line, in two files of the same form: ``journal`` in the run-time directory,
 written before anything is asked upstream and never synced, and ``mappings`` in the state directory, written whole and
-atomically. Times are CLOCK_BOOTTIME; after a reboot, what was left when the file was written counts (routers have no
-clock battery).
+atomically. Pinholes are only in the first: their leases are short, and a reboot may bring another IPv6 prefix. Headers
+and changes carry the SystemUpdateID of their time. Times are CLOCK_BOOTTIME; after a reboot, what was left when the
+file was written counts (routers have no clock battery).
 """
 
 from __future__ import annotations
@@ -16,26 +17,17 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from io import TextIOWrapper
-from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
 from igdpcp import jsonio
 from igdpcp.errors import OurFault
+from igdpcp.iwf import journal_entries
+from igdpcp.iwf.journal_entries import Entry
 from igdpcp.log import line
-from igdpcp.model import (
-    Endpoint,
-    Grant,
-    Mapping,
-    MappingRequest,
-    MappingState,
-    Mode,
-    Owner,
-    Protocol,
-    Requester,
-)
+from igdpcp.model import Mapping, Pinhole
 
 LOG = logging.getLogger("igdpcp.journal")
 FORMAT = 1
@@ -76,23 +68,36 @@ def load_secret(state_dir: Path) -> bytes:
         raise OurFault(f"cannot read the secret in {path}: {error}; restore it, or delete it to start anew") from error
 
 
-class Journal:
-    """Remembers mappings across restarts; ``clock`` is the loop's, whose times mappings carry."""
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What an earlier process left, oldest first; ``update_id`` is its last SystemUpdateID, if it is known."""
 
-    def __init__(self, run_dir: Path, state_dir: Path, clock: Clock) -> None:
+    mappings: tuple[Mapping, ...] = ()
+    pinholes: tuple[Pinhole, ...] = ()
+    update_id: int | None = None
+
+
+class Journal:
+    """Remembers mappings and pinholes across restarts.
+
+    ``clock`` is the loop's, whose times they carry; ``update_id`` reads the SystemUpdateID.
+    """
+
+    def __init__(self, run_dir: Path, state_dir: Path, clock: Clock, update_id: Callable[[], int] = lambda: 0) -> None:
         self._run = run_dir / "journal"
         self._flash = state_dir / "mappings"
         self._clock = clock
-        self._live: dict[str, Mapping] = {}
+        self._update_id = update_id
+        self._live: dict[str, Entry] = {}
         self._lines = 0
         self._file: TextIOWrapper | None = None
         self.dirty = False
 
-    def load(self) -> list[Mapping]:
-        """Every mapping that an earlier process left, oldest first; a damaged file is set aside and reported."""
+    def load(self) -> Left:
+        """What an earlier process left; a damaged file is set aside and reported."""
         for path in (self._run, self._flash):
             try:
-                mappings = self._read(path)
+                entries, update_id = self._read(path)
             except FileNotFoundError:
                 continue
             except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
@@ -101,39 +106,45 @@ class Journal:
                     path.replace(aside)
                 LOG.error(line("journal_damaged", file=path, kept_as=aside, error=error))
                 continue
-            self._live = mappings  # until each is recorded anew or gone, a rewrite must not lose it
+            self._live = entries  # until each is recorded anew or gone, a rewrite must not lose it
             self.dirty = path == self._run
-            return sorted(mappings.values(), key=lambda mapping: mapping.serial)
-        return []
+            return Left(
+                tuple(sorted(self._mappings(), key=lambda mapping: mapping.serial)),
+                tuple(entry for entry in entries.values() if isinstance(entry, Pinhole)),
+                update_id,
+            )
+        return Left()
 
-    def record(self, mapping: Mapping) -> None:
-        """Store this version of a mapping before what it says is acted upon; raises OurFault when that fails."""
-        before = self._live.get(mapping.id)
+    def record(self, entry: Entry) -> None:
+        """Store this version of an entry before what it says is acted upon; raises OurFault when that fails."""
+        key = journal_entries.key(entry)
+        before = self._live.get(key)
         try:
-            text = _line(self._encode(mapping))
-            self._live[mapping.id] = mapping
+            text = _line(self._encode(entry) | {"update_id": self._update_id()})
+            self._live[key] = entry
             self._append(text)
         except (OSError, ValueError) as error:
             if before is None:
-                self._live.pop(mapping.id, None)
+                self._live.pop(key, None)
             raise OurFault(f"cannot write {self._run}: {error}") from error
-        if before is None or _lasting(before) != _lasting(mapping):
+        if _lasting(before) != _lasting(entry):
             self.dirty = True
 
-    def note(self, mapping: Mapping) -> None:
-        """Store this version of a mapping that is true already; a failure is logged."""
+    def note(self, entry: Entry) -> None:
+        """Store this version of an entry that is true already; a failure is logged."""
         try:
-            self.record(mapping)
+            self.record(entry)
         except OurFault as fault:
             LOG.error(line("journal_failed", error=fault))
 
-    def gone(self, id: str) -> None:
-        """Nothing of this mapping is left anywhere; a failure is logged."""
-        if self._live.pop(id, None) is None:
+    def gone(self, key: str) -> None:
+        """Nothing of this entry is left anywhere; a failure is logged."""
+        entry = self._live.pop(key, None)
+        if entry is None:
             return
-        self.dirty = True
+        self.dirty = self.dirty or isinstance(entry, Mapping)
         try:
-            self._append(_line({"gone": id}))
+            self._append(_line({"gone": key, "update_id": self._update_id()}))
         except OSError as error:
             LOG.error(line("journal_failed", error=error))
 
@@ -147,11 +158,11 @@ class Journal:
         if not self.dirty:
             return None
         self.dirty = False
-        live = list(self._live.values())
+        live, update_id = self._mappings(), self._update_id()
 
         def write() -> None:
             try:
-                body = self._snapshot(live)
+                body = self._snapshot(live, update_id)
                 _write_atomically(self._flash, body + _line({"sha256": _digest(body)}))
             except OSError:
                 self.dirty = True
@@ -180,15 +191,21 @@ class Journal:
     def _rewrite(self) -> None:
         self.close()
         self._run.parent.mkdir(parents=True, exist_ok=True)
-        _write_atomically(self._run, self._snapshot(self._live.values()), sync=False)
+        _write_atomically(self._run, self._snapshot(self._live.values(), self._update_id()), sync=False)
         self._file = self._run.open("a", encoding="utf-8")
         self._lines = len(self._live)
 
-    def _snapshot(self, mappings: Iterable[Mapping]) -> str:
-        header = {"igdpcp": FORMAT, "boot": boot_id(), "at": boottime()}
-        return "".join(map(_line, (header, *map(self._encode, mappings))))
+    def _mappings(self) -> list[Mapping]:
+        return [entry for entry in self._live.values() if isinstance(entry, Mapping)]
 
-    def _read(self, path: Path) -> dict[str, Mapping]:
+    def _snapshot(self, entries: Iterable[Entry], update_id: int) -> str:
+        header = {"igdpcp": FORMAT, "boot": boot_id(), "at": boottime(), "update_id": update_id}
+        return "".join(map(_line, (header, *map(self._encode, entries))))
+
+    def _encode(self, entry: Entry) -> journal_entries.Line:
+        return journal_entries.encode(entry, boottime() - self._clock())
+
+    def _read(self, path: Path) -> tuple[dict[str, Entry], int]:
         octets = path.read_bytes()
         if path == self._run:  # the process ended in the middle of the last line, so what it says was not acted upon
             octets = octets[: octets.rfind(b"\n") + 1]
@@ -202,85 +219,20 @@ class Journal:
             if jsonio.loads(last).get("sha256") != _digest(body):
                 raise ValueError("checksum does not match")
         ahead = boottime() if header["boot"] == boot_id() else float(header["at"])
-        mappings: dict[str, Mapping] = {}
+        entries: dict[str, Entry] = {}
+        update_id = int(header.get("update_id", 0))
         for text in rest:
             try:
-                entry = jsonio.loads(text)
-                if "gone" in entry:
-                    mappings.pop(entry["gone"], None)
+                fields = jsonio.loads(text)
+                if "gone" in fields:
+                    entries.pop(fields["gone"], None)
                 else:
-                    mappings[entry["id"]] = self._decode(entry, self._clock() - ahead)
+                    entry = journal_entries.decode(fields, self._clock() - ahead)
+                    entries[journal_entries.key(entry)] = entry
+                update_id = int(fields.get("update_id", update_id))
             except (ValueError, LookupError, TypeError, AttributeError) as error:
                 LOG.error(line("journal_entry_skipped", file=path, entry=text, error=error))
-        return mappings
-
-    def _encode(self, mapping: Mapping) -> dict[str, Any]:
-        request, grant = mapping.request, mapping.grant
-        shift = boottime() - self._clock()
-        return {
-            "id": mapping.id,
-            "serial": mapping.serial,
-            "state": mapping.state.value,
-            "mode": mapping.mode.value,
-            "requester": str(request.requester.address or ""),
-            "owner": request.requester.owner.value,
-            "agent": request.requester.agent,
-            "protocol": request.protocol.name,
-            "wanted": request.external_port,
-            "client": str(request.client.address),
-            "client_port": request.client.port,
-            "remote_host": str(request.remote_host or ""),
-            "lease": request.lease,
-            "description": request.description,
-            "any": request.any_port,
-            "external_port": mapping.external_port,
-            "wan_port": mapping.wan_port,
-            "lease_ends": None if mapping.lease_ends is None else mapping.lease_ends + shift,
-            "grant": grant
-            and {
-                "upstream": grant.upstream,
-                "internal": [str(grant.internal.address), grant.internal.port],
-                "address": str(grant.external.address),
-                "port": grant.external.port,
-                "lifetime": grant.lifetime,
-                "ends": grant.ends + shift,
-                "nonce": grant.nonce.hex(),
-                "server": grant.server,
-            },
-        }
-
-    @staticmethod
-    def _decode(entry: dict[str, Any], shift: float) -> Mapping:
-        grant = entry["grant"]
-        return Mapping(
-            id=entry["id"],
-            serial=entry["serial"],
-            request=MappingRequest(
-                requester=Requester(_address(entry["requester"]), Owner(entry["owner"]), entry["agent"]),
-                protocol=Protocol[entry["protocol"]],
-                external_port=entry["wanted"],
-                client=Endpoint(IPv4Address(entry["client"]), entry["client_port"]),
-                remote_host=_address(entry["remote_host"]),
-                lease=entry["lease"],
-                description=entry["description"],
-                any_port=entry["any"],
-            ),
-            mode=Mode(entry["mode"]),
-            external_port=entry["external_port"],
-            wan_port=entry["wan_port"],
-            state=MappingState(entry["state"]),
-            lease_ends=None if entry["lease_ends"] is None else entry["lease_ends"] + shift,
-            grant=grant
-            and Grant(
-                upstream=grant["upstream"],
-                internal=Endpoint(IPv4Address(grant["internal"][0]), grant["internal"][1]),
-                external=Endpoint(IPv4Address(grant["address"]), grant["port"]),
-                lifetime=grant["lifetime"],
-                ends=grant["ends"] + shift,
-                nonce=bytes.fromhex(grant["nonce"]),
-                server=grant["server"],
-            ),
-        )
+        return entries, update_id
 
 
 def _line(entry: dict[str, Any]) -> str:
@@ -290,13 +242,9 @@ def _line(entry: dict[str, Any]) -> str:
     return text
 
 
-def _lasting(mapping: Mapping) -> Mapping:
-    """What is worth a flash write: everything but the times, which renewals move for ever."""
-    return replace(mapping, grant=None, lease_ends=None)
-
-
-def _address(text: str) -> IPv4Address | None:
-    return IPv4Address(text) if text else None
+def _lasting(entry: Entry | None) -> Mapping | None:
+    """What is worth a flash write: everything of a mapping but the times, which renewals move for ever."""
+    return replace(entry, grant=None, lease_ends=None) if isinstance(entry, Mapping) else None
 
 
 def _digest(text: str) -> str:

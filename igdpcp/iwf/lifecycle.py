@@ -17,13 +17,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from igdpcp.config import MainConfig
-from igdpcp.errors import IgdpcpError, Reason, Refusal, RulesetError
+from igdpcp.errors import Reason, Refusal, RulesetError
 from igdpcp.iwf import translate
+from igdpcp.iwf.background import Tasks, Timers
 from igdpcp.iwf.deletion import Deletions
 from igdpcp.iwf.interfaces import (
     AddressChanged,
@@ -51,7 +52,10 @@ _UNSEEN = (MappingState.PLANNED, MappingState.HIDDEN)
 
 
 class Lifecycle:
-    """Owns every mapping from claim to end; methods are called on the event loop."""
+    """Owns every mapping from claim to end; methods are called on the event loop.
+
+    ``changed`` is called when what control points are shown of the upstream may be another.
+    """
 
     def __init__(
         self,
@@ -62,6 +66,7 @@ class Lifecycle:
         router_leg: RouterLeg,
         upstream_leg: UpstreamLeg,
         journal: Journal,
+        changed: Callable[[], None] = lambda: None,
     ) -> None:
         self._main = main
         self._table = table
@@ -69,10 +74,11 @@ class Lifecycle:
         self._router_leg = router_leg
         self._upstream_leg = upstream_leg
         self._journal = journal
+        self._changed = changed
         self._loop = asyncio.get_running_loop()
         self._waiters = Waiters()
-        self._timers: dict[str, asyncio.TimerHandle] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._timers = Timers[str]()
+        self._tasks = Tasks()
         self._losses: Counter[str] = Counter()  # how often a mapping's grant was lost
         self._opens = True
         self._deletions = Deletions(
@@ -107,43 +113,37 @@ class Lifecycle:
             self._journal.record(mapping)
             self._upstream_leg.ask(mapping)
         except Exception:
-            self._table.forget(mapping.id, self._loop.time())
+            self._table.forget([mapping.id], self._loop.time())
             self._journal.gone(mapping.id)
             raise
         return await self.join(mapping.id)
 
     async def join(self, id: str) -> Mapping:
         """Wait for a mapping whose request is on its way already; as ``open``."""
-        mapping = self._table.get(id)
-        if mapping and mapping.state in _UNSEEN:
-            self._stop_timer(id)
+        if (mapping := self._table.get(id)) and mapping.state in _UNSEEN:
+            self._timers.stop(id)
+        patience = self._main.soap_deadline, LOCAL_SECONDS
         try:
-            with self._waiters.waiting(id) as outcome:
-                for seconds in (self._main.soap_deadline, LOCAL_SECONDS):
-                    done, _ = await asyncio.wait([outcome], timeout=seconds)
-                    if done:
-                        return outcome.result()
-                    if not self._upstream.overdue(id):
-                        break
-                raise Refusal(Reason.UNREACHABLE, f"no answer in {self._main.soap_deadline:g} s")
+            if opened := await self._waiters.outcome(id, patience, self._upstream.overdue):
+                return opened
+            raise Refusal(Reason.UNREACHABLE, f"no answer in {self._main.soap_deadline:g} s")
         finally:
             self._keep_for_retry(id)
 
     async def reveal(self, mapping: Mapping) -> Mapping:
         """The retry for a grant that came too late: put its rules in place; as ``open``."""
         assert mapping.grant is not None
-        self._spawn(self._commit(mapping.id, mapping.grant))
+        self._tasks.start(self._commit(mapping.id, mapping.grant))
         return await self.join(mapping.id)
 
     def _keep_for_retry(self, id: str) -> None:
         """When the last waiter has gone unanswered, a late grant has half a minute to be asked for again."""
         mapping = self._table.get(id)
         if mapping and mapping.state in _UNSEEN and id not in self._waiters:
-            self._set_timer(id, self._loop.time() + HIDDEN_SECONDS, self._drop_unseen)
+            self._timers.set(id, self._loop.time() + HIDDEN_SECONDS, self._drop_unseen)
 
     def _drop_unseen(self, id: str) -> None:
-        mapping = self._table.get(id)
-        if mapping and mapping.state in _UNSEEN:
+        if (mapping := self._table.get(id)) and mapping.state in _UNSEEN:
             LOG.info(line("late_grant_given_back", mapping=id, **_named(mapping)))
             self.give_up(mapping)
 
@@ -159,10 +159,7 @@ class Lifecycle:
         Raises RulesetError when the rules cannot be led to another client port: then nothing has changed. Goes on when
         its caller is cancelled, so that table, kernel and journal agree.
         """
-        change = self._loop.create_task(self._refresh(mapping))
-        self._tasks.add(change)
-        change.add_done_callback(self._ended)
-        await asyncio.shield(change)
+        await asyncio.shield(self._tasks.start(self._refresh(mapping)))
 
     async def _refresh(self, mapping: Mapping) -> None:
         old = self._table.get(mapping.id)
@@ -186,7 +183,7 @@ class Lifecycle:
         """The router's WAN device or address is another one: rewrite the rules of what is open, and ask from there."""
         for mapping in self._table:
             if mapping.visible and mapping.grant:
-                self._spawn(self._commit(mapping.id, mapping.grant))
+                self._tasks.start(self._commit(mapping.id, mapping.grant))
             if mapping.state is not MappingState.ENDING:
                 self._upstream_leg.ask(mapping, urgent=False)
 
@@ -202,14 +199,18 @@ class Lifecycle:
 
     # -- ending --------------------------------------------------------------------------------------------------
 
-    async def close(self, mapping: Mapping) -> None:
-        """Delete a mapping, upstream first where it is shown; raises Refusal when it has to stay."""
-        if mapping.visible:
-            self._stop_timer(mapping.id)
-            await self._deletions.delete(mapping)
-            self._losses.pop(mapping.id, None)
-        else:
-            self.give_up(mapping)
+    async def close(self, mappings: Sequence[Mapping]) -> dict[str, Refusal]:
+        """Delete mappings as one change, upstream first where they are shown; why some have to stay, by id."""
+        shown = [mapping for mapping in mappings if mapping.visible]
+        for mapping in mappings:
+            if mapping.visible:
+                self._timers.stop(mapping.id)
+            else:
+                self.give_up(mapping)
+        refusals = await self._deletions.delete(shown) if shown else {}
+        for id in {mapping.id for mapping in shown} - refusals.keys():
+            self._losses.pop(id, None)
+        return refusals
 
     async def closed(self, id: str) -> None:
         """Wait until a deletion on its way is decided."""
@@ -218,11 +219,11 @@ class Lifecycle:
     def give_up(self, mapping: Mapping) -> None:
         """Forget a mapping at once; rules and grant follow in the background."""
         self._waiters.refuse(mapping.id, Refusal(Reason.CANCELLED))
-        self._stop_timer(mapping.id)
+        self._timers.stop(mapping.id)
         self._losses.pop(mapping.id, None)
-        self._table.forget(mapping.id, self._loop.time())
+        self._table.forget([mapping.id], self._loop.time())
         self._upstream_leg.give_back_unseen(mapping)
-        self._spawn(self._router_leg.remove(mapping))
+        self._tasks.start(self._router_leg.remove(mapping))
 
     def _reopen(self, mapping: Mapping) -> None:
         """The deletion failed: the entry is as it was, and wanted upstream again."""
@@ -241,7 +242,7 @@ class Lifecycle:
         if self._unseen(mapping):
             self._hide(mapping, event.grant)
         else:
-            self._spawn(self._commit(event.id, event.grant))
+            self._tasks.start(self._commit(event.id, event.grant))
 
     async def _commit(self, id: str, grant: Grant) -> None:
         """Rules first, then the table, then the answer; a failure on the first grant gives it back."""
@@ -306,11 +307,10 @@ class Lifecycle:
         if mapping is None or mapping.state is MappingState.ENDING:
             return
         result = translate.result_name(event.result)
+        self._waiters.refuse(event.id, Refusal(Reason.UPSTREAM, result, event.result))
         if mapping.state is MappingState.PLANNED:
-            self._waiters.refuse(event.id, Refusal(Reason.UPSTREAM, result, event.result))
             self.give_up(mapping)
             return
-        self._waiters.refuse(event.id, Refusal(Reason.UPSTREAM, result, event.result))
         local = mapping.grant is not None and mapping.grant.upstream == Mode.LOCAL
         LOG.warning(line("grant_refused", mapping=event.id, result=result, local_only=int(local), **_named(mapping)))
         if mapping.state is MappingState.ACTIVE and mapping.grant and mapping.grant.ends <= self._loop.time():
@@ -347,7 +347,7 @@ class Lifecycle:
         self._journal.note(retrying)
         self._watch(retrying)
         self._upstream_leg.ask(retrying)
-        self._spawn(self._router_leg.remove(retrying))
+        self._tasks.start(self._router_leg.remove(retrying))
 
     def _released(self, event: Released) -> None:
         self._deletions.released(event.id, event.result)
@@ -356,37 +356,35 @@ class Lifecycle:
     def _state_changed(self, event: StateChanged) -> None:
         level = logging.WARNING if event.state is Activation.LOST else logging.INFO
         LOG.log(level, line("upstream_state", upstream=self._upstream.name, state=event.state.value))
+        self._changed()
 
     def _address_changed(self, event: AddressChanged) -> None:
         LOG.info(line("external_address", address=event.address or "unknown"))
+        self._changed()
 
     # -- small things --------------------------------------------------------------------------------------------
 
     async def stop(self) -> None:
         """End the work in flight; rules, grants and journal stay as they are."""
-        for timer in self._timers.values():
-            timer.cancel()
+        self._timers.stop_all()
         self._waiters.refuse_all(Refusal(Reason.CANCELLED, "the service stops"))
         await self._deletions.stop()
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._tasks.stop()
 
     def _watch(self, mapping: Mapping) -> None:
         """One timer for what comes first: the end of the lease, or of a grant that nobody has renewed by then."""
-        self._stop_timer(mapping.id)
+        self._timers.stop(mapping.id)
         grant, lease_ends = mapping.grant, mapping.lease_ends
         counts = grant and mapping.state is MappingState.ACTIVE
         if grant and counts and (lease_ends is None or grant.ends + ROUNDING < lease_ends):
-            self._set_timer(mapping.id, grant.ends, self._grant_ended)
+            self._timers.set(mapping.id, grant.ends, self._grant_ended)
         elif lease_ends is not None:
-            self._set_timer(mapping.id, lease_ends, self._lease_ended)
+            self._timers.set(mapping.id, lease_ends, self._lease_ended)
 
     def _grant_ended(self, id: str) -> None:
         mapping = self._table.get(id)
         if mapping and mapping.lease_ends is not None:
-            self._set_timer(id, mapping.lease_ends, self._lease_ended)
+            self._timers.set(id, mapping.lease_ends, self._lease_ended)
         self._lost(Lost(id))
 
     def _lease_ended(self, id: str) -> None:
@@ -394,25 +392,6 @@ class Lifecycle:
         if mapping and mapping.state is not MappingState.ENDING:
             LOG.info(line("lease_ended", mapping=id, **_named(mapping)))
             self.give_up(mapping)
-
-    def _set_timer(self, id: str, at: float, callback: Callable[[str], None]) -> None:
-        self._stop_timer(id)
-        self._timers[id] = self._loop.call_at(at, callback, id)
-
-    def _stop_timer(self, id: str) -> None:
-        if timer := self._timers.pop(id, None):
-            timer.cancel()
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = self._loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        error = None if task.cancelled() else task.exception()
-        if error and not isinstance(error, IgdpcpError):
-            LOG.error(line("task_failed", error=repr(error)), exc_info=error)
 
 
 def _named(mapping: Mapping) -> dict[str, object]:

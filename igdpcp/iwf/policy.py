@@ -1,13 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who may map what: own address only, permission rules, and how many mappings one host may hold."""
+"""Who may open, see and close what: own address only, permission rules, and how much one host may hold.
+
+Permission rules name IPv4 addresses. To pinholes those apply that are for all of them: such a rule covers a pinhole
+when it has the pinhole's port among its external and its internal ports.
+"""
 
 from __future__ import annotations
 
-from igdpcp.config import DEFAULT_PERMISSIONS, MainConfig, PermissionConfig
+from igdpcp.config import ANY_ADDRESS, DEFAULT_PERMISSIONS, MainConfig, PermissionConfig
 from igdpcp.errors import Reason, Refusal
 from igdpcp.iwf.interfaces import Router
+from igdpcp.iwf.pinhole_table import PinholeTable
 from igdpcp.iwf.table import MappingTable
-from igdpcp.model import Mapping, MappingRequest, Owner, Requester
+from igdpcp.model import Mapping, MappingRequest, Owner, Pinhole, PinholeRequest, Requester
 
 
 class Policy:
@@ -28,7 +33,7 @@ class Policy:
             raise Refusal(Reason.FOREIGN_CLIENT, f"{request.client.address} is on no LAN that is served")
         if request.requester.owner is Owner.OPERATOR:
             return
-        if request.client.address != request.requester.address:
+        if self._main.secure_mode and request.client.address != request.requester.address:
             raise Refusal(Reason.FOREIGN_CLIENT, f"{request.requester.address} asked for {request.client.address}")
         self._permit(request)
 
@@ -39,10 +44,52 @@ class Policy:
         if table.held_by(request.client.address) >= self._main.max_mappings_per_host:
             raise Refusal(Reason.QUOTA, f"max_mappings_per_host is {self._main.max_mappings_per_host}")
 
+    def owns(self, requester: Requester, mapping: Mapping) -> bool:
+        """Whether the entry leads to the control point itself; every entry is the operator's own."""
+        return requester.owner is Owner.OPERATOR or mapping.request.client.address == requester.address
+
+    def may_see(self, requester: Requester, mapping: Mapping) -> bool:
+        """Whether this entry is shown to the control point."""
+        return not self._main.private_list or self.owns(requester, mapping)
+
     def may_delete(self, requester: Requester, mapping: Mapping) -> None:
-        """Raises Refusal when the entry is not the requester's."""
-        if requester.owner is not Owner.OPERATOR and mapping.request.client.address != requester.address:
+        """Raises Refusal when the entry is not the requester's, or is for ports that it could not have asked for.
+
+        The second is a rule of version 2 alone (WANIPConnection:2, access control).
+        """
+        if requester.owner is Owner.OPERATOR:
+            return
+        if self._main.secure_mode and not self.owns(requester, mapping):
             raise Refusal(Reason.FOREIGN_ENTRY, f"{mapping.request.client.address}'s")
+        if requester.owner is Owner.UPNP2:
+            self._permit(mapping.request)
+
+    def admit_pinhole(self, request: PinholeRequest) -> None:
+        """Raises Refusal when this pinhole may not be opened, whatever the table holds."""
+        client = request.client
+        if not client.is_global or not self._router.on_lan(client):
+            raise Refusal(Reason.PINHOLE_NOT_PERMITTED, f"{client} is no public address on a LAN that is served")
+        if self._main.secure_mode and client != request.requester.address:
+            raise Refusal(Reason.PINHOLE_NOT_PERMITTED, f"{request.requester.address} asked for {client}")
+        for rule in self._permissions:
+            ports = rule.external_ports, rule.internal_ports
+            if rule.internal_addresses == ANY_ADDRESS and all(request.client_port in part for part in ports):
+                if rule.action == "allow":
+                    return
+                raise Refusal(Reason.PINHOLE_NOT_PERMITTED, f"permission '{rule.name}' denies it")
+        raise Refusal(Reason.PINHOLE_NOT_PERMITTED, f"port {request.client_port}")
+
+    def has_room_for_pinhole(self, request: PinholeRequest, table: PinholeTable) -> None:
+        """Raises Refusal when one more pinhole would exceed a quota."""
+        if len(table) >= self._main.max_pinholes:
+            raise Refusal(Reason.PINHOLE_SPACE, f"max_pinholes is {self._main.max_pinholes}")
+        if table.held_by(request.client) >= self._main.max_pinholes_per_host:
+            raise Refusal(Reason.PINHOLE_SPACE, f"max_pinholes_per_host is {self._main.max_pinholes_per_host}")
+
+    def may_use_pinhole(self, requester: Requester, pinhole: Pinhole) -> None:
+        """Raises Refusal when the pinhole is not the requester's to change or to look at."""
+        if self._main.secure_mode and pinhole.request.client != requester.address:
+            raise Refusal(Reason.FOREIGN_PINHOLE, f"{pinhole.request.client}'s")
 
     def _permit(self, request: MappingRequest) -> None:
         for rule in self._permissions:

@@ -12,6 +12,7 @@ from igdpcp.errors import Refusal
 from igdpcp.iwf.interfaces import Fallback
 from igdpcp.iwf.journal import Journal
 from igdpcp.iwf.lifecycle import Lifecycle
+from igdpcp.iwf.pinholes import Pinholes
 from igdpcp.iwf.router_leg import RouterLeg
 from igdpcp.iwf.table import MappingTable
 from igdpcp.iwf.upstream_leg import UpstreamLeg
@@ -35,6 +36,7 @@ class Restart:
         upstream_leg: UpstreamLeg,
         journal: Journal,
         lifecycle: Lifecycle,
+        pinholes: Pinholes,
     ) -> None:
         self._table = table
         self._upstream = upstream
@@ -42,12 +44,16 @@ class Restart:
         self._upstream_leg = upstream_leg
         self._journal = journal
         self._lifecycle = lifecycle
+        self._pinholes = pinholes
         self._now = asyncio.get_running_loop().time
 
     async def restore(self) -> None:
         """Open mappings keep their rules and are asked for again; what was on its way is given back."""
-        left: list[Mapping] = []
-        for mapping in self._journal.load():
+        found, left = self._journal.load(), list[Mapping]()
+        if found.update_id is not None:
+            self._table.resume(found.update_id)
+        self._pinholes.restore(found.pinholes)
+        for mapping in found.mappings:
             self._table.reserve(mapping.serial)
             if not self._adoptable(mapping):
                 left.append(mapping)
@@ -65,6 +71,7 @@ class Restart:
     async def release(self) -> None:
         """Close everything: entries and rules at once, then tell the upstream; what stays untold stays journalled."""
         self._lifecycle.open_no_more()
+        self._pinholes.close_all()
         for mapping in self._table:
             self._lifecycle.give_up(mapping)
         await self._router_leg.clear()

@@ -10,19 +10,29 @@ from collections.abc import Callable, Iterable
 from igdpcp.errors import RulesetError
 from igdpcp.iwf.interfaces import Router, Ruleset
 from igdpcp.log import line
-from igdpcp.model import Grant, Mapping, Opening, Surroundings
+from igdpcp.model import AnyOpening, Grant, Mapping, Opening, Pinhole, PinholeOpening, Surroundings
 
 LOG = logging.getLogger("igdpcp.iwf")
 RESYNC_SECONDS = 10.0  # after a change failed, the whole ruleset is laid down anew
 
 
 class RouterLeg:
-    """Puts mappings into the ruleset and takes them out; ``open_mappings`` tells which ones must be there."""
+    """Puts mappings and pinholes into the ruleset and takes them out.
 
-    def __init__(self, ruleset: Ruleset, router: Router, open_mappings: Callable[[], Iterable[Mapping]]) -> None:
+    ``open_mappings`` tells which mappings must be there; ``pinholes`` are all that must.
+    """
+
+    def __init__(
+        self,
+        ruleset: Ruleset,
+        router: Router,
+        open_mappings: Callable[[], Iterable[Mapping]],
+        pinholes: Iterable[Pinhole],
+    ) -> None:
         self._ruleset = ruleset
         self._router = router
         self._open_mappings = open_mappings
+        self._pinholes = pinholes
         self._loop = asyncio.get_running_loop()
         self._resync: asyncio.Task[None] | None = None
         self._underway: dict[str, Opening] = {}
@@ -44,8 +54,32 @@ class RouterLeg:
 
     async def remove(self, mapping: Mapping) -> None:
         """Takes the rules away; a failure is repaired later, and meanwhile they lead to a port that nobody opens."""
+        await self._remove(mapping.id)
+
+    @property
+    def opens_pinholes(self) -> bool:
+        """Whether the router's netfilter can have pinholes."""
+        return self._ruleset.pinholes
+
+    async def put_pinhole(self, pinhole: Pinhole) -> None:
+        """As ``put``."""
         try:
-            await self._ruleset.remove(mapping.id)
+            await self._ruleset.put(self._pinhole_opening(pinhole))
+        except RulesetError as error:
+            self.failed(error)
+            raise
+
+    async def remove_pinhole(self, pinhole: Pinhole) -> None:
+        """Takes the rules away; a failure is repaired later."""
+        await self._remove(pinhole.name)
+
+    async def pinhole_packets(self, pinhole: Pinhole) -> int:
+        """What has come in by it; raises RulesetError."""
+        return await self._ruleset.pinhole_packets(pinhole.name)
+
+    async def _remove(self, id: str) -> None:
+        try:
+            await self._ruleset.remove(id)
         except RulesetError as error:
             self.failed(error)
 
@@ -58,17 +92,18 @@ class RouterLeg:
             self.failed(error)
 
     async def sync(self) -> None:
-        """Makes the kernel hold the rules of all open mappings, those on their way included, and none else."""
-        openings: dict[str, Opening] = {}
+        """Makes the kernel hold the rules of all that is open, what is on its way included, and none else."""
+        openings: dict[str, AnyOpening] = {each.name: self._pinhole_opening(each) for each in self._pinholes}
         if self._router.wan_address is not None:
             granted = ((mapping, mapping.grant) for mapping in self._open_mappings() if mapping.grant)
-            openings = {mapping.id: self._opening(mapping, grant) for mapping, grant in granted} | self._underway
+            openings |= {mapping.id: self._opening(mapping, grant) for mapping, grant in granted}
+            openings |= self._underway
         try:
             if self.problem and self._surroundings:
                 await self._ruleset.surroundings(self._surroundings)
             await self._ruleset.sync(list(openings.values()))
             if self.problem:
-                LOG.info(line("ruleset_repaired", mappings=len(openings)))
+                LOG.info(line("ruleset_repaired", openings=len(openings)))
             self.problem = None
         except RulesetError as error:
             self.failed(error)
@@ -126,4 +161,17 @@ class RouterLeg:
             external=grant.external,
             remote_host=request.remote_host,
             lifetime=max(1, round(grant.ends - self._loop.time())),
+        )
+
+    def _pinhole_opening(self, pinhole: Pinhole) -> PinholeOpening:
+        request = pinhole.request
+        return PinholeOpening(
+            id=pinhole.name,
+            serial=pinhole.id,
+            protocol=request.protocol,
+            client=request.client,
+            client_port=request.client_port,
+            remote_host=request.remote_host,
+            remote_port=request.remote_port,
+            lifetime=max(1, round(pinhole.lease_ends - self._loop.time())),
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from ipaddress import IPv4Address
 
 from igdpcp.errors import Reason, Refusal
@@ -33,9 +33,13 @@ def _internal(mapping: Mapping) -> _Internal:
 
 
 class MappingTable:
-    """All mappings, the planned and ending ones included; listing order is the order of age."""
+    """All mappings, the planned and ending ones included; listing order is the order of age.
 
-    def __init__(self) -> None:
+    ``changed`` is called after each change of what control points are shown.
+    """
+
+    def __init__(self, changed: Callable[[], None] = lambda: None) -> None:
+        self._tell_changed = changed
         self._mappings: dict[str, Mapping] = {}
         self._external: dict[tuple[Protocol, int], str] = {}
         self._internal: dict[_Internal, str] = {}
@@ -66,6 +70,11 @@ class MappingTable:
         id = id or self._internal.get((request.protocol, request.client.address, request.client.port))
         return self._mappings[id] if id else None
 
+    def in_ports(self, protocol: Protocol, ports: range) -> list[Mapping]:
+        """The mappings that hold external ports of this range, listed or not, by port."""
+        held = sorted((port, id) for (of, port), id in self._external.items() if of is protocol and port in ports)
+        return [self._mappings[id] for _, id in held]
+
     @property
     def listed(self) -> int:
         """PortMappingNumberOfEntries."""
@@ -76,6 +85,10 @@ class MappingTable:
         if not 0 <= index < len(self._listed):
             raise Refusal(Reason.NO_SUCH_INDEX, str(index))
         return self._mappings[self._listed[index]]
+
+    def listing(self) -> Iterator[Mapping]:
+        """The listed mappings in the order of their index; to be read before the table changes."""
+        return (self._mappings[id] for id in self._listed)
 
     def held_by(self, client: IPv4Address) -> int:
         """How many mappings lead to this client, those not granted yet included."""
@@ -138,15 +151,22 @@ class MappingTable:
         if _shown(old) != _shown(mapping):
             self._changed()
 
-    def forget(self, id: str, now: float) -> None:
-        """Drop a mapping; its WAN port rests for a while unless its owner returns."""
-        mapping = self._mappings.pop(id)
-        self._unindex(mapping)
-        if mapping.visible:
-            self._listed.remove(id)
+    def resume(self, update_id: int) -> None:
+        """Count on from an earlier process's SystemUpdateID, as after one change: who saw that one shall look again."""
+        self.system_update_id = update_id
+        self._changed()
+
+    def forget(self, ids: Iterable[str], now: float) -> None:
+        """Drop mappings, as one change; their WAN ports rest for a while unless their owner returns."""
+        gone = [self._mappings.pop(id) for id in ids]
+        for mapping in gone:
+            self._unindex(mapping)
+            if mapping.mode is Mode.CASCADED:
+                self._rest(mapping, now)
+        shown = {mapping.id for mapping in gone if mapping.visible}
+        if shown:
+            self._listed = [id for id in self._listed if id not in shown]
             self._changed()
-        if mapping.mode is Mode.CASCADED:
-            self._rest(mapping, now)
 
     def _choose_wan_port(self, request: MappingRequest, mode: Mode, now: float, in_use: PortInUse) -> int:
         protocol, client = request.protocol, request.client
@@ -204,6 +224,7 @@ class MappingTable:
 
     def _changed(self) -> None:
         self.system_update_id = (self.system_update_id + 1) % SYSTEM_UPDATE_IDS
+        self._tell_changed()
 
 
 def _any_port(request: MappingRequest) -> _AnyPort:

@@ -6,17 +6,19 @@
 
 from __future__ import annotations
 
-from ipaddress import AddressValueError, IPv4Address
+from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from typing import NamedTuple
 
 from igdpcp.errors import Reason, Refusal, UpnpFault
 from igdpcp.model import (
     LEASE_INFINITE,
     LEASE_MAX_IGD2,
+    PINHOLE_LEASES,
     Endpoint,
     Mapping,
     MappingRequest,
     Owner,
+    PinholeRequest,
     Protocol,
     Requester,
 )
@@ -73,11 +75,33 @@ CONDITIONS = {
     Reason.NO_SUCH_ENTRY: Codes(714, 714),
     Reason.NO_SUCH_INDEX: Codes(713, 713),
     Reason.FOREIGN_ENTRY: Codes(714, 606),
+    Reason.NOTHING_IN_RANGE: Codes(714, 730),
 }
+
+# WANIPv6FirewallControl has one version only.
+PINHOLE_CONDITIONS = {
+    Reason.PINHOLE_NOT_PERMITTED: 606,
+    Reason.FOREIGN_PINHOLE: 606,
+    Reason.PINHOLE_SPACE: 701,
+    Reason.INBOUND_NOT_ALLOWED: 703,
+    Reason.NO_SUCH_PINHOLE: 704,
+    Reason.NO_TRAFFIC: 709,
+}
+
+INCONSISTENT_PORTS = 733  # WANIPConnection:2: InconsistentParameters
+
+# WANIPv6FirewallControl:1: what AddPinhole's arguments may have wrong.
+PINHOLE_PROTOCOL_UNKNOWN = 705
+PINHOLE_PORT_WILDCARD = 706
+PINHOLE_PROTOCOL_WILDCARD = 707
+PINHOLE_CLIENT_WILDCARD = 708
+ANY_PROTOCOL = 65535
 
 
 def fault_code(refusal: Refusal, version: int) -> int:
     """The UPnP error code of this refusal for a request to service version 1 or 2."""
+    if code := PINHOLE_CONDITIONS.get(refusal.reason):
+        return code
     if refusal.reason is Reason.UPSTREAM:
         codes = PCP_RESULTS.get(refusal.result, ACTION_FAILED)
     else:
@@ -96,6 +120,11 @@ def result_name(result: int) -> str:
 def external_port_is_taken(result: int) -> bool:
     """Whether this PCP result says that the external port belongs to somebody else."""
     return result == ResultCode.CANNOT_PROVIDE_EXTERNAL
+
+
+def belongs_to_another_nonce(result: int) -> bool:
+    """Whether this PCP result can mean that the internal port's mapping was made with a nonce that is lost."""
+    return result == ResultCode.NOT_AUTHORIZED
 
 
 def still_there(result: int) -> bool:
@@ -130,6 +159,40 @@ def mapping_request(arguments: dict[str, Value], requester: Requester, version: 
         lease=_lease(int(arguments["NewLeaseDuration"]), version),
         description=str(arguments["NewPortMappingDescription"]),
         any_port=any_port,
+    )
+
+
+def port_range(arguments: dict[str, Value]) -> range:
+    """The external ports from NewStartPort to NewEndPort, both included; raises UpnpFault 733."""
+    start, end = int(arguments["NewStartPort"]), int(arguments["NewEndPort"])
+    if start > end:
+        raise UpnpFault(INCONSISTENT_PORTS, f"NewStartPort {start} is greater than NewEndPort {end}")
+    return range(start, end + 1)
+
+
+def pinhole_request(arguments: dict[str, Value], requester: Requester) -> PinholeRequest:
+    """The six arguments of AddPinhole; raises UpnpFault, for the first of them that miniupnpd would find wrong."""
+    number, lease = int(arguments["Protocol"]), int(arguments["LeaseTime"])
+    client, port = str(arguments["InternalClient"]), int(arguments["InternalPort"])
+    remote_host = str(arguments["RemoteHost"])
+    if port == 0:
+        raise UpnpFault(PINHOLE_PORT_WILDCARD, "InternalPort is 0")
+    if not client:
+        raise UpnpFault(PINHOLE_CLIENT_WILDCARD, "InternalClient is empty")
+    if number == ANY_PROTOCOL:
+        raise UpnpFault(PINHOLE_PROTOCOL_WILDCARD, "Protocol is 65535")
+    if number not in tuple(Protocol):
+        raise UpnpFault(PINHOLE_PROTOCOL_UNKNOWN, f"Protocol is {number}")
+    if lease not in PINHOLE_LEASES:
+        raise UpnpFault(402, f"a lease of {lease} s is not allowed")
+    return PinholeRequest(
+        requester=requester,
+        protocol=Protocol(number),
+        client=_ipv6_address("InternalClient", client),
+        client_port=port,
+        remote_host=_ipv6_address("RemoteHost", remote_host) if remote_host else None,
+        remote_port=int(arguments["RemotePort"]),
+        lease=lease,
     )
 
 
@@ -185,7 +248,7 @@ def _internal_client(arguments: dict[str, Value], requester: Requester, version:
     text = str(arguments["NewInternalClient"])
     if text:
         return _address("NewInternalClient", text)
-    if version == 1 and requester.address:
+    if version == 1 and isinstance(requester.address, IPv4Address):
         return requester.address
     raise UpnpFault(715, "NewInternalClient is empty")
 
@@ -195,3 +258,13 @@ def _address(name: str, text: str) -> IPv4Address:
         return IPv4Address(text.strip())
     except AddressValueError:
         raise UpnpFault(402, f"{name} is no IPv4 address") from None
+
+
+def _ipv6_address(name: str, text: str) -> IPv6Address:
+    try:
+        address = IPv6Address(text.strip())
+    except AddressValueError:
+        raise UpnpFault(402, f"{name} is no IPv6 address") from None
+    if address.scope_id is not None:
+        raise UpnpFault(402, f"{name} has a zone")
+    return address

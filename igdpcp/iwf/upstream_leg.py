@@ -28,9 +28,9 @@ class UpstreamLeg:
         """Want what the mapping says now; every answer comes as an event."""
         self._upstream.map(self._request(mapping), urgent=urgent)
 
-    def give_back(self, mapping: Mapping) -> None:
+    def give_back(self, mapping: Mapping, *, urgent: bool) -> None:
         """Let go of it, while its control point waits; Released follows."""
-        self._upstream.unmap(mapping.id)
+        self._upstream.unmap(mapping.id, urgent=urgent)
 
     def give_back_unseen(self, mapping: Mapping) -> None:
         """Let go of what is not in the table any more; it stays journalled until the upstream confirms."""

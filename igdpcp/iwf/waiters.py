@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from igdpcp.errors import Refusal
@@ -23,9 +23,23 @@ class Waiters:
     def __contains__(self, id: str) -> bool:
         return id in self._counts
 
+    async def outcome(self, id: str, patience: Iterable[float], go_on: Callable[[str], bool]) -> Mapping | None:
+        """The mapping when it is open; raises Refusal when it will not be. None: neither, in all this time.
+
+        ``patience`` are seconds, of which each after the first is waited only where ``go_on`` says so.
+        """
+        with self._waiting(id) as outcome:
+            for seconds in patience:
+                done, _ = await asyncio.wait([outcome], timeout=seconds)
+                if done:
+                    return outcome.result()
+                if not go_on(id):
+                    break
+        return None
+
     @contextmanager
-    def waiting(self, id: str) -> Iterator[asyncio.Future[Mapping]]:
-        """Wait for this mapping; gives what its outcome will be set on. The last one to leave it unset forgets it."""
+    def _waiting(self, id: str) -> Iterator[asyncio.Future[Mapping]]:
+        """What the outcome will be set on. The last one to leave it unset forgets it."""
         outcome = self._outcomes.setdefault(id, self._loop.create_future())
         self._counts[id] += 1
         try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Links, IPv4 addresses and default routes: read in a thread of their own, taken apart by pyroute2, and watched.
+"""Links, addresses and IPv4 default routes: read in a thread of their own, taken apart by pyroute2, and watched.
 
 Loading pyroute2 and reading block, so they only ever happen in the thread, which hands plain values to the loop. What
 is read is read whole: the kernel's notifications say *when*, so a notification that was lost or overran its buffer
@@ -17,10 +17,10 @@ import os
 import socket
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv6Interface, ip_interface
 from typing import Any
 
 from igdpcp.errors import OurFault
@@ -30,7 +30,10 @@ LOG = logging.getLogger("igdpcp.net")
 SETTLE_SECONDS = 0.05  # notifications come in bursts
 RETRY_SECONDS = 5.0
 MAIN_TABLE = 254  # rtnetlink(7): RT_TABLE_MAIN
-NOTIFICATION_GROUPS = 0x1 | 0x10 | 0x40  # rtnetlink(7): RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE
+# rtnetlink(7): RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE, RTMGRP_IPV6_IFADDR
+NOTIFICATION_GROUPS = 0x1 | 0x10 | 0x40 | 0x100
+# linux/if_addr.h: IFA_F_TEMPORARY, IFA_F_DADFAILED, IFA_F_DEPRECATED, IFA_F_TENTATIVE
+IPV6_NOT_TO_BE_NAMED = 0x01 | 0x08 | 0x20 | 0x40
 NLM_F_REQUEST, NLM_F_DUMP = 0x1, 0x300  # netlink(7)
 NLMSG_ERROR, NLMSG_DONE, NLMSG_ALIGNTO = 2, 3, 4  # netlink(7), netlink(3)
 RTM_GETLINK, RTM_GETADDR, RTM_GETROUTE = 18, 22, 26  # linux/rtnetlink.h
@@ -41,6 +44,7 @@ _ERROR = struct.Struct("=l")
 _MESSAGES = ("ifinfmsg", "ifaddrmsg", "rtmsg")
 
 Parsed = tuple[Any, dict[str, Any]]  # a message of pyroute2 and its attributes by name
+IPInterface = IPv4Interface | IPv6Interface
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +58,13 @@ class DefaultRoute:
 
 @dataclass(frozen=True, slots=True)
 class LinkSnapshot:
-    """What the kernel had at one moment; addresses per device in the kernel's order, routes by metric."""
+    """What the kernel had at one moment: every device's index, addresses in the kernel's order, routes by metric.
 
-    devices: frozenset[str]
-    addresses: tuple[tuple[str, IPv4Interface], ...]
+    IPv6 addresses are those that others can be told of: not on trial, not on their way out, not temporary.
+    """
+
+    devices: Mapping[str, int]
+    addresses: tuple[tuple[str, IPInterface], ...]
     default_routes: tuple[DefaultRoute, ...]
 
 
@@ -71,16 +78,17 @@ def read_links() -> LinkSnapshot:
         with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as sock:
             links = _dump(sock, RTM_GETLINK, socket.AF_UNSPEC, link_message)
             addresses = _dump(sock, RTM_GETADDR, socket.AF_INET, address_message)
+            addresses += _dump(sock, RTM_GETADDR, socket.AF_INET6, address_message)
             routes = _dump(sock, RTM_GETROUTE, socket.AF_INET, route_message)
     except OSError as error:
         raise OurFault(f"cannot read links and routes from the kernel: {error}") from error
     names = {message["index"]: str(attributes["IFLA_IFNAME"]) for message, attributes in links}
     return LinkSnapshot(
-        devices=frozenset(names.values()),
+        devices={name: index for index, name in names.items()},
         addresses=tuple(
-            (names[message["index"]], IPv4Interface(f"{_own_address(attributes)}/{message['prefixlen']}"))
+            (names[message["index"]], _interface(message, attributes))
             for message, attributes in addresses
-            if message["index"] in names
+            if message["index"] in names and _may_be_named(message)
         ),
         default_routes=tuple(sorted(_default_routes(routes, names), key=lambda route: route.metric)),
     )
@@ -129,7 +137,8 @@ def _dump(sock: socket.socket, request: int, family: int, message_class: Any) ->
                 raise OSError(code, os.strerror(code))
             message = message_class(data[at : at + length])
             message.decode()
-            found.append((message, _attributes(message)))
+            if family in (socket.AF_UNSPEC, message["family"]):  # a kernel without IPv6 answers with all it has
+                found.append((message, _attributes(message)))
             at += length + -length % NLMSG_ALIGNTO
 
 
@@ -137,8 +146,13 @@ def _attributes(message: Any) -> dict[str, Any]:
     return {attribute[0]: attribute[1] for attribute in message["attrs"]}
 
 
-def _own_address(attributes: dict[str, Any]) -> str:
-    return str(attributes.get("IFA_LOCAL") or attributes["IFA_ADDRESS"])
+def _interface(message: Any, attributes: dict[str, Any]) -> IPInterface:
+    own = attributes.get("IFA_LOCAL") or attributes["IFA_ADDRESS"]
+    return ip_interface(f"{own}/{message['prefixlen']}")
+
+
+def _may_be_named(message: Any) -> bool:
+    return message["family"] == socket.AF_INET or not message["flags"] & IPV6_NOT_TO_BE_NAMED
 
 
 def _default_routes(routes: list[Parsed], names: dict[int, str]) -> list[DefaultRoute]:

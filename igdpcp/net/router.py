@@ -7,22 +7,35 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface
 
 from igdpcp.config import LanConfig
-from igdpcp.model import Protocol
-from igdpcp.net.links import LinkSnapshot
+from igdpcp.model import IPAddress, Protocol
+from igdpcp.net.links import IPInterface, LinkSnapshot
 from igdpcp.net.sockets import port_in_use
 
 
 @dataclass(frozen=True, slots=True)
 class Lan:
-    """A LAN that is served: its section's name, its device, and the router's address there."""
+    """One address of the router on a LAN that is served: the section's name, the device, and the device's index.
+
+    A device that was removed and made again has another index, and nothing of what was opened on it is left.
+    """
 
     name: str
     device: str
-    interface: IPv4Interface
+    interface: IPInterface
+    index: int = 0
 
     @property
-    def address(self) -> IPv4Address:
+    def address(self) -> IPAddress:
         return self.interface.ip
+
+    @property
+    def is_ipv6(self) -> bool:
+        return self.interface.version == 6
+
+    @property
+    def is_link_local(self) -> bool:
+        """Whether it is an IPv6 address that has a meaning on its link only."""
+        return _is_link_local(self.address)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +53,16 @@ class RouterView:
     def __init__(self, lans: tuple[LanConfig, ...], wan_device: str) -> None:
         self._lan_configs = lans
         self._wan_device = wan_device
+        self._own: frozenset[tuple[str, IPAddress]] = frozenset()
         self.wan = Wan(wan_device, None, None)
         self.lans: tuple[Lan, ...] = ()
 
     def update(self, snapshot: LinkSnapshot) -> None:
         """Take in what the kernel has now."""
         lan_devices = {lan.device for lan in self._lan_configs}
+        self._own = frozenset((_link(device, interface.ip), interface.ip) for device, interface in snapshot.addresses)
         self.lans = tuple(
-            Lan(lan.name, lan.device, interface)
+            Lan(lan.name, lan.device, interface, snapshot.devices.get(device, 0))
             for lan in self._lan_configs
             for device, interface in snapshot.addresses
             if device == lan.device
@@ -59,7 +74,11 @@ class RouterView:
         ]
         device = self._wan_device or (routes[0].device if routes else "")
         gateway = routes[0].gateway if routes else None
-        addresses = [interface for name, interface in snapshot.addresses if name == device]
+        addresses = [
+            interface
+            for name, interface in snapshot.addresses
+            if name == device and isinstance(interface, IPv4Interface)
+        ]
         addresses.sort(key=lambda interface: gateway is None or gateway not in interface.network)
         self.wan = Wan(device, addresses[0].ip if addresses else None, gateway)
 
@@ -71,25 +90,37 @@ class RouterView:
     def wan_address(self) -> IPv4Address | None:
         return self.wan.address
 
-    def on_lan(self, address: IPv4Address) -> bool:
-        return any(self._is_host(lan, address) for lan in self.lans)
+    def on_lan(self, address: IPAddress) -> bool:
+        """Whether it is the address of a host of a LAN that is served; a link-local one does not say of which."""
+        return not _is_link_local(address) and any(self.on_lan_device(address, lan.device) for lan in self.lans)
 
-    def is_lan_address(self, address: IPv4Address) -> bool:
-        """Whether the address lies in a LAN that is served, the router's own there included."""
-        return any(address in lan.interface.network for lan in self.lans)
+    def is_lan_address(self, address: IPAddress) -> bool:
+        """Whether the address lies in a LAN that is served, the router's own there included; link-local ones do not."""
+        return any(address in lan.interface.network for lan in self.lans if not lan.is_link_local)
 
-    def on_lan_device(self, address: IPv4Address, device: str) -> bool:
-        """Whether the address belongs to a host of the LAN behind this device."""
-        return any(lan.device == device and self._is_host(lan, address) for lan in self.lans)
+    def on_lan_device(self, address: IPAddress, device: str) -> bool:
+        """Whether the address belongs to a host of the LAN behind this device; never the router's own addresses."""
+        if (_link(device, address), address) in self._own:
+            return False
+        return any(lan.device == device and _is_host(lan, address) for lan in self.lans)
 
     def port_in_use(self, protocol: Protocol, port: int) -> bool:
         return self.wan.address is not None and port_in_use(protocol, self.wan.address, port)
 
-    @staticmethod
-    def _is_host(lan: Lan, address: IPv4Address) -> bool:
-        network = lan.interface.network
-        return (
-            address in network
-            and address != lan.interface.ip
-            and address not in (network.network_address, network.broadcast_address)
-        )
+
+def _is_link_local(address: IPAddress) -> bool:
+    return address.version == 6 and address.is_link_local
+
+
+def _link(device: str, address: IPAddress) -> str:
+    """The device where an address has its meaning, where that is not everywhere."""
+    return device if _is_link_local(address) else ""
+
+
+def _is_host(lan: Lan, address: IPAddress) -> bool:
+    network = lan.interface.network
+    if address.version != network.version:
+        return False
+    if lan.is_link_local:
+        return address.is_link_local
+    return address in network and address not in (network.network_address, network.broadcast_address)

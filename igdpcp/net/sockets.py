@@ -13,9 +13,14 @@ from igdpcp.errors import OurFault
 from igdpcp.model import IPAddress, Protocol
 
 SSDP_GROUP = IPv4Address("239.255.255.250")  # UPnP Device Architecture 1.1 section 1
+SSDP_GROUP_LINK = IPv6Address("ff02::c")  # UPnP Device Architecture 1.1 annex A
+SSDP_GROUP_SITE = IPv6Address("ff05::c")
+SSDP_GROUPS = (SSDP_GROUP, SSDP_GROUP_LINK, SSDP_GROUP_SITE)
 SSDP_PORT = 1900
 SSDP_TTL = 2  # UPnP Device Architecture 1.1 section 1.2
-ANNOUNCE_GROUP = IPv4Address("224.0.0.1")  # RFC 6887 section 14.1.2
+SSDP_HOPS = 10  # UPnP Device Architecture 2.0 annex A, of the site-local group
+ANNOUNCE_GROUP = IPv4Address("224.0.0.1")  # RFC 6887 section 14.1.1
+ANNOUNCE_GROUP_6 = IPv6Address("ff02::1")
 ANNOUNCE_PORT = 5350  # RFC 6887 section 19.1
 HTTP_BACKLOG = 128
 
@@ -30,12 +35,11 @@ def udp_connected(device: str, address: IPAddress, port: int) -> socket.socket:
         _bind_device(sock, device)
         sock.connect(_socket_address(address, port, device))
 
-    family = socket.AF_INET if isinstance(address, IPv4Address) else socket.AF_INET6
-    return _made(family, socket.SOCK_DGRAM, prepare, f"cannot send to {address} port {port}{_via(device)}")
+    return _made(_family(address), socket.SOCK_DGRAM, prepare, f"cannot send to {address} port {port}{_via(device)}")
 
 
-def ssdp_listener(device: str, address: IPv4Address) -> socket.socket:
-    """A socket for the searches and announcements of one LAN, and for answers from port 1900.
+def ssdp_listener(device: str, family: socket.AddressFamily) -> socket.socket:
+    """A socket for what is sent to the SSDP groups of a family on one LAN.
 
     Other SSDP programs of the router can have the port too.
     """
@@ -43,49 +47,84 @@ def ssdp_listener(device: str, address: IPv4Address) -> socket.socket:
     def prepare(sock: socket.socket) -> None:
         _share_port(sock)
         _bind_device(sock, device)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind(("", SSDP_PORT))
-        _join(sock, SSDP_GROUP, device, address)
+        for group in SSDP_GROUPS:
+            if _family(group) == family:
+                _join(sock, group, device)
 
-    what = f"cannot listen for UPnP searches on {address} ({device}) UDP port {SSDP_PORT}"
-    return _made(socket.AF_INET, socket.SOCK_DGRAM, prepare, what, SSDP_PORT)
+    what = f"cannot listen for UPnP searches on {device} UDP port {SSDP_PORT}"
+    return _made(family, socket.SOCK_DGRAM, prepare, what, SSDP_PORT)
 
 
-def ssdp_sender(device: str, address: IPv4Address) -> socket.socket:
-    """A socket that sends to the SSDP group of one LAN from ``address`` and receives the answers."""
+def ssdp_speaker(device: str, address: IPAddress) -> socket.socket:
+    """The socket of one of the router's addresses: sends to ``ssdp_group`` and answers, hears what is sent to it."""
+
+    def prepare(sock: socket.socket) -> None:
+        _share_port(sock)
+        _bind_device(sock, device)
+        _bind(sock, address, SSDP_PORT, device)
+        _aim(sock, address, device)
+
+    what = f"cannot announce the gateway on {address} ({device}) UDP port {SSDP_PORT}"
+    return _made(_family(address), socket.SOCK_DGRAM, prepare, what, SSDP_PORT)
+
+
+def ssdp_searcher(device: str, address: IPv4Address) -> socket.socket:
+    """A socket that searches one LAN from ``address`` and a random port, and receives the answers."""
 
     def prepare(sock: socket.socket) -> None:
         _bind_device(sock, device)
         sock.bind((str(address), 0))
-        sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, _membership(IPv4Address(0), device, address))
-        sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, SSDP_TTL)
+        _aim(sock, address, device)
 
-    return _made(socket.AF_INET, socket.SOCK_DGRAM, prepare, f"cannot announce the gateway on {address} ({device})")
+    what = f"cannot search for other gateways on {address} ({device})"
+    return _made(socket.AF_INET, socket.SOCK_DGRAM, prepare, what)
 
 
-def http_listener(address: IPv4Address, port: int, device: str) -> socket.socket:
+def ssdp_group(address: IPAddress) -> IPAddress:
+    """The group to which the gateway is announced from ``address``: one as far-reaching as the address itself."""
+    if address.version == 4:
+        return SSDP_GROUP
+    return SSDP_GROUP_LINK if address.is_link_local else SSDP_GROUP_SITE
+
+
+def http_listener(address: IPAddress, port: int, device: str) -> socket.socket:
     """A listening TCP socket of the LAN address, reachable through ``device`` only ("": any); port 0: a free one."""
 
     def prepare(sock: socket.socket) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         _bind_device(sock, device)
-        sock.bind((str(address), port))
+        _bind(sock, address, port, device)
         sock.listen(HTTP_BACKLOG)
 
     what = f"cannot listen on {address} TCP port {port} (option http_port)"
-    return _made(socket.AF_INET, socket.SOCK_STREAM, prepare, what, port)
+    return _made(_family(address), socket.SOCK_STREAM, prepare, what, port)
 
 
-def pcp_announce_listener(device: str) -> socket.socket:
-    """A socket for the multicast ANNOUNCE of the PCP servers behind ``device``."""
+def event_sender(device: str, address: IPAddress) -> socket.socket:
+    """A TCP socket that will carry an event from ``address`` through ``device`` ("": as routed); connecting is left."""
+
+    def prepare(sock: socket.socket) -> None:
+        _bind_device(sock, device)
+        _bind(sock, address, 0, device)
+
+    return _made(_family(address), socket.SOCK_STREAM, prepare, f"cannot send events from {address}{_via(device)}")
+
+
+def pcp_announce_listener(device: str, version: int = 4) -> socket.socket:
+    """A socket for the multicast ANNOUNCE of the PCP servers behind ``device``; ``version``: 4 or 6, of their IP."""
+    group: IPAddress = ANNOUNCE_GROUP if version == 4 else ANNOUNCE_GROUP_6
 
     def prepare(sock: socket.socket) -> None:
         _share_port(sock)
         _bind_device(sock, device)
-        sock.bind((str(ANNOUNCE_GROUP), ANNOUNCE_PORT))
-        _join(sock, ANNOUNCE_GROUP, device, IPv4Address(0))
+        sock.bind(_socket_address(group, ANNOUNCE_PORT, device))
+        _join(sock, group, device)
 
     what = f"cannot listen for PCP announcements on {device} UDP port {ANNOUNCE_PORT}"
-    return _made(socket.AF_INET, socket.SOCK_DGRAM, prepare, what, ANNOUNCE_PORT)
+    return _made(_family(group), socket.SOCK_DGRAM, prepare, what, ANNOUNCE_PORT)
 
 
 def port_in_use(protocol: Protocol, address: IPv4Address, port: int) -> bool:
@@ -145,18 +184,43 @@ def _bind_device(sock: socket.socket, device: str) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode() + b"\0")
 
 
+def _family(address: IPAddress) -> socket.AddressFamily:
+    return socket.AF_INET if address.version == 4 else socket.AF_INET6
+
+
+def _bind(sock: socket.socket, address: IPAddress, port: int, device: str) -> None:
+    if address.version == 6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    sock.bind(_socket_address(address, port, device))
+
+
+def _aim(sock: socket.socket, address: IPAddress, device: str) -> None:
+    """Make what is sent to a group leave through ``device``, and from ``address``."""
+    if isinstance(address, IPv4Address):
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, _membership(IPv4Address(0), device, address))
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, SSDP_TTL)
+    else:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, socket.if_nametoindex(device))
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, SSDP_HOPS)
+
+
 def _membership(group: IPv4Address, device: str, address: IPv4Address) -> bytes:
     """A struct ip_mreqn (ip(7))."""
     index = socket.if_nametoindex(device) if device else 0
     return group.packed + address.packed + struct.pack("@i", index)
 
 
-def _join(sock: socket.socket, group: IPv4Address, device: str, address: IPv4Address) -> None:
-    sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, _membership(group, device, address))
+def _join(sock: socket.socket, group: IPAddress, device: str) -> None:
+    if isinstance(group, IPv4Address):
+        option = _membership(group, device, IPv4Address(0))
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, option)
+    else:  # a struct ipv6_mreq (ipv6(7))
+        option = group.packed + struct.pack("@I", socket.if_nametoindex(device))
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, option)
 
 
 def _socket_address(address: IPAddress, port: int, device: str) -> tuple[str, int] | tuple[str, int, int, int]:
     if isinstance(address, IPv6Address):
-        scope = socket.if_nametoindex(device) if device and address.is_link_local else 0
+        scope = socket.if_nametoindex(device) if device and (address.is_link_local or address.is_multicast) else 0
         return str(address), port, 0, scope
     return str(address), port

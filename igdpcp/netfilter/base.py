@@ -3,7 +3,7 @@
 
 What must be in force is held here (``desired.py``); a back-end only writes. A batch that the kernel refuses is tried
 once more by rewriting everything from what is wanted, for the kernel may hold something else than it was told. When
-that is refused too, what was wanted before is restored, and each mapping is committed on its own: a bad one hurts
+that is refused too, what was wanted before is restored, and each change is committed on its own: a bad one hurts
 nobody else.
 """
 
@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from igdpcp.errors import RulesetError
-from igdpcp.model import Opening, Surroundings
-from igdpcp.netfilter.desired import Change, Desired, Fact, Key, difference
+from igdpcp.model import AnyOpening, PinholeOpening, Surroundings
+from igdpcp.netfilter.desired import Change, Desired, Fact, Key, Pinhole, difference, pinhole
 
 T = TypeVar("T")
 
@@ -30,10 +30,12 @@ LIFETIME_CAP = 86400  # an orphan's rules are gone after a day (a grant may last
 class Backend(Protocol):
     """Writes facts to the kernel. Synchronous; every call comes from the one thread that called ``open``.
 
-    ``apply`` and ``sync`` raise RulesetError. ``now`` is on the clock of Fact.ends.
+    ``apply`` and ``sync`` raise RulesetError. ``now`` is on the clock of Fact.ends. Only a back-end with ``pinholes``
+    is given any.
     """
 
     name: str
+    pinholes: bool
 
     def open(self) -> None:
         """Get hold of the kernel's tables and make the static part of the ruleset."""
@@ -59,13 +61,16 @@ class Backend(Protocol):
     def foreign_drop(self) -> str | None:
         """Why another firewall would drop what is forwarded here, None when nothing is known to."""
 
+    def packets(self, key: Pinhole) -> int:
+        """How many packets this pinhole has let in; raises RulesetError."""
+
 
 @dataclass(slots=True, eq=False)
 class _Job:
     """One waiting put (``opening``) or remove (None) and who waits for it."""
 
     id: str
-    opening: Opening | None
+    opening: AnyOpening | None
     waiter: asyncio.Future[Any]
 
 
@@ -85,6 +90,7 @@ class GroupCommit:
 
     def __init__(self, backend: Backend, *, clock: Callable[[], float]) -> None:
         self.name = backend.name
+        self.pinholes = backend.pinholes
         self._backend = backend
         self._clock = clock
         self._desired = Desired()
@@ -100,17 +106,17 @@ class GroupCommit:
         """
         await self._do(self._backend.open)
 
-    async def put(self, opening: Opening) -> None:
-        """Make the kernel hold this mapping's rules, in place of earlier ones of the same id."""
+    async def put(self, opening: AnyOpening) -> None:
+        """Make the kernel hold the rules of this mapping or pinhole, in place of earlier ones of the same id."""
         waiter = asyncio.get_running_loop().create_future()
         await self._enqueue(_Job(opening.id, opening, waiter))
 
     async def remove(self, id: str) -> None:
-        """Take this mapping's rules away; nothing happens when there are none."""
+        """Take the rules of this id away; nothing happens when there are none."""
         waiter = asyncio.get_running_loop().create_future()
         await self._enqueue(_Job(id, None, waiter))
 
-    async def sync(self, openings: list[Opening]) -> None:
+    async def sync(self, openings: list[AnyOpening]) -> None:
         """Make the kernel hold exactly these, whatever an earlier process left."""
         self._foreign_drop = None
         await self._do(lambda: self._sync(openings))
@@ -122,6 +128,10 @@ class GroupCommit:
     async def release(self) -> None:
         """Take everything of ours out of the kernel."""
         await self._do(self._release)
+
+    async def pinhole_packets(self, id: str) -> int:
+        """How many packets this pinhole has let in, first ones of a connection only; 0 when there is none."""
+        return await self._do(lambda: self._packets(id))
 
     async def foreign_drop(self) -> str | None:
         """Why forwarded packets would be dropped in spite of our rules, None when nothing is known to.
@@ -241,10 +251,14 @@ class GroupCommit:
                 self._desired.set(id, *held) if held else self._desired.set(id, None)
             raise
 
-    def _want(self, id: str, opening: Opening | None, now: float) -> None:
+    def _want(self, id: str, opening: AnyOpening | None, now: float) -> None:
         self._desired.set(id, opening, now + min(opening.lifetime, LIFETIME_CAP) if opening else now)
 
-    def _sync(self, openings: list[Opening]) -> None:
+    def _packets(self, id: str) -> int:
+        held = self._desired.get(id)
+        return self._backend.packets(pinhole(held[0])) if held and isinstance(held[0], PinholeOpening) else 0
+
+    def _sync(self, openings: list[AnyOpening]) -> None:
         now = self._clock()
         wanted = Desired()
         for opening in openings:
@@ -266,4 +280,4 @@ def _results(done: asyncio.Future[Sequence[Any]], count: int) -> Sequence[Any]:
 
 
 def _named(error: RulesetError, job: _Job) -> RulesetError:
-    return RulesetError(f"mapping {job.id}: {error}")
+    return RulesetError(f"rules of {job.id}: {error}")

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
 from igdpcp import option_values
 from igdpcp.errors import RulesetError
-from igdpcp.model import Endpoint, Mode, Opening, Protocol
+from igdpcp.model import AnyOpening, Endpoint, Mode, Opening, PinholeOpening, Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +89,20 @@ class Admit:
     remote_host: IPv4Address | None
 
 
+@dataclass(frozen=True, slots=True)
+class Pinhole:
+    """First packets for a LAN host's own IPv6 address are forwarded. Value: None.
+
+    They may come from ``remote_host`` or from anybody, and from its ``remote_port`` or from any (0).
+    """
+
+    protocol: Protocol
+    client: IPv6Address
+    client_port: int
+    remote_host: IPv6Address | None
+    remote_port: int
+
+
 def device_name(name: str) -> str:
     """The name, if it can be a device's and nothing else; raises RulesetError."""
     try:
@@ -97,7 +111,7 @@ def device_name(name: str) -> str:
         raise RulesetError(f"{name!r} {error}") from error
 
 
-Key = Redirect | SourcePort | OwnPort | Hairpin | HairpinSender | Pass | Admit
+Key = Redirect | SourcePort | OwnPort | Hairpin | HairpinSender | Pass | Admit | Pinhole
 Value = Endpoint | HairpinTarget | int | None
 
 
@@ -118,8 +132,11 @@ class Change:
     after: Fact | None
 
 
-def contributions(opening: Opening) -> Iterator[tuple[Key, Value]]:
+def contributions(opening: AnyOpening) -> Iterator[tuple[Key, Value]]:
     """The facts that one opening asks for."""
+    if isinstance(opening, PinholeOpening):
+        yield pinhole(opening), None
+        return
     protocol, client, external = opening.protocol, opening.client, opening.external
     if opening.mode is Mode.ROUTED:
         yield Admit(opening.wan_device, protocol, client, opening.remote_host), None
@@ -131,6 +148,11 @@ def contributions(opening: Opening) -> Iterator[tuple[Key, Value]]:
     yield HairpinSender(protocol, client), external
     if opening.remote_host is None:  # a hairpin would let LAN hosts in that the restriction keeps out
         yield from _hairpins(opening)
+
+
+def pinhole(opening: PinholeOpening) -> Pinhole:
+    """The only key that a pinhole contributes to."""
+    return Pinhole(opening.protocol, opening.client, opening.client_port, opening.remote_host, opening.remote_port)
 
 
 def _hairpins(opening: Opening) -> Iterator[tuple[Key, Value]]:
@@ -151,15 +173,17 @@ def _hairpins(opening: Opening) -> Iterator[tuple[Key, Value]]:
 class _Held:
     """An opening, when it ends, and what it contributes to: one number for each client and port (see ``_anchors``)."""
 
-    opening: Opening
+    opening: AnyOpening
     ends: float
 
 
-def _anchors(opening: Opening) -> set[int]:
+def _anchors(opening: AnyOpening) -> set[int]:
     """Numbers such that two openings which contribute the same key have one in common.
 
     They stand in for an index by key, which would cost 8 entries a mapping instead of 2.
     """
+    if isinstance(opening, PinholeOpening):
+        return {opening.protocol << 144 | int(opening.client) << 16 | opening.client_port}
     protocol, client = int(opening.protocol), opening.client
     ports = {opening.external.port} if opening.mode is Mode.ROUTED else {opening.external.port, opening.wan_port}
     return {protocol << 48 | int(client.address) << 16 | client.port} | {protocol << 16 | port for port in ports}
@@ -175,12 +199,12 @@ class Desired:
     def __len__(self) -> int:
         return len(self._held)
 
-    def get(self, id: str) -> tuple[Opening, float] | None:
+    def get(self, id: str) -> tuple[AnyOpening, float] | None:
         """The opening of this id and when it ends."""
         held = self._held.get(id)
         return (held.opening, held.ends) if held else None
 
-    def set(self, id: str, opening: Opening | None, ends: float = 0.0) -> None:
+    def set(self, id: str, opening: AnyOpening | None, ends: float = 0.0) -> None:
         """Hold this opening in place of the one of the same id; None: hold none."""
         old = self._held.pop(id, None)
         if old is not None:
@@ -195,7 +219,7 @@ class Desired:
             for anchor in _anchors(opening):
                 self._by_anchor[anchor] = (*self._by_anchor.get(anchor, ()), new)
 
-    def facts(self, openings: Iterable[Opening]) -> dict[Key, Fact]:
+    def facts(self, openings: Iterable[AnyOpening]) -> dict[Key, Fact]:
         """For each key that these openings contribute to: what all openings held make of it, if anything."""
         openings = list(openings)
         neighbours = {

@@ -24,7 +24,7 @@ from igdpcp.netfilter import foreign
 from igdpcp.netfilter import iptables_place as place
 from igdpcp.netfilter import iptables_rules as rules
 from igdpcp.netfilter.base import NOWHERE
-from igdpcp.netfilter.desired import Change, Fact, Key
+from igdpcp.netfilter.desired import Change, Fact, Key, Pinhole
 from igdpcp.netfilter.iptables_rules import Rule
 from igdpcp.netfilter.iptables_table import Edit, load, xtables_lock
 from igdpcp.netfilter.libnftables import Nft
@@ -38,6 +38,7 @@ class IptablesBackend:
     """Facts as rules in chains ``IGDPCP-*`` of the tables nat and filter."""
 
     name = "iptables"
+    pinholes = False
 
     def __init__(self) -> None:
         if importlib.util.find_spec("iptc") is None:
@@ -119,6 +120,10 @@ class IptablesBackend:
             return foreign.forward_drop(nft)
         finally:
             nft.close()
+
+    def packets(self, key: Pinhole) -> int:
+        """There are no pinholes here."""
+        return 0
 
     def _exchange(self, gone: list[Rule], come: list[Rule]) -> None:
         """Accept before redirecting, and the other way round when taking away; a refused part is taken back."""

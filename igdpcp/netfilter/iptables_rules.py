@@ -150,7 +150,7 @@ def static_rules(surroundings: Surroundings) -> Iterator[Rule]:
         yield Rule("nat", SRC, source_ports(device), out_device=device, matches=(forwarded,))
         for peer in peers:
             yield _answers(device, peer)
-        for server in sorted({peer.server for peer in peers if isinstance(peer.server, IPv4Address)}):
+        for server in sorted({peer.server for peer in peers}, key=str):
             yield _announcements(device, server)
     marked = ("mark", (("mark", HAIRPIN_MARK),))
     translated = ("conntrack", (("ctstate", "DNAT"),))
@@ -185,8 +185,9 @@ def _to_client(key: Pass | Admit, more: Matches, in_device: str = "", source: st
     )  # fmt: skip
 
 
-def _announcements(device: str, server: IPv4Address) -> Rule:
-    return _from_server(device, server, layout.PCP_CLIENT_PORT, f"{layout.ALL_HOSTS}/255.255.255.255")
+def _announcements(device: str, server: IPAddress) -> Rule:
+    group = f"{layout.ALL_HOSTS}/255.255.255.255" if server.version == 4 else f"{layout.ALL_HOSTS_6}/128"
+    return _from_server(device, server, layout.PCP_CLIENT_PORT, group)
 
 
 def _answers(device: str, peer: PcpPeer) -> Rule:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The nftables objects, as text: the drop-ins for fw4 and the own table are made from it.
 
-Everything here is static; a mapping is only elements. An object whose type changes must get a new generation number in
-its name: redeclaring it with another type makes the whole firewall load fail.
+Everything here is static; a mapping or a pinhole is only elements. An object whose type changes must get a new
+generation number in its name: redeclaring it with another type makes the whole firewall load fail.
 
 Order matters. ``src`` stands before the router's own masquerade, which would end the search. ``dst`` stands behind the
 administrator's redirects, which win.
@@ -12,6 +12,9 @@ host that the administrator does not translate is, while it sends from one. Pack
 that is not served or from the router itself, are left as the router's other rules treat them: nothing tells here
 whether those would translate them, and a translation that was not meant to be cuts such a host off, while a port that
 it shares by chance is lost only for a remote endpoint that both talk to.
+
+What belongs to a connection that was let in is accepted by the router's own rules, and a pinhole that ends leaves it
+alone. So pinholes look at first packets only, and only those are counted, the same in fw4's table and in an own one.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ OWN_TABLE = "igdpcp"
 PCP_SERVER_PORT = 5351  # RFC 6887 section 19.1
 PCP_CLIENT_PORT = 5350  # RFC 6887 section 19.1: multicast announcements
 ALL_HOSTS = "224.0.0.1"  # RFC 6887 section 14.1.1: where they are sent to
+ALL_HOSTS_6 = "ff02::1"
 ANY_GENERATION = "igdpcp"  # what the names of all our objects begin with, also those of another release
 
 _HALVES = (MOVED_PORTS[: len(MOVED_PORTS) // 2], MOVED_PORTS[len(MOVED_PORTS) // 2 :])
@@ -59,19 +63,27 @@ SETS = {
     "open4": "ifname . inet_proto . ipv4_addr . inet_service",
     "open4_rh": "ifname . ipv4_addr . inet_proto . ipv4_addr . inet_service",
 }
+# Pinholes: for any remote host and port, one host, one port, one of both. Each element counts what it lets in.
+COUNTED_SETS = {
+    "pass6": "ipv6_addr . inet_proto . inet_service",
+    "pass6_rh": "ipv6_addr . ipv6_addr . inet_proto . inet_service",
+    "pass6_rp": "inet_service . ipv6_addr . inet_proto . inet_service",
+    "pass6_rhp": "ipv6_addr . inet_service . ipv6_addr . inet_proto . inet_service",
+}
 SURROUNDINGS = {
     "wan4": "ifname",
     "lan": "ifname",
     "pcp4": "ipv4_addr . inet_service",
     "pcp6": "ipv6_addr . inet_service",
     "server4": "ipv4_addr",
+    "server6": "ipv6_addr",
 }
 
 _TRANSPORT = "meta l4proto { tcp, udp }"  # a masquerade to ports needs it in its own rule
 _PORTS = f"meta nfproto ipv4 {_TRANSPORT}"
 _PASSED = f"ct status dnat {_PORTS} meta l4proto . ct original proto-dst . ip daddr . th dport @pass4"
 
-_CHAINS = {
+CHAINS = {
     "dst_wan": (
         "dnat ip to iifname . ip saddr . meta l4proto . th dport map @dnat4_rh",
         "dnat ip to iifname . meta l4proto . th dport map @dnat4",
@@ -99,15 +111,24 @@ _CHAINS = {
         f"iifname @lan oifname @wan4 {_PORTS} jump src_wan",
         f"iifname @lan oifname @lan {_PASSED} jump src_hair",
     ),
+    "fwd6": (
+        "ip6 saddr . th sport . ip6 daddr . meta l4proto . th dport @pass6_rhp accept",
+        "ip6 saddr . ip6 daddr . meta l4proto . th dport @pass6_rh accept",
+        "th sport . ip6 daddr . meta l4proto . th dport @pass6_rp accept",
+        "ip6 daddr . meta l4proto . th dport @pass6 accept",
+    ),
     "fwd": (
         f"{_PASSED} counter accept",
         f"{_PORTS} iifname . ip saddr . meta l4proto . ip daddr . th dport @open4_rh counter accept",
         f"{_PORTS} iifname . meta l4proto . ip daddr . th dport @open4 counter accept",
+        f"iifname != @lan oifname @lan ct state new meta nfproto ipv6 {_TRANSPORT} jump fwd6",
     ),
     "in": (
         f"iifname @wan4 udp sport {PCP_SERVER_PORT} ip saddr . udp dport @pcp4 accept",
-        f"iifname @wan4 udp sport {PCP_SERVER_PORT} ip6 saddr . udp dport @pcp6 accept",
+        f"iifname != @lan udp sport {PCP_SERVER_PORT} ip6 saddr . udp dport @pcp6 accept",
         f"iifname @wan4 ip saddr @server4 ip daddr {ALL_HOSTS} "
+        f"udp sport {PCP_SERVER_PORT} udp dport {PCP_CLIENT_PORT} accept",
+        f"iifname != @lan ip6 saddr @server6 ip6 daddr {ALL_HOSTS_6} "
         f"udp sport {PCP_SERVER_PORT} udp dport {PCP_CLIENT_PORT} accept",
     ),
 }
@@ -139,7 +160,9 @@ def objects() -> str:
     blocks = [f"set {PREFIX}{name} {{\n\ttype {type_};\n}}" for name, type_ in SURROUNDINGS.items()]
     for kind, timed in (("map", MAPS), ("set", SETS)):
         blocks += [f"{kind} {PREFIX}{name} {{\n\ttype {type_};\n\tflags timeout;\n}}" for name, type_ in timed.items()]
-    for name, rules in _CHAINS.items():
+    for name, type_ in COUNTED_SETS.items():
+        blocks.append(f"set {PREFIX}{name} {{\n\ttype {type_};\n\tflags timeout;\n\tcounter;\n}}")
+    for name, rules in CHAINS.items():
         body = "".join(f"\t{_prefixed(rule)}\n" for rule in rules)
         blocks.append(f"chain {PREFIX}{name} {{\n{body}}}")
     return "\n".join(blocks) + "\n"

@@ -7,13 +7,14 @@ a firewall that is up. An own table is declared by the daemon, again at each syn
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from ipaddress import IPv4Address
 from typing import Any
 
 from igdpcp import option_values
 from igdpcp.errors import OurFault, RulesetError
-from igdpcp.model import Endpoint, Surroundings
+from igdpcp.model import Endpoint, Protocol, Surroundings
 from igdpcp.netfilter import foreign, layout
 from igdpcp.netfilter.base import NOWHERE
 from igdpcp.netfilter.desired import (
@@ -26,6 +27,7 @@ from igdpcp.netfilter.desired import (
     Key,
     OwnPort,
     Pass,
+    Pinhole,
     Redirect,
     SourcePort,
     Value,
@@ -33,11 +35,23 @@ from igdpcp.netfilter.desired import (
 )
 from igdpcp.netfilter.libnftables import Nft
 
+Counted = tuple[int, int]  # packets, bytes
+_COUNTER = re.compile(r"counter packets (\d+) bytes (\d+)")
+_PROTOCOLS: dict[str | int, str] = {protocol.name.lower(): f"{protocol:d}" for protocol in Protocol}
+
+_PINHOLE_SETS = {  # by whether the remote host and the remote port are given
+    (False, False): "pass6",
+    (True, False): "pass6_rh",
+    (False, True): "pass6_rp",
+    (True, True): "pass6_rhp",
+}
+
 
 class NftablesBackend:
     """Facts as elements with timeouts, in table ``inet fw4`` or in an own table of another name."""
 
     name = "nftables"
+    pinholes = True
 
     def __init__(self, table: str) -> None:
         try:
@@ -79,29 +93,30 @@ class NftablesBackend:
         """
         gone = [(change.key, change.before) for change in changes if change.before]
         come = [(change.key, change.after) for change in changes if change.after]
+        rearmed = (change.key for change in changes if change.before and change.after)
+        counted = {_match(key): self._count(key) for key in rearmed if isinstance(key, Pinhole)}
         parts = [
             self._guard(),
             self._elements("add", ((key, _element(key, fact.value)) for key, fact in gone)),
             self._elements("delete", ((key, _match(key)) for key, _ in gone)),
-            self._elements("add", ((key, _element(key, fact.value, _remaining(fact, now))) for key, fact in come)),
+            self._elements("add", ((key, _timed(key, fact, now, counted)) for key, fact in come)),
         ]
         self._run("".join(parts))
 
     def sync(self, facts: dict[Key, Fact], now: float) -> None:
         """Rewrite everything, one transaction for each set or map: packets see its old elements or the new ones.
 
-        One for all of them would be ten times as large, and it is memory that a router is short of.
+        One for all of them would be ten times as large, and it is memory that a router is short of. What elements have
+        counted is kept.
         """
         self._lay()
+        counted = self._counts()
         by_object: dict[str, list[Key]] = {}
         for key in facts:
             by_object.setdefault(_object(key), []).append(key)
-        for kind, names in (("map", layout.MAPS), ("set", layout.SETS)):
+        for kind, names in (("map", layout.MAPS), ("set", layout.SETS), ("set", layout.COUNTED_SETS)):
             for name in names:
-                held = (
-                    (key, _element(key, facts[key].value, _remaining(facts[key], now)))
-                    for key in by_object.get(name, ())
-                )
+                held = ((key, _timed(key, facts[key], now, counted)) for key in by_object.get(name, ()))
                 self._run(self._flush(kind, name) + self._elements("add", held))
 
     def release(self) -> None:
@@ -135,6 +150,10 @@ class NftablesBackend:
             return self._missing()
         return foreign.forward_drop(self._context(), own=self._table)
 
+    def packets(self, key: Pinhole) -> int:
+        """What the element of this pinhole has counted; 0 when it has expired."""
+        return self._count(key)[0]
+
     def _context(self) -> Nft:
         if self._nft is None:
             raise RulesetError("the nftables back-end is not open")
@@ -151,8 +170,8 @@ class NftablesBackend:
     def _drop_ins_loaded(self) -> bool:
         """Listing one chain would read every element of the table; listing the names of all chains does not."""
         chains = [entry["chain"] for entry in self._context().query("list chains") if "chain" in entry]
-        wanted = ("inet", self._table, f"{layout.PREFIX}fwd")
-        return any((chain["family"], chain["table"], chain["name"]) == wanted for chain in chains)
+        loaded = {chain["name"] for chain in chains if (chain["family"], chain["table"]) == ("inet", self._table)}
+        return loaded.issuperset(layout.PREFIX + chain for chain in layout.CHAINS)
 
     def _check_owner(self) -> None:
         """Raises RulesetError when the table holds anything that is not named as ours is."""
@@ -186,10 +205,31 @@ class NftablesBackend:
         elements: list[Any] = found.get("elem", [])
         return elements
 
+    def _count(self, key: Pinhole) -> Counted:
+        """What one element has counted. Listing its set would take as long as the set is large."""
+        place = f"inet {self._table} {layout.PREFIX}{_object(key)}"
+        try:
+            found = self._context().text(f"get element {place} {{ {_match(key)} }}")
+        except RulesetError:
+            return 0, 0
+        counter = _COUNTER.search(found)
+        return (int(counter[1]), int(counter[2])) if counter else (0, 0)
+
+    def _counts(self) -> dict[str, Counted]:
+        """What all elements that count have counted."""
+        counted: dict[str, Counted] = {}
+        for name in layout.COUNTED_SETS:
+            for held in self._held(name):
+                element = held.get("elem", {})
+                if counter := element.get("counter"):
+                    match = " . ".join(map(_as_written, element["val"]["concat"]))
+                    counted[match] = counter["packets"], counter["bytes"]
+        return counted
+
     def _missing(self) -> str:
         return (
-            f"firewall not active, or its drop-ins not loaded: table inet {self._table} has no chain "
-            f"{layout.PREFIX}fwd (see 'fw4 check' and option auto_includes of /etc/config/firewall)"
+            f"firewall not active, or its drop-ins not loaded: table inet {self._table} has not all "
+            f"chains {layout.PREFIX}* (see 'fw4 check' and option auto_includes of /etc/config/firewall)"
         )
 
     def _elements(self, verb: str, elements: Iterable[tuple[Key, str]]) -> str:
@@ -222,6 +262,7 @@ class NftablesBackend:
             "pcp4": {f"{address} . {peer.port:d}" for address, peer in peers if peer.server.version == 4},
             "pcp6": {f"{address} . {peer.port:d}" for address, peer in peers if peer.server.version == 6},
             "server4": {address for address, peer in peers if peer.server.version == 4},
+            "server6": {address for address, peer in peers if peer.server.version == 6},
         }
         return {name: sorted(elements) for name, elements in contents.items()}
 
@@ -230,8 +271,9 @@ def _device(name: str) -> str:
     return f'"{device_name(name)}"'
 
 
-def _remaining(fact: Fact, now: float) -> int:
-    return max(1, round(fact.ends - now))
+def _timed(key: Key, fact: Fact, now: float, counted: dict[str, Counted]) -> str:
+    """The element that expires with its fact; it goes on counting from what one like it has counted."""
+    return _element(key, fact.value, max(1, round(fact.ends - now)), counted.get(_match(key)))
 
 
 def _object(key: Key) -> str:
@@ -251,6 +293,8 @@ def _object(key: Key) -> str:
             return "pass4"
         case Admit():
             return "open4" if key.remote_host is None else "open4_rh"
+        case Pinhole():
+            return _PINHOLE_SETS[key.remote_host is not None, key.remote_port != 0]
 
 
 def _match(key: Key) -> str:
@@ -270,10 +314,23 @@ def _match(key: Key) -> str:
             return f"{protocol:d} . {port:d} . {_endpoint(client)}"
         case Admit(device, protocol, client, remote_host):
             return f"{_device(device)}{_optional(remote_host)} . {protocol:d} . {_endpoint(client)}"
+        case Pinhole(protocol, host, port, remote_address, remote_port):
+            source = f"{remote_address} . " if remote_address else ""
+            source += f"{remote_port:d} . " if remote_port else ""
+            return f"{source}{host} . {protocol:d} . {port:d}"
 
 
-def _element(key: Key, value: Value, timeout: int | None = None) -> str:
-    text = _match(key) if timeout is None else f"{_match(key)} timeout {timeout:d}s"
+def _as_written(field: str | int) -> str:
+    """A part of a pinhole's element in libnftables' JSON, as ``_match`` writes it."""
+    return _PROTOCOLS.get(field) or str(field)
+
+
+def _element(key: Key, value: Value, timeout: int | None = None, counted: Counted | None = None) -> str:
+    text = _match(key)
+    if counted is not None:
+        text += f" counter packets {counted[0]:d} bytes {counted[1]:d}"
+    if timeout is not None:
+        text += f" timeout {timeout:d}s"
     match value:
         case HairpinTarget(client):
             return f"{text} : {_endpoint(client)}"

@@ -37,8 +37,10 @@ class Answers:
             return None
         return slot
 
-    def take(self, slot: Slot, response: MapResponse, now: float) -> None:
+    def take(self, slot: Slot, response: MapResponse, own: IPAddress | None, now: float) -> None:
         """Take a response that ``find`` gave this slot for."""
+        if own and response.result == ResultCode.UNSUPP_OPTION and slot.sent_codes == {OptionCode.THIRD_PARTY}:
+            self._transactions.refusals.refuse_others(own, response.result, now + error_lifetime(response.lifetime))
         if slot.phase is Phase.DELETING:
             self._delete_answered(slot, response, now)
         elif response.result != ResultCode.SUCCESS:

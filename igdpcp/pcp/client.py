@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A PCP client towards one server: datagrams and time in, datagrams and events out (RFC 6887).
 
-Five verbs: ``receive_datagram``, ``datagrams_to_send``, ``next_timer``, ``handle_timer``, ``next_event``. Four inputs:
-``want``, ``drop``, ``announce``, ``address_changed``. After any of them the caller sends what ``datagrams_to_send``
-gives, takes the events, and calls ``handle_timer`` at ``next_timer``. ``now`` is a monotonic clock in seconds and never
-goes back.
+Five verbs: ``receive_datagram``, ``datagrams_to_send``, ``next_timer``, ``handle_timer``, ``next_event``. Five inputs:
+``want``, ``drop``, ``announce``, ``address_changed``, ``server_moved``. After any of them the caller takes the events,
+sends what ``datagrams_to_send`` gives, takes the events again, and calls ``handle_timer`` at ``next_timer``. ``now`` is
+a monotonic clock in seconds and never goes back.
 
 What is wanted is asked for until it is dropped. What the server says once is not the last word: a first grant, a
 renewal, a Mapping Update and a recreated mapping are the same event.
@@ -81,8 +81,10 @@ class PcpClient:
         self._rng = rng
         self._timing = timing
         self._own: IPAddress | None = None
-        self._last_own: IPAddress | None = None
+        self._internal: IPAddress | None = None
+        self._last_internal: IPAddress | None = None
         self._map_unsupported = False
+        self._usable = True
         self._recovery_ends = float("-inf")
         self._events: deque[Event] = deque()
         self._epoch = EpochRecord()
@@ -108,6 +110,11 @@ class PcpClient:
     def reason(self) -> str:
         """Why the state is what it is, for people."""
         return self._liveness.reason
+
+    @property
+    def usable(self) -> bool:
+        """False: the server answered, and refuses what is needed; ``reason`` says what."""
+        return self._usable
 
     @property
     def since(self) -> float | None:
@@ -146,25 +153,38 @@ class PcpClient:
         """Ask whether the server is there; silence makes it LOST."""
         self._start_probe(now)
 
-    def address_changed(self, address: IPAddress | None, now: float) -> None:
+    def address_changed(self, address: IPAddress | None, now: float, internal: IPAddress | None = None) -> None:
         """Our source address is this; None: no network, nothing is sent.
 
-        Mappings for the old address become mappings for the new one, and all are created anew from there.
+        ``internal`` is the address that our own mappings are for, where it is another (IPv4 mappings asked for over
+        IPv6). Mappings for the one before become mappings for this one, and all are created anew from here.
         """
         if address is not None:
             address = _plain(address)
-        if address == self._own:
+            internal = address if internal is None else _plain(internal)
+        if (address, internal) == (self._own, self._internal):
             return
-        self._own = address
-        if address is None:
+        self._own, self._internal = address, internal
+        if address is None or internal is None:
             return
         self._epoch = EpochRecord()
         self._map_unsupported = False
         self._liveness.answered()
-        self._mappings.move(self._last_own if self._last_own != address else None, address, now)
-        self._last_own = address
+        self._mappings.move(self._last_internal if self._last_internal != internal else None, internal, now)
+        self._last_internal = internal
         if self.state is ServerState.LOST:
             self._start_probe(now)
+
+    def server_moved(self, address: IPAddress, now: float) -> None:
+        """Ask the server at another of its addresses from now on (RFC 7488 section 3), first what is unanswered.
+
+        Answers from the address before are ignored.
+        """
+        self.server = (_plain(address), self.server[1])
+        self._liveness.answered()
+        self._enter(ServerState.PROBING, f"asking {self.server[0]}", now)
+        self._mappings.retry(now)
+        self._start_probe(now)
 
     # Verbs
 
@@ -247,13 +267,17 @@ class PcpClient:
         self._check_epoch(response.epoch, now)
         self._map_unsupported = response.result == ResultCode.UNSUPP_OPCODE
         if response.result in UNUSABLE:
-            self._answers.take(slot, response, now)
+            self._answers.take(slot, response, self._own, now)
             self._unusable(response.result, result_name(response.result), response.lifetime, now)
             return
         came_back = self._alive(now)
-        self._answers.take(slot, response, now)
+        self._answers.take(slot, response, self._own, now)
         if came_back:
             self._mappings.retry(now)
+        if self._transactions.refusals.of_others(now):
+            self._enter(self.state, "does not take THIRD_PARTY", now, usable=False)
+        elif not self._usable:
+            self._enter(self.state, "answers", now)
 
     def _announced(self, response: AnnounceResponse, now: float) -> None:
         """An ANNOUNCE response, asked for or not (RFC 6887 section 14.1); it has nothing to match but its source."""
@@ -302,7 +326,7 @@ class PcpClient:
         until = now + error_lifetime(lifetime)
         self._transactions.refusals.refuse_everything(result, until)
         self._liveness.answered()
-        self._enter(ServerState.LOST, reason, now)
+        self._enter(ServerState.LOST, reason, now, usable=False)
         self._mappings.hold(now)
         self._probe.postpone()
         self._probe.timer = until
@@ -325,7 +349,8 @@ class PcpClient:
         if at <= now:
             self._pacer.push(self._probe, urgent=True)
 
-    def _enter(self, state: ServerState, reason: str, now: float) -> None:
+    def _enter(self, state: ServerState, reason: str, now: float, *, usable: bool = True) -> None:
+        self._usable = usable
         if self._liveness.enter(state, reason, now):
             self._events.append(ServerStateChanged(state, reason))
 

@@ -11,7 +11,7 @@ from igdpcp.model import IPAddress, Protocol
 
 
 class ServerState(enum.StrEnum):
-    """What is known of the server. PROBING: it never answered yet; LOST: it stopped, or cannot be used."""
+    """What is known of the server. PROBING: no answer yet, at this address; LOST: it stopped, or cannot be used."""
 
     PROBING = "probing"
     ACTIVE = "active"

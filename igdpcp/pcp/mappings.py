@@ -45,7 +45,7 @@ class Mappings:
         if slot.wanted is None:
             self._adopt(slot, wanted, now, urgent)
         else:
-            self._change(slot, slot.wanted, wanted, now)
+            self._change(slot, slot.wanted, wanted, now, urgent)
 
     def drop(self, key: str, now: float, urgent: bool) -> None:
         """No longer hold it; MappingReleased follows, once."""
@@ -65,7 +65,7 @@ class Mappings:
                 slot.assigned = (wanted.external_address, wanted.external_port)
             self._transactions.create(slot, now, urgent=urgent, tell=True)
 
-    def _change(self, slot: Slot, before: WantedMapping, wanted: WantedMapping, now: float) -> None:
+    def _change(self, slot: Slot, before: WantedMapping, wanted: WantedMapping, now: float, urgent: bool) -> None:
         replace, current_port = slot.must_be_replaced(wanted), slot.current_port
         slot.wanted = wanted
         if slot.phase is Phase.DELETING:
@@ -75,13 +75,13 @@ class Mappings:
         if replace:
             self._replaced(slot)
             slot.outdated_port, slot.outdated_answers, slot.refusals = current_port, 0, 0
-            self._transactions.delete(slot, now)
+            self._transactions.delete(slot, now, urgent=urgent)
         elif slot.phase is Phase.WAITING or set(before.remote_hosts) != set(wanted.remote_hosts):
-            self._transactions.create(slot, now, tell=True)
+            self._transactions.create(slot, now, urgent=urgent, tell=True)
         elif slot.phase is Phase.HELD:
-            self._transactions.extend(slot, now)
+            self._transactions.extend(slot, now, urgent=urgent)
         elif not slot.held and _suggestion(before) != _suggestion(wanted):
-            self._transactions.create(slot, now)
+            self._transactions.create(slot, now, urgent=urgent)
 
     def _replaced(self, slot: Slot) -> None:
         if slot.held and slot.wanted and slot.phase is not Phase.DELETING:

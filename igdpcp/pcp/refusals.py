@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Collection, Hashable
 from dataclasses import dataclass
 
+from igdpcp.model import IPAddress
 from igdpcp.pcp.message import ResultCode
 from igdpcp.pcp.options import OptionCode
 
@@ -31,11 +32,13 @@ class Shed:
 
 
 class Refusals:
-    """The refusals of one server: of everything, of new mappings, of one request, and of options."""
+    """The refusals of one server: of everything, of other hosts, of new mappings, of one request, and of options."""
 
     def __init__(self) -> None:
         self._everything: Refusal | None = None
         self._new_mappings: Refusal | None = None
+        self._others: Refusal | None = None
+        self._own: IPAddress | None = None
         self._requests: dict[Hashable, Refusal] = {}
         self._shed_until: dict[str, float] = {}
 
@@ -50,6 +53,10 @@ class Refusals:
     def refuse_new(self, result: int, until: float) -> None:
         """No request for a new mapping before ``until`` (NO_RESOURCES)."""
         self._new_mappings = Refusal(result, until)
+
+    def refuse_others(self, own: IPAddress, result: int, until: float) -> None:
+        """No request on behalf of any host but ``own`` before ``until`` (THIRD_PARTY is not taken)."""
+        self._own, self._others = own, Refusal(result, until)
 
     def refuse_request(self, request: Hashable, result: int, until: float) -> None:
         """Not this request before ``until``; the oldest of too many is forgotten."""
@@ -66,9 +73,14 @@ class Refusals:
         """The standing refusal of all requests."""
         return _standing(self._everything, now)
 
-    def new_mapping(self, request: Hashable, now: float) -> Refusal | None:
-        """The standing refusal that concerns this request for a new mapping."""
-        return self.everything(now) or _standing(self._new_mappings, now) or _standing(self._requests.get(request), now)
+    def of_others(self, now: float) -> Refusal | None:
+        """The standing refusal of all requests on behalf of other hosts."""
+        return _standing(self._others, now)
+
+    def new_mapping(self, host: IPAddress, request: Hashable, now: float) -> Refusal | None:
+        """The standing refusal that concerns just this request, for a new mapping of ``host``."""
+        others = self.of_others(now) if host != self._own else None
+        return others or _standing(self._new_mappings, now) or _standing(self._requests.get(request), now)
 
     def shed(self, now: float) -> Shed:
         """What requests leave out now."""

@@ -64,8 +64,9 @@ class Transactions:
         if not remaining(wanted.until, now):
             slot.begin(Phase.WAITING)
             return True
-        refusals = self.refusals
-        refusal = refusals.everything(now) if slot.held else refusals.new_mapping(slot.request_key, now)
+        refusal = self.refusals.everything(now)
+        if refusal is None and not slot.held:
+            refusal = self.refusals.new_mapping(slot.internal[1], slot.request_key, now)
         if refusal is None:
             return False
         slot.begin(Phase.WAITING)
@@ -74,7 +75,7 @@ class Transactions:
             self.emit(MappingRefused(wanted.key, refusal.result, math.ceil(refusal.until - now)))
         return True
 
-    def extend(self, slot: Slot, now: float) -> None:
+    def extend(self, slot: Slot, now: float, *, urgent: bool = True) -> None:
         """The lease's end moved: ask at once if the server would have given that long, else renewals see to it."""
         held = slot.held
         assert held is not None
@@ -84,7 +85,7 @@ class Transactions:
             if held.capped:
                 self.schedule(slot, now)
             elif now >= slot.last_renewal + RENEWAL_GAP:
-                self.send(slot, True)
+                self.send(slot, urgent)
             else:
                 slot.due = slot.last_renewal + RENEWAL_GAP
         self.arm(slot)

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The description documents: one device tree per IGD version, each consistent in itself, and the services' SCPDs."""
+"""The description documents: one device tree per IGD version, each consistent in itself, and the services' SCPDs.
+
+Microsoft's control points stop at the first sign of version 2. They are shown version 1 of every document, with the
+paths and UDNs of the tree that they found.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,6 @@ from uuid import UUID, uuid5
 from igdpcp.upnp.actions import (
     DEVICE_TYPES,
     DEVICE_URN,
-    SERVICES,
     TREE_PREFIX,
     Action,
     Argument,
@@ -19,19 +22,22 @@ from igdpcp.upnp.actions import (
     Service,
     StateVariable,
 )
+from igdpcp.upnp.services import services_in
 
 VERSIONS = (1, 2)
-ROOT_PATH = {version: f"{prefix}/rootDesc.xml" for version, prefix in TREE_PREFIX.items()}
+_ROOT_DOCUMENT = "/rootDesc.xml"  # where other gateways have it too; some scripts look nowhere else
+ROOT_PATH = {version: prefix + _ROOT_DOCUMENT for version, prefix in TREE_PREFIX.items()}
 FRIENDLY_NAME_LIMIT = 63  # UPnP Device Architecture 1.1 section 2.3: fewer than 64 characters
-MODEL_NUMBER_LIMIT = 31  # the same: fewer than 32
+MODEL_NAME_LIMIT = 31  # the same: fewer than 32
+MODEL_NUMBER_LIMIT = 31
 SERIAL_LIMIT = 63
 
 _NAMESPACE = UUID("6ba7b811-9dad-11d1-80b4-00c04fd430c8")  # RFC 4122 appendix C, names that are URLs
 _DECLARATION = '<?xml version="1.0"?>\n'
 _SPEC_VERSION = "<specVersion><major>1</major><minor>1</minor></specVersion>"
 _MANUFACTURER = "igdpcp"
-_MODEL_NAME = "igdpcp"
 _MODEL_DESCRIPTION = "UPnP IGD to PCP interworking function (RFC 6970)"
+_VERSION_1_AGENTS = ("microsoft", "fdssdp")  # in lower case; the second is Windows' function discovery
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +57,7 @@ class DeviceIdentity:
     version_string: str
     system: str = "Linux/5"
     config_id: int = 0
+    model_name: str = "igdpcp"
 
     @property
     def server(self) -> str:
@@ -69,35 +76,53 @@ def udns_from(seed: str) -> tuple[str, str, str]:
     return root, wan, connection
 
 
-def with_config_id(identity: DeviceIdentity) -> DeviceIdentity:
+def with_config_id(identity: DeviceIdentity, igd_version: str = "auto") -> DeviceIdentity:
     """The identity with the configuration number that its documents' content gives (24 bits)."""
     digest = hashlib.sha256()
-    for path, document in documents(replace(identity, config_id=0)).items():
+    for path, document in documents(replace(identity, config_id=0), igd_version).items():
         digest.update(path.encode() + document)
     return replace(identity, config_id=int.from_bytes(digest.digest()[:3], "big"))
 
 
-def documents(identity: DeviceIdentity) -> dict[str, bytes]:
-    """Every document of both trees by its path."""
+def wants_version_1(agent: str) -> bool:
+    """Whether a control point with this User-Agent gives up where it sees version 2."""
+    agent = agent.lower()
+    return any(name in agent for name in _VERSION_1_AGENTS)
+
+
+def trees_by_prefix(igd_version: str) -> dict[str, int]:
+    """The device tree that stands behind each first part of our paths, as option ``igd_version`` has it.
+
+    With "2" that tree is also found where other gateways have theirs.
+    """
+    if igd_version == "auto":
+        return {prefix: tree for tree, prefix in TREE_PREFIX.items()}
+    tree = int(igd_version)
+    return {TREE_PREFIX[older]: tree for older in VERSIONS if older <= tree}
+
+
+def documents(identity: DeviceIdentity, igd_version: str = "auto", shown: int = max(VERSIONS)) -> dict[str, bytes]:
+    """Every document by its path; nothing in them is of a higher version than ``shown``."""
     found = {}
-    for tree in VERSIONS:
-        found[ROOT_PATH[tree]] = root_description(identity, tree)
-        for service in SERVICES:
-            found[TREE_PREFIX[tree] + service.scpd_path] = scpd(service, service.version_in(tree), identity.config_id)
+    for prefix, tree in trees_by_prefix(igd_version).items():
+        version = min(tree, shown)
+        found[prefix + _ROOT_DOCUMENT] = root_description(identity, tree, version)
+        for service in services_in(version):
+            found[prefix + service.scpd_path] = scpd(service, service.version_in(version), identity.config_id)
     return found
 
 
-def root_description(identity: DeviceIdentity, version: int) -> bytes:
-    """The root description of the tree of that version."""
+def root_description(identity: DeviceIdentity, tree: int, shown: int) -> bytes:
+    """The root description of the tree of version ``tree``, all its types as in version ``shown``."""
     return (
         f'{_DECLARATION}<root xmlns="urn:schemas-upnp-org:device-1-0" configId="{identity.config_id}">'
-        f"{_SPEC_VERSION}{_device(identity, version, Level.ROOT)}</root>\n"
+        f"{_SPEC_VERSION}{_device(identity, tree, shown, Level.ROOT)}</root>\n"
     ).encode()
 
 
 def scpd(service: Service, version: int, config_id: int = 0) -> bytes:
     """The service description of that version of the service."""
-    actions = "".join(_action(service, action, version) for action in service.actions if version in action.versions)
+    actions = "".join(_action(service, a, version) for a in service.actions if version in a.versions and a.listed)
     table = "".join(_state_variable(variable) for variable in service.variables if version in variable.versions)
     return (
         f'{_DECLARATION}<scpd xmlns="urn:schemas-upnp-org:service-1-0" configId="{config_id}">{_SPEC_VERSION}'
@@ -109,23 +134,23 @@ def _element(name: str, text: str) -> str:
     return f"<{name}>{escape(text, quote=False)}</{name}>"
 
 
-def _device(identity: DeviceIdentity, version: int, level: Level) -> str:
+def _device(identity: DeviceIdentity, tree: int, shown: int, level: Level) -> str:
     """A device element with everything below it; element order as in UPnP Device Architecture 1.1 section 2.3."""
-    services = "".join(_service(service, version) for service in SERVICES if service.level is level)
+    services = "".join(_service(service, tree, shown) for service in services_in(shown) if service.level is level)
     inner = [child for child in Level if child == level + 1]
-    devices = "".join(_device(identity, version, child) for child in inner)
+    devices = "".join(_device(identity, tree, shown, child) for child in inner)
     at_root = level is Level.ROOT
     return "".join(
         (
             "<device>",
-            _element("deviceType", f"{DEVICE_URN}{DEVICE_TYPES[level]}:{version}"),
+            _element("deviceType", f"{DEVICE_URN}{DEVICE_TYPES[level]}:{shown}"),
             _element("friendlyName", identity.friendly_name[:FRIENDLY_NAME_LIMIT]),
             _element("manufacturer", _MANUFACTURER),
             _element("modelDescription", _MODEL_DESCRIPTION),
-            _element("modelName", _MODEL_NAME),
+            _element("modelName", identity.model_name[:MODEL_NAME_LIMIT]),
             _element("modelNumber", identity.version_string[:MODEL_NUMBER_LIMIT]),
             _element("serialNumber", identity.serial[:SERIAL_LIMIT]),
-            _element("UDN", identity.udn(level, version)),
+            _element("UDN", identity.udn(level, tree)),
             f"<serviceList>{services}</serviceList>",
             f"<deviceList>{devices}</deviceList>" if devices else "",
             _element("presentationURL", identity.presentation_url) if at_root and identity.presentation_url else "",
@@ -134,16 +159,17 @@ def _device(identity: DeviceIdentity, version: int, level: Level) -> str:
     )
 
 
-def _service(service: Service, tree: int) -> str:
+def _service(service: Service, tree: int, shown: int) -> str:
     prefix = TREE_PREFIX[tree]
+    version = service.version_in(shown)
     return "".join(
         (
             "<service>",
-            _element("serviceType", service.urn(service.version_in(tree))),
+            _element("serviceType", service.urn(version)),
             _element("serviceId", service.id),
             _element("SCPDURL", prefix + service.scpd_path),
             _element("controlURL", prefix + service.control_path),
-            _element("eventSubURL", prefix + service.event_path),
+            _element("eventSubURL", prefix + service.event_path if service.evented(version) else ""),
             "</service>",
         )
     )

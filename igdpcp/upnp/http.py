@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The server's side of one HTTP connection: bytes to requests, responses to bytes; h11 keeps the state machine."""
+"""The server's side of one HTTP connection: bytes to requests, responses to bytes; h11 reads heads and chunks."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ HEADER_LIMIT = 8 * 1024  # bytes of request line and header fields
 BODY_LIMIT = 32 * 1024  # bytes of a request's body
 REQUEST_LIMIT = HEADER_LIMIT + 2 * BODY_LIMIT  # bytes on the wire, chunk framing and what is pipelined behind included
 PIECES_LIMIT = 1024  # chunks of a body that are read at one go: each costs some microseconds
-FIELD_OVERHEAD = len(": \r\n")
 CONTENT_LENGTH_DIGITS = 9  # more are too many, whatever they say
 
 XML_TYPE = 'text/xml; charset="utf-8"'  # UPnP Device Architecture 1.1 section 3.2.1
 
 _REASONS = {status.value: status.phrase for status in HTTPStatus}
+_LINE_ENDS = b"\r\n"  # before a request line they mean nothing, RFC 9112 section 2.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class HttpRequest:
 
 @dataclass(frozen=True, slots=True)
 class HttpResponse:
-    """A response; Content-Length, Connection, Server and Ext are added when it is sent. ``close``: end after it."""
+    """A response; Content-Length, Connection and the standing fields are added to it. ``close``: end after it."""
 
     status: int
     headers: tuple[tuple[str, str], ...] = ()
@@ -48,23 +48,32 @@ def xml_response(status: int, body: bytes) -> HttpResponse:
     return HttpResponse(status, (("Content-Type", XML_TYPE),), body)
 
 
+def standing_fields(server: str, date: str = "") -> bytes:
+    """The header lines of every response; ``date`` empty: it is not known."""
+    dated = f"Date: {date}\r\n" if date else ""
+    return f"Ext:\r\nServer: {_one_line(server)}\r\n{dated}".encode("latin-1", "replace")
+
+
 class HttpConnection:
     """One connection, from its first byte to its end. At most one request is out at a time.
 
-    After ``receive_data`` or ``resume`` has returned a request, ``send`` its response, then call ``resume`` for a
-    request that was pipelined behind it. ``must_close`` says after ``send`` that no other request can follow.
+    After a request has been returned, ``send`` its response, then call ``resume`` for one that was pipelined behind
+    it. ``must_close`` says after ``send`` that no other request can follow. A body with a Content-Length is counted
+    here, since a parser costs less to make anew than h11 needs to pass a body through; its chunks are h11's.
     """
 
-    def __init__(self, server: str) -> None:
-        """``server`` is the value of the Server header."""
-        self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=HEADER_LIMIT)
-        self._fixed_fields = f"Ext:\r\nServer: {_one_line(server)}\r\n\r\n".encode("latin-1", "replace")
-        self._request: h11.Request | None = None
+    def __init__(self) -> None:
+        self._parser = _parser()
+        self._request: h11.Request | None = None  # its head came; until it is answered
         self._headers: dict[str, str] = {}
-        self._body: list[bytes] = []
-        self._size = 0
+        self._body = bytearray()
+        self._length: int | None = None  # of the body that is being counted
+        self._keep_alive = False
+        self._out = False  # a request was returned and is not answered
+        self._rest = b""  # came behind it
         self._received = 0  # bytes since the end of the last request that was answered
         self._output = b""
+        self._at_end = False  # the peer sends no more
         self._over = False
 
     @property
@@ -72,99 +81,167 @@ class HttpConnection:
         """Whether the connection is over once everything is sent."""
         return self._over
 
-    def receive_data(self, data: bytes) -> list[HttpRequest]:
+    @property
+    def holds_more(self) -> bool:
+        """Whether something was received that no request was made of yet."""
+        return self._received > 0
+
+    def receive_data(self, data: bytes) -> HttpRequest | None:
         """The request that ``data`` completes, if any; raises MalformedRequest (400, 413, 431 or 501).
 
         After that only ``refuse`` makes sense.
         """
-        if not data:
-            return []
+        if not self._received:
+            data = data.lstrip(_LINE_ENDS)
         self._received += len(data)
         if self._received > REQUEST_LIMIT:
             raise MalformedRequest("too many bytes for a request", HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
-        self._h11.receive_data(data)
+        if self._out:
+            self._rest += data
+        elif self._length is not None:
+            self._body += data
+        elif data:
+            self._parser.receive_data(data)
         return self.resume()
 
-    def resume(self) -> list[HttpRequest]:
+    def receive_end(self) -> HttpRequest | None:
+        """The peer sends no more; the request that this completes, if any; raises like ``receive_data``.
+
+        Some clients announce a longer body than they send: it is taken as it came.
+        """
+        self._at_end = True
+        return self.resume()
+
+    def resume(self) -> HttpRequest | None:
         """The request that is complete in what was received so far, if any; raises like ``receive_data``."""
-        try:
-            return self._next()
-        except h11.RemoteProtocolError as error:
-            raise MalformedRequest(str(error), error.error_status_hint) from error
+        if self._out:
+            return None
+        if self._length is not None:
+            request = self._counted(self._length)
+        else:
+            try:
+                request = self._parsed()
+            except h11.RemoteProtocolError as error:
+                raise MalformedRequest(str(error), error.error_status_hint) from error
+        if request is None and self._at_end:
+            return self._cut_short()
+        return request
 
     def bytes_to_send(self) -> bytes:
         """What the protocol itself has to say, such as 100 Continue; given out once."""
         output, self._output = self._output, b""
         return output
 
-    def send(self, response: HttpResponse) -> bytes:
-        """The bytes of the response to the last request."""
-        self._over = response.close or self._h11.their_state is not h11.DONE
+    def send(self, response: HttpResponse, fields: bytes = b"") -> bytes:
+        """The bytes of the response to the last request; ``fields``: lines of ``standing_fields``."""
+        self._over = response.close or not self._keep_alive or (self._at_end and not self._rest)
         body = b"" if self._request is not None and self._request.method == b"HEAD" else response.body
-        head = [f"HTTP/1.1 {response.status} {_REASONS.get(response.status, '')}\r\n"]
-        head += [f"{name}: {_one_line(value)}\r\n" for name, value in response.headers]
-        head += [f"Content-Length: {len(response.body)}\r\n", "Connection: close\r\n" if self._over else ""]
-        self._request = None
-        if not self._over:
-            self._next_cycle(response.status)
-        return b"".join(("".join(head).encode("latin-1", "replace"), self._fixed_fields, body))
+        head = f"HTTP/1.1 {response.status} {_REASONS.get(response.status, '')}\r\n"
+        for name, value in response.headers:
+            head += f"{name}: {_one_line(value)}\r\n"
+        head += f"Content-Length: {len(response.body)}\r\n"
+        if self._over:
+            head += "Connection: close\r\n"
+        else:
+            self._begin_again()
+        return b"".join((head.encode("latin-1", "replace"), fields, b"\r\n", body))
 
-    def refuse(self, status: int) -> bytes:
+    def refuse(self, status: int, fields: bytes = b"") -> bytes:
         """An empty response that ends the connection."""
-        return self.send(HttpResponse(status, close=True))
+        return self.send(HttpResponse(status, close=True), fields)
 
-    def _next_cycle(self, status: int) -> None:
-        """Tell h11 that a response was sent, so that it takes another request; it writes slower than ``send``."""
-        self._h11.send(h11.Response(status_code=status, headers=[(b"Content-Length", b"0")]))
-        self._h11.send(h11.EndOfMessage())
-        self._received = len(self._h11.trailing_data[0])
-        self._h11.start_next_cycle()
+    def _begin_again(self) -> None:
+        """Make ready for the request that follows, of which a part may be there."""
+        self._request, self._length, self._out = None, None, False
+        self._body = bytearray()
+        self._parser = _parser()
+        if rest := self._rest.lstrip(_LINE_ENDS):
+            self._parser.receive_data(rest)
+        self._received, self._rest = len(rest), b""
 
-    def _next(self) -> list[HttpRequest]:
-        connection = self._h11
+    def _parsed(self) -> HttpRequest | None:
+        """What h11 makes of the bytes that it has."""
+        parser = self._parser
         pieces = 0
         while True:
-            event = connection.next_event()
-            if type(event) is h11.Data:
+            event = parser.next_event()
+            if type(event) is h11.Request:
+                behind, _ = parser.trailing_data
+                self._take_head(event, self._received - len(behind))
+                if self._length is not None:
+                    self._body += behind
+                    return self._counted(self._length)
+            elif type(event) is h11.Data:
                 pieces += 1
-                self._size += len(event.data)
-                if self._size > BODY_LIMIT or pieces > PIECES_LIMIT:
+                self._body += event.data
+                if len(self._body) > BODY_LIMIT or pieces > PIECES_LIMIT:
                     raise MalformedRequest("body is too long", HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
-                self._body.append(bytes(event.data))
-            elif type(event) is h11.Request:
-                self._begin(event)
             elif type(event) is h11.EndOfMessage:
-                return [self._complete()]
-            elif event is h11.PAUSED:
-                return []
+                self._rest = parser.trailing_data[0]
+                return self._completed(bytes(self._body))
             else:
-                if connection.they_are_waiting_for_100_continue:
-                    self._output += connection.send(h11.InformationalResponse(status_code=100, headers=[])) or b""
-                return []
+                self._encourage()
+                return None
 
-    def _begin(self, request: h11.Request) -> None:
-        """Take in a request's head, and refuse what can be refused before its body comes."""
-        self._request, self._headers, self._body, self._size = request, {}, [], 0
-        size = len(request.target)
-        for name, value in request.headers:
-            size += len(name) + len(value) + FIELD_OVERHEAD
-            self._headers.setdefault(name.decode("ascii"), value.decode("latin-1"))
+    def _take_head(self, request: h11.Request, size: int) -> None:
+        """Take in a request's head of ``size`` bytes, and refuse what can be refused before its body comes."""
         if size > HEADER_LIMIT:  # h11 lets it pass when it arrives at once
             raise MalformedRequest("header fields are too long", HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+        fields = request.headers.raw_items()
+        self._request = request
+        self._headers = {name.decode("ascii").lower(): value.decode("latin-1") for name, value in reversed(fields)}
+        self._keep_alive = request.http_version >= b"1.1" and not (
+            "connection" in self._headers and any(map(_says_close, fields))
+        )
         length = self._headers.get("content-length", "0")
         if len(length) > CONTENT_LENGTH_DIGITS or int(length) > BODY_LIMIT:
             raise MalformedRequest("body is too long", HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+        if "transfer-encoding" not in self._headers:
+            self._length = int(length)
 
-    def _complete(self) -> HttpRequest:
+    def _counted(self, length: int) -> HttpRequest | None:
+        """The request, once all of its body is there."""
+        if len(self._body) < length:
+            self._encourage()
+            return None
+        body = bytes(self._body[:length])
+        self._rest = bytes(self._body[length:])
+        return self._completed(body)
+
+    def _cut_short(self) -> HttpRequest | None:
+        """What can be made of the last bytes of a peer that ended its side."""
+        if self._length is not None:
+            return self._completed(bytes(self._body))
+        if self._received:
+            raise MalformedRequest("it ends in the middle of a request")
+        return None
+
+    def _encourage(self) -> None:
+        """Tell a client to go on that waits for it."""
+        if self._parser.they_are_waiting_for_100_continue:
+            go_on = h11.InformationalResponse(status_code=HTTPStatus.CONTINUE, headers=[], reason=b"Continue")
+            self._output += self._parser.send(go_on) or b""
+
+    def _completed(self, body: bytes) -> HttpRequest:
         request = self._request
         assert request is not None
+        self._out = True
         return HttpRequest(
             method=request.method.decode("ascii"),
             path=_path(request.target.decode("ascii")),
             headers=self._headers,
-            body=self._body[0] if len(self._body) == 1 else b"".join(self._body),
+            body=body,
             version=request.http_version.decode("ascii"),
         )
+
+
+def _parser() -> h11.Connection:
+    return h11.Connection(h11.SERVER, max_incomplete_event_size=HEADER_LIMIT)
+
+
+def _says_close(field: tuple[bytes, bytes]) -> bool:
+    name, value = field
+    return name.lower() == b"connection" and b"close" in map(bytes.strip, value.lower().split(b","))
 
 
 def _one_line(value: str) -> str:

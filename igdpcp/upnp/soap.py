@@ -1,9 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SOAP control: request bodies to typed calls, results and faults to response bodies.
-
-Control points break XML in known ways, above all by not escaping ``&`` and ``<``. A strict parser goes first; only
-what it refuses is mended, once, and parsed again.
-"""
+"""SOAP control: request bodies to typed calls, results and faults to response bodies."""
 
 from __future__ import annotations
 
@@ -11,25 +7,35 @@ import re
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from html import escape
-from typing import NoReturn
-from xml.parsers import expat
+from typing import NamedTuple
 
-from igdpcp.errors import MalformedRequest, UpnpFault
-from igdpcp.upnp.actions import SERVICE_URN, UI2_MAX, UI4_MAX, Action, DataType, Service, StateVariable, service_by_type
+from igdpcp.errors import UpnpFault
+from igdpcp.upnp.actions import (
+    SERVICE_URN,
+    UI2_MAX,
+    UI4_MAX,
+    Action,
+    Argument,
+    DataType,
+    Service,
+    StateVariable,
+    Value,
+)
+from igdpcp.upnp.envelope import NOT_XML, Envelope, read_envelope
+from igdpcp.upnp.services import service_by_type
 
-DEPTH_LIMIT = 16  # elements inside one another; an honest request has 4
-NAME_LIMIT = 128  # characters of an element name
-VALUE_LIMIT = 4096  # characters of an argument's value
 DESCRIPTION_LIMIT = 256  # characters kept of a free text
 
 INVALID_ACTION = 401  # UPnP Device Architecture 1.1, table 3-3
 INVALID_ARGS = 402
+INVALID_VAR = 404
 ACTION_FAILED = 501
 ARGUMENT_VALUE_OUT_OF_RANGE = 601
-STRING_TOO_LONG = 605
+OPTIONAL_ACTION_NOT_IMPLEMENTED = 602
 
-FAULT_TEXT = {
+FAULT_NAMES = {
     401: "Invalid Action",
     402: "Invalid Args",
     404: "Invalid Var",
@@ -41,29 +47,6 @@ FAULT_TEXT = {
     604: "Human Intervention Required",
     605: "String Argument Too Long",
     606: "Action not authorized",
-    703: "InactiveConnectionStateRequired",
-    704: "ConnectionSetupFailed",
-    705: "ConnectionSetupInProgress",
-    706: "ConnectionNotConfigured",
-    707: "DisconnectInProgress",
-    708: "InvalidLayer2Address",
-    709: "InternetAccessDisabled",
-    710: "InvalidConnectionType",
-    711: "ConnectionAlreadyTerminated",
-    713: "SpecifiedArrayIndexInvalid",
-    714: "NoSuchEntryInArray",
-    715: "WildCardNotPermittedInSrcIP",
-    716: "WildCardNotPermittedInExtPort",
-    718: "ConflictInMappingEntry",
-    720: "InvalidDeviceUUID",
-    721: "InvalidServiceID",
-    723: "InvalidConnServiceSelection",
-    728: "NoPortMapsAvailable",
-    729: "ConflictWithOtherMechanisms",
-    730: "PortMappingNotFound",
-    731: "ReadOnly",
-    732: "WildCardNotPermittedInIntPort",
-    733: "InconsistentParameters",
 }
 
 _OPEN = (
@@ -72,18 +55,20 @@ _OPEN = (
     ' s:encodingStyle="http://schemas.xmlsoap.org/soap/encoding/"><s:Body>'
 )
 _CLOSE = "</s:Body></s:Envelope>\n"
+_CONTROL = "urn:schemas-upnp-org:control-1-0"
+_QUERY = f"{_CONTROL}#QueryStateVariable"
 
-_PADDING = b"\0 \t\r\n"
-_BOM = b"\xef\xbb\xbf"
 _SOAPACTION = re.compile(re.escape(SERVICE_URN) + r"([A-Za-z0-9-]{1,64}):([0-9]{1,4})#([A-Za-z0-9_-]{1,128})")
 _MPOST_SOAPACTION = re.compile(r"[0-9]{2}-soapaction")
-_BARE_AMPERSAND = re.compile(r"&(?!(?:amp|lt|gt|quot|apos|#[0-9]{1,7}|#x[0-9A-Fa-f]{1,6});)")
 _INTEGER = re.compile(r"\+?([0-9]{1,64})")
-_BARE_BRACKET = re.compile(r"<(?![A-Za-z_/!?])")
 _UNPRINTABLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # Unicode's general categories of what ends lines or cannot be seen
 _XML_TYPES = {"text/xml", "application/xml", "application/soap+xml"}
-_NOT_XML = dict.fromkeys(code for code in (*range(0x20), 0xFFFE, 0xFFFF) if chr(code) not in "\t\r\n")  # XML 1.0, 2.2
+_REMEMBERED_ACTIONS = 64
 _BOOLEANS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+
+
+class Cdata(str):
+    """Text that holds an XML document, which goes out as it is; "]]>" must not occur in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +82,14 @@ class Call:
     version: int
     urn: str
     action: Action
-    arguments: dict[str, str | int | bool]
+    arguments: dict[str, Value]
+
+
+@dataclass(frozen=True, slots=True)
+class VariableQuery:
+    """QueryStateVariable: the value of one state variable is asked for; nothing of it names the service."""
+
+    name: str
 
 
 def soapaction_of(headers: Mapping[str, str]) -> str | None:
@@ -127,34 +119,35 @@ def printable(text: str) -> str:
     return "".join(character for character in text if unicodedata.category(character) not in _UNPRINTABLE)
 
 
-def parse_call(soapaction: str | None, body: bytes) -> Call:
-    """The call that a control request makes (UPnP Device Architecture 1.1 section 3.2.1).
-
-    Raises MalformedRequest when the body is no SOAP request, UpnpFault 401 for an action that the service does not
-    have, 402, 601 or 605 for its arguments.
-    """
-    envelope = _read(body)
-    wanted = (soapaction or "").strip().strip("\"'").strip() or f"{envelope.namespace}#{envelope.action}"
+def names_an_action(soapaction: str | None) -> bool:
+    """Whether this SOAPACTION is meant for us, whatever the path that it was posted to."""
+    wanted = _unquoted(soapaction)
     match = _SOAPACTION.fullmatch(wanted)
-    service = service_by_type(match[1]) if match else None
-    if match is None or service is None:
-        raise UpnpFault(INVALID_ACTION, "no such service")
-    version = int(match[2])
-    action = service.action(match[3], version) if version in service.versions else None
-    if action is None or action.name != envelope.action:
-        raise UpnpFault(INVALID_ACTION, "no such action")
-    arguments = {}
-    for argument in action.inputs:
-        text = envelope.values.get(argument.name)
-        if text is not None:
-            arguments[argument.name] = _typed(
-                argument.name, text, service.variable(argument.variable, version), version
-            )
-        elif argument.default is not None:
-            arguments[argument.name] = argument.default
-        else:
-            raise UpnpFault(INVALID_ARGS, f"{argument.name} is missing")
-    return Call(service, version, wanted.partition("#")[0], action, arguments)
+    return wanted == _QUERY or (match is not None and service_by_type(match[1]) is not None)
+
+
+def parse_control(soapaction: str | None, body: bytes) -> Call | VariableQuery:
+    """What a control request asks for (UPnP Device Architecture 1.1 sections 3.2.1 and 3.3.1).
+
+    Raises MalformedRequest when the body is no SOAP request, UpnpFault 401 or 602 for an action that the service does
+    not have, 402, 601 or 605 for its arguments.
+    """
+    envelope = read_envelope(body)
+    wanted = _unquoted(soapaction) or f"{envelope.namespace}#{envelope.action}"
+    if wanted != _QUERY:
+        return _call(wanted, envelope)
+    name = envelope.values.get("varName")
+    if name is None:
+        raise UpnpFault(INVALID_ARGS, "varName is missing")
+    return VariableQuery(name.strip())
+
+
+def parse_call(soapaction: str | None, body: bytes) -> Call:
+    """The action call that a control request makes; raises like ``parse_control``."""
+    call = parse_control(soapaction, body)
+    if isinstance(call, VariableQuery):
+        raise UpnpFault(INVALID_ACTION, "no action call")
+    return call
 
 
 def encode_response(call: Call, outputs: Mapping[str, object]) -> bytes:
@@ -166,12 +159,21 @@ def encode_response(call: Call, outputs: Mapping[str, object]) -> bytes:
     return f'{_OPEN}<u:{name}Response xmlns:u="{call.urn}">{values}</u:{name}Response>{_CLOSE}'.encode(errors="replace")
 
 
+def encode_variable(value: Value) -> bytes:
+    """The body of the positive answer to a QueryStateVariable."""
+    name = "QueryStateVariableResponse"
+    return (f'{_OPEN}<u:{name} xmlns:u="{_CONTROL}"><return>{_text(value)}</return></u:{name}>{_CLOSE}').encode(
+        errors="replace"
+    )
+
+
 def encode_fault(code: int, text: str) -> bytes:
-    """The body of a fault, to be sent with status 500; an empty ``text`` takes the code's standard name."""
+    """The body of a fault, to be sent with status 500; an empty ``text`` takes the name that all services give it."""
+    text = _text(text or FAULT_NAMES.get(code, ""))
     return (
         f"{_OPEN}<s:Fault><faultcode>s:Client</faultcode><faultstring>UPnPError</faultstring><detail>"
-        f'<UPnPError xmlns="urn:schemas-upnp-org:control-1-0"><errorCode>{code}</errorCode>'
-        f"<errorDescription>{_text(text or FAULT_TEXT.get(code, ''))}</errorDescription></UPnPError></detail></s:Fault>"
+        f'<UPnPError xmlns="{_CONTROL}"><errorCode>{code}</errorCode>'
+        f"<errorDescription>{text}</errorDescription></UPnPError></detail></s:Fault>"
         f"{_CLOSE}"
     ).encode(errors="replace")
 
@@ -181,17 +183,74 @@ def _text(value: object) -> str:
         return "1" if value else "0"
     if isinstance(value, int):
         return str(int(value))
-    return escape(str(value).translate(_NOT_XML), quote=False)
+    if isinstance(value, Cdata):
+        return f"<![CDATA[{value}]]>"
+    return escaped(str(value))
 
 
-def _typed(name: str, text: str, variable: StateVariable, version: int) -> str | int | bool:
+def escaped(text: str) -> str:
+    """The text as an XML element's content."""
+    if not text.isprintable():
+        text = text.translate(NOT_XML)
+    return escape(text, quote=False)
+
+
+def _unquoted(soapaction: str | None) -> str:
+    return (soapaction or "").strip().strip("\"'").strip()
+
+
+class _Target(NamedTuple):
+    """What a SOAPACTION names, and each input argument with its state variable."""
+
+    service: Service
+    version: int
+    urn: str
+    action: Action
+    inputs: tuple[tuple[Argument, StateVariable], ...]
+
+
+@lru_cache(_REMEMBERED_ACTIONS)
+def _target(wanted: str) -> _Target:
+    match = _SOAPACTION.fullmatch(wanted)
+    service = service_by_type(match[1]) if match else None
+    if match is None or service is None:
+        raise UpnpFault(INVALID_ACTION, "no such service")
+    version, name = int(match[2]), match[3]
+    if version not in service.versions:
+        raise UpnpFault(INVALID_ACTION, "no such version of the service")
+    action = service.action(name, version)
+    if action is None:
+        code = OPTIONAL_ACTION_NOT_IMPLEMENTED if name in service.not_offered else INVALID_ACTION
+        raise UpnpFault(code, "no such action")
+    inputs = tuple((argument, service.variable(argument.variable, version)) for argument in action.inputs)
+    return _Target(service, version, wanted.partition("#")[0], action, inputs)
+
+
+def _call(wanted: str, envelope: Envelope) -> Call:
+    target = _target(wanted)
+    if target.action.name != envelope.action:
+        raise UpnpFault(INVALID_ACTION, "SOAPACTION and body name two actions")
+    arguments: dict[str, Value] = {}
+    for argument, variable in target.inputs:
+        text = envelope.values.get(argument.name)
+        if text is not None:
+            arguments[argument.name] = _typed(argument.name, text, variable, target.version)
+        elif argument.default is not None:
+            arguments[argument.name] = argument.default
+        else:
+            raise UpnpFault(INVALID_ARGS, f"{argument.name} is missing")
+    return Call(target.service, target.version, target.urn, target.action, arguments)
+
+
+def _typed(name: str, text: str, variable: StateVariable, version: int) -> Value:
     """The value as its state variable's type; the faults of UPnP Device Architecture 1.1, table 3-3."""
     if variable.free_text:
         return printable(text)[:DESCRIPTION_LIMIT]
     text = text.strip()
+    for spelling, meant in variable.spellings:
+        if text.lower() == spelling:
+            text = meant
     if variable.type is DataType.STRING:
-        if text in variable.wildcards:
-            return ""
         return _listed(name, text, variable.allowed, version) if variable.allowed else text
     if variable.type is DataType.BOOLEAN:
         boolean = _BOOLEANS.get(text.lower())
@@ -210,93 +269,3 @@ def _listed(name: str, text: str, allowed: tuple[str, ...], version: int) -> str
             return value
     # WANIPConnection:2 asks for 601 where version 1 knew only 402
     raise UpnpFault(ARGUMENT_VALUE_OUT_OF_RANGE if version > 1 else INVALID_ARGS, f"{name} is not one of {allowed}")
-
-
-class _Envelope:
-    """What expat's events say of Envelope, Body, the action element in it and its children, names without prefix."""
-
-    def __init__(self) -> None:
-        self.action = ""
-        self.namespace = ""
-        self.values: dict[str, str] = {}
-        self._path: list[str] = []
-        self._namespaces: dict[str, str] = {}
-        self._in_action = False
-        self._parts: list[str] | None = None
-        self._size = 0
-
-    def start(self, tag: str, attributes: dict[str, str]) -> None:
-        if len(self._path) >= DEPTH_LIMIT or len(tag) > NAME_LIMIT:
-            raise MalformedRequest("element nested too deep or name too long")
-        prefix, _, name = tag.rpartition(":")
-        self._path.append(name)
-        depth = len(self._path)
-        if depth <= 3:
-            self._namespaces.update((k.partition(":")[2], v) for k, v in attributes.items() if k.startswith("xmlns"))
-        if depth == 3 and self._path[:2] == ["Envelope", "Body"] and not self.action:
-            self.action, self.namespace, self._in_action = name, self._namespaces.get(prefix, ""), True
-        elif depth == 4 and self._in_action:
-            if name in self.values:
-                raise UpnpFault(INVALID_ARGS, "an argument is given twice")
-            self._parts, self._size = [], 0
-        elif self._parts is not None:
-            raise UpnpFault(INVALID_ARGS, "an element inside an argument")
-
-    def end(self, tag: str) -> None:
-        depth = len(self._path)
-        name = self._path.pop()
-        if depth == 3:
-            self._in_action = False
-        elif depth == 4 and self._parts is not None:
-            self.values[name] = "".join(self._parts)
-            self._parts = None
-
-    def data(self, text: str) -> None:
-        if self._parts is None:
-            return
-        self._size += len(text)
-        if self._size > VALUE_LIMIT:
-            raise UpnpFault(STRING_TOO_LONG, "an argument is too long")
-        self._parts.append(text)
-
-
-def _refuse(*_: object) -> NoReturn:
-    raise MalformedRequest("document type declarations are not accepted")
-
-
-def _read(body: bytes) -> _Envelope:
-    body = body.strip(_PADDING).removeprefix(_BOM).lstrip(_PADDING)
-    try:
-        envelope = _parse(body)
-    except expat.ExpatError:
-        try:
-            envelope = _parse(_mended(body))
-        except expat.ExpatError as error:
-            raise MalformedRequest(f"body is not XML: {expat.ErrorString(error.code)}") from error
-    if not envelope.action:
-        raise MalformedRequest("no action element in the SOAP body")
-    return envelope
-
-
-def _parse(body: bytes) -> _Envelope:
-    # The encoding is fixed: a declared one would make expat look for any codec of that name.
-    parser = expat.ParserCreate("UTF-8")
-    envelope = _Envelope()
-    parser.buffer_text = True
-    parser.StartDoctypeDeclHandler = _refuse
-    parser.EntityDeclHandler = _refuse
-    parser.ExternalEntityRefHandler = _refuse
-    parser.StartElementHandler = envelope.start
-    parser.EndElementHandler = envelope.end
-    parser.CharacterDataHandler = envelope.data
-    parser.Parse(body, True)
-    return envelope
-
-
-def _mended(body: bytes) -> bytes:
-    """The body with bare ``&`` and ``<`` escaped, what XML forbids gone and Latin-1 taken for what is not UTF-8."""
-    try:
-        text = body.decode()
-    except UnicodeDecodeError:
-        text = body.decode("latin-1")
-    return _BARE_BRACKET.sub("&lt;", _BARE_AMPERSAND.sub("&amp;", text.translate(_NOT_XML))).encode()

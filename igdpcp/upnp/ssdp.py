@@ -10,22 +10,28 @@ from functools import lru_cache
 from ipaddress import AddressValueError, IPv4Address
 
 from igdpcp.errors import MalformedRequest
-from igdpcp.upnp.actions import DEVICE_TYPES, DEVICE_URN, SERVICES, UI2_MAX, Level
+from igdpcp.model import IPAddress
+from igdpcp.upnp.actions import DEVICE_TYPES, DEVICE_URN, UI2_MAX, Level
 from igdpcp.upnp.description import ROOT_PATH, VERSIONS, DeviceIdentity
+from igdpcp.upnp.services import services_in
 
 MAX_AGE = 1800  # seconds; UPnP Device Architecture 1.1 section 1.2.2: at least that
+UNANNOUNCED_MAX_AGE = 86400  # seconds, of what is only found by searching
 MESSAGE_LIMIT = 2048  # bytes of a message that is looked at
 FIELD_LIMIT = 32  # header fields that are looked at
 TEXT_LIMIT = 200  # characters kept of what a stranger says of itself
-HOST = "239.255.255.250:1900"  # UPnP Device Architecture 1.1 section 1.2.2
+PORT = 1900  # UPnP Device Architecture 1.1 section 1.2.2
 GATEWAY = f"{DEVICE_URN}{DEVICE_TYPES[Level.ROOT]}:1"
 
+_SEARCHED_HOST = f"239.255.255.250:{PORT}"
 _ROOT_DEVICE = "upnp:rootdevice"
 _ALL = "ssdp:all"
 _DISCOVER = "ssdp:discover"
 _LOCATION = re.compile(r"http://([0-9.]{7,15})(?::([0-9]{1,5}))?(?:/.*)?", re.IGNORECASE)
 _HTTP_PORT = "80"
-_REMEMBERED_ANSWERS = 16  # addresses that answers are made for: one for each LAN
+_LOCATION_SIGNATURE = '"http://schemas.upnp.org/upnp/1/0/"; ns=01'  # UPnP Device Architecture 1.1 annex A.2
+_START_OF_ANSWER = b"HTTP/1.1 200 OK\r\n"
+_REMEMBERED_ANSWERS = 32  # addresses that answers are made for: some for each LAN
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +76,20 @@ class Sighting:
 
 
 @dataclass(frozen=True, slots=True)
+class Presence:
+    """The gateway as it is found at one of its addresses.
+
+    ``location_base`` is "http://ADDRESS:PORT"; ``igd_version`` is the option's value: with "auto" the version that is
+    searched for chooses the tree, and with it the document. ``host`` is the HOST of what is sent to the group.
+    """
+
+    identity: DeviceIdentity
+    location_base: str
+    igd_version: str
+    host: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class _Row:
     """One thing that is advertised: its target, the device that has it, and in which tree."""
 
@@ -99,53 +119,54 @@ def parse_search(data: bytes) -> Search | None:
     )
 
 
-def answers(search: Search, identity: DeviceIdentity, location_base: str, igd_version: str) -> tuple[bytes, ...]:
-    """The answers to a search, none when nothing here is meant.
+def host_port(address: IPAddress, port: int) -> str:
+    """Address and port as a URL or the HOST header has them."""
+    return f"{address}:{port}" if address.version == 4 else f"[{address}]:{port}"
 
-    ``location_base`` is "http://ADDRESS:PORT"; ``igd_version`` is the option's value: with "auto" the version that is
-    searched for chooses the tree, and with it the document. A target of a lower version than the device's is answered
-    with that version (UPnP Device Architecture 1.1 section 1.3.2).
+
+def answers(search: Search, presence: Presence, date: str = "") -> tuple[bytes, ...]:
+    """The answers to a search, none when nothing here is meant; ``date`` empty: it is not known.
+
+    A target of a lower version than the device's is answered with that version, as it was asked for (UPnP Device
+    Architecture 1.1 section 1.3.2).
     """
-    return _all_answers(identity, location_base, igd_version).get(search.target, ())
+    found = _all_answers(presence).get(search.target, ())
+    start = _START_OF_ANSWER + (f"DATE: {date}\r\n".encode() if date else b"")
+    return tuple(start + answer for answer in found)
 
 
-def alive(identity: DeviceIdentity, location_base: str, igd_version: str) -> list[bytes]:
-    """One announcement of everything; with "auto" of the version 1 tree, which all control points understand."""
+def alive(presence: Presence) -> list[bytes]:
+    """One announcement of everything that is there."""
     return [
-        _message(
-            "NOTIFY * HTTP/1.1",
-            ("HOST", HOST),
+        _notify(
+            presence,
+            "ssdp:alive",
+            row,
             ("CACHE-CONTROL", f"max-age={MAX_AGE}"),
-            ("LOCATION", location_base + ROOT_PATH[row.tree]),
-            ("NT", row.target),
-            ("NTS", "ssdp:alive"),
-            ("SERVER", identity.server),
-            ("USN", _usn(row, identity)),
-            *_numbers(identity),
+            _location(row, presence),
+            ("SERVER", presence.identity.server),
+            *_signature(presence.identity),
         )
-        for row in _rows(identity, _trees(igd_version)[0])
+        for row in _announced(presence)
     ]
 
 
-def byebye(identity: DeviceIdentity, igd_version: str) -> list[bytes]:
+def update(presence: Presence, next_boot_id: int) -> list[bytes]:
+    """What precedes ``alive`` with that boot number, at the addresses that were there before."""
+    following = ("NEXTBOOTID.UPNP.ORG", str(next_boot_id))
+    return [_notify(presence, "ssdp:update", row, _location(row, presence), following) for row in _announced(presence)]
+
+
+def byebye(presence: Presence) -> list[bytes]:
     """The end of everything that control points can have found."""
-    return [
-        _message(
-            "NOTIFY * HTTP/1.1",
-            ("HOST", HOST),
-            ("NT", row.target),
-            ("NTS", "ssdp:byebye"),
-            ("USN", _usn(row, identity)),
-            *_numbers(identity),
-        )
-        for tree in _trees(igd_version)
-        for row in _rows(identity, tree)
-    ]
+    rows = dict.fromkeys((*_announced(presence), *_findable(presence).values()))
+    return [_notify(presence, "ssdp:byebye", row) for row in rows]
 
 
 def search_request(target: str, mx: int) -> bytes:
-    """A multicast search that is to be answered within ``mx`` seconds."""
-    return _message("M-SEARCH * HTTP/1.1", ("HOST", HOST), ("MAN", f'"{_DISCOVER}"'), ("MX", str(mx)), ("ST", target))
+    """A multicast search by IPv4 that is to be answered within ``mx`` seconds."""
+    fields = ("HOST", _SEARCHED_HOST), ("MAN", f'"{_DISCOVER}"'), ("MX", str(mx)), ("ST", target)
+    return b"M-SEARCH * HTTP/1.1\r\n" + _fields(*fields)
 
 
 def parse_answer(data: bytes) -> Sighting | None:
@@ -173,29 +194,37 @@ def _rows(identity: DeviceIdentity, tree: int) -> Iterator[_Row]:
         if level is Level.ROOT:
             yield _Row(_ROOT_DEVICE, level, tree)
         yield _Row(identity.udn(level, tree), level, tree)
-    for service in SERVICES:
+    for service in services_in(tree):
         yield _Row(service.urn(service.version_in(tree)), service.level, tree)
 
 
-def _searchable(identity: DeviceIdentity, tree: int) -> Iterator[_Row]:
-    """The rows of a tree, and the same for every lower version."""
-    for row in _rows(identity, tree):
-        yield row
-        if row.target.startswith("urn:"):
+def _announced(presence: Presence) -> list[_Row]:
+    """The rows of the first tree only: a control point that takes any version would see two gateways, and map on both.
+
+    Whoever searched for the second tree keeps it for long, and is told when it goes.
+    """
+    return list(_rows(presence.identity, _trees(presence.igd_version)[0]))
+
+
+def _findable(presence: Presence) -> dict[str, _Row]:
+    """Every target that can be searched for: the rows, and the same for every lower version."""
+    rows: dict[str, _Row] = {}
+    for tree in _trees(presence.igd_version):
+        for row in _rows(presence.identity, tree):
+            rows.setdefault(row.target, row)
             base, _, version = row.target.rpartition(":")
-            for lower in range(1, int(version)):
-                yield _Row(f"{base}:{lower}", row.level, tree)
+            if base.startswith("urn:"):
+                for lower in range(1, int(version)):
+                    rows.setdefault(f"{base}:{lower}", _Row(f"{base}:{lower}", row.level, tree))
+    return rows
 
 
 @lru_cache(_REMEMBERED_ANSWERS)
-def _all_answers(identity: DeviceIdentity, location_base: str, igd_version: str) -> dict[str, tuple[bytes, ...]]:
+def _all_answers(presence: Presence) -> dict[str, tuple[bytes, ...]]:
     """The answers to every target that is meant for us: most searches on a LAN are not, and must cost nothing."""
-    trees = _trees(igd_version)
-    found = {_ALL: tuple(_answer(row, identity, location_base) for row in _rows(identity, trees[0]))}
-    for tree in trees:
-        for row in _searchable(identity, tree):
-            found.setdefault(row.target, (_answer(row, identity, location_base),))
-    return found
+    first = _trees(presence.igd_version)[0]
+    everything = tuple(_answer(row, presence) for row in _rows(presence.identity, first))
+    return {_ALL: everything} | {target: (_answer(row, presence),) for target, row in _findable(presence).items()}
 
 
 def _usn(row: _Row, identity: DeviceIdentity) -> str:
@@ -203,26 +232,45 @@ def _usn(row: _Row, identity: DeviceIdentity) -> str:
     return udn if row.target == udn else f"{udn}::{row.target}"
 
 
-def _answer(row: _Row, identity: DeviceIdentity, location_base: str) -> bytes:
-    return _message(
-        "HTTP/1.1 200 OK",
-        ("CACHE-CONTROL", f"max-age={MAX_AGE}"),
+def _answer(row: _Row, presence: Presence) -> bytes:
+    """An answer but for its start."""
+    announced = row.tree == _trees(presence.igd_version)[0]
+    return _fields(
+        ("CACHE-CONTROL", f"max-age={MAX_AGE if announced else UNANNOUNCED_MAX_AGE}"),
         ("EXT", ""),
-        ("LOCATION", location_base + ROOT_PATH[row.tree]),
-        ("SERVER", identity.server),
+        _location(row, presence),
+        ("SERVER", presence.identity.server),
         ("ST", row.target),
-        ("USN", _usn(row, identity)),
-        *_numbers(identity),
+        ("USN", _usn(row, presence.identity)),
+        *_numbers(presence.identity),
+        *_signature(presence.identity),
     )
+
+
+def _notify(presence: Presence, kind: str, row: _Row, *fields: tuple[str, str]) -> bytes:
+    """A message to the group."""
+    usn = ("USN", _usn(row, presence.identity))
+    return b"NOTIFY * HTTP/1.1\r\n" + _fields(
+        ("HOST", presence.host), ("NT", row.target), ("NTS", kind), usn, *_numbers(presence.identity), *fields
+    )
+
+
+def _location(row: _Row, presence: Presence) -> tuple[str, str]:
+    return "LOCATION", presence.location_base + ROOT_PATH[row.tree]
 
 
 def _numbers(identity: DeviceIdentity) -> tuple[tuple[str, str], ...]:
     return ("BOOTID.UPNP.ORG", str(identity.boot_id)), ("CONFIGID.UPNP.ORG", str(identity.config_id))
 
 
-def _message(start: str, *fields: tuple[str, str]) -> bytes:
-    lines = [start, *(f"{name}: {value}".rstrip() for name, value in fields)]
-    return ("\r\n".join(lines) + "\r\n\r\n").encode()
+def _signature(identity: DeviceIdentity) -> tuple[tuple[str, str], ...]:
+    """The same at every address of one boot instance: control points see that it is one device."""
+    return ("OPT", _LOCATION_SIGNATURE), ("01-NLS", str(identity.boot_id))
+
+
+def _fields(*fields: tuple[str, str]) -> bytes:
+    """Header fields and the empty line that ends them."""
+    return "".join(f"{name}: {value}".rstrip() + "\r\n" for name, value in fields).encode() + b"\r\n"
 
 
 def _split(data: bytes) -> tuple[str, dict[str, str]]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The carrier's PCP server as an upstream: drives the engine with a socket and the event loop's clock."""
+"""The carrier's PCP server as an upstream: what the hall wants of it, and what it says."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ import asyncio
 import logging
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
-from ipaddress import IPv4Address, ip_address
+from ipaddress import IPv4Address
 
 from igdpcp.config import MainConfig, UpstreamConfig
-from igdpcp.errors import OurFault
 from igdpcp.iwf.interfaces import (
     AddressChanged,
     Emit,
@@ -30,7 +29,6 @@ from igdpcp.model import (
     Grant,
     IPAddress,
     PcpPeer,
-    Protocol,
     UpstreamRequest,
 )
 from igdpcp.pcp.client import (
@@ -38,21 +36,18 @@ from igdpcp.pcp.client import (
     MappingLost,
     MappingRefused,
     MappingReleased,
-    PcpClient,
     ServerState,
-    ServerStateChanged,
     StateLossDetected,
     WantedMapping,
 )
-from igdpcp.pcp.message import SERVER_PORT, ResultCode
+from igdpcp.pcp.discovery import Origin, Server
+from igdpcp.pcp.message import ResultCode
 from igdpcp.pcp.nonce import derive
 from igdpcp.pcp.timing import Timing
-from igdpcp.upstreams.pcp_sockets import PcpSockets, Source
+from igdpcp.upstreams.address_probe import PROBE_ID, probe, takes_its_place
+from igdpcp.upstreams.server_line import ServerLine
 
 LOG = logging.getLogger("igdpcp.upstream")
-PROBE_ID = "probe"
-PROBE_PORT = 9  # discard, UDP (RFC 6970 section 5.7: a mapping made only to learn the external address)
-PROBE_LEASE = 120  # seconds; servers raise anything less to this (RFC 6887 section 15)
 
 _STATES = {
     ServerState.PROBING: Activation.PROBING,
@@ -62,7 +57,7 @@ _STATES = {
 
 
 class PcpUpstream:
-    """One PCP server: a configured one, or the WAN's default router (RFC 6887 section 8.1)."""
+    """The PCP servers of one WAN, of which one is asked (RFC 6887 section 8.1)."""
 
     name = "pcp"
 
@@ -75,29 +70,27 @@ class PcpUpstream:
         rng: random.Random,
         emit: Emit,
         is_local: Callable[[IPv4Address], bool],
+        peer_changed: Callable[[], None] = lambda: None,
     ) -> None:
-        """``is_local`` tells of an address whether it belongs to a LAN that is served."""
+        """``is_local`` tells of an address whether it belongs to a LAN that is served.
+
+        ``peer_changed`` is called when ``peer`` is another one by itself.
+        """
         self._main = main
-        self._config = config
         self._secret = secret
-        self._rng = rng
         self._emit = emit
         self._is_local = is_local
-        if more := config.server[1:]:
-            LOG.warning(line("one_server_address_only", used=config.server[0], not_tried=", ".join(more)))
         self._loop = asyncio.get_running_loop()
-        self._engine: PcpClient | None = None
-        self._sockets = PcpSockets(self._received, self._pump, main.log_wire)
-        self._timer: asyncio.TimerHandle | None = None
+        self._line = ServerLine(
+            timing=Timing(irt=config.retransmit_initial), secret=secret, rng=rng, log_wire=main.log_wire,
+            event=self._handle, state_changed=self._server_state, engine_made=self._ask_all,
+            internal_changed=self._follow_address, asked_anew=self._asked_anew, peer_changed=peer_changed,
+        )  # fmt: skip
         self._requests: dict[str, UpstreamRequest] = {}
         self._granted: set[str] = set()
         self._leaving: set[str] = set()
         self._owed: dict[str, UpstreamRequest] = {}  # to be given back as soon as there is a server
-        self._pumping = False
-        self._device = config.device
-        self._source: IPAddress | None = None
         self._state = Activation.NO_WAN
-        self.server: IPAddress | None = None
         self.reason = "the WAN has no address yet"
         self.state_since = self._loop.time()
         self.up_since: float | None = None
@@ -109,41 +102,54 @@ class PcpUpstream:
 
     @property
     def trusted(self) -> bool:
-        """Whether it may be asked on behalf of other hosts (RFC 6970 section 6: THIRD_PARTY)."""
-        return bool(self._config.server)
+        """Whether the server may be asked on behalf of other hosts."""
+        return self._line.trusted
 
     @property
     def identity(self) -> str:
-        """What nonces are derived for: not an address, since all addresses of a server share them (RFC 7488)."""
-        if self._config.server:
-            return self._config.name
-        return f"{self._device}/{self.server}"
+        """What nonces are derived for."""
+        return self._line.server.identity if self._line.server else ""
+
+    @property
+    def origin(self) -> str:
+        """Who named the server, for people."""
+        return self._line.server.origin.value if self._line.server else ""
+
+    @property
+    def address(self) -> IPAddress | None:
+        """The address at which the server is asked."""
+        return self._line.address
+
+    @property
+    def addresses(self) -> tuple[IPAddress, ...]:
+        """All addresses of that server."""
+        return self._line.server.addresses if self._line.server else ()
 
     @property
     def peer(self) -> PcpPeer | None:
         """Whose packets the router has to let in, to which port; None while nobody is asked."""
-        port = self._sockets.port
-        return PcpPeer(self.server, port) if port and self.server else None
+        return self._line.peer
+
+    @property
+    def usable(self) -> bool:
+        """False: the server is there and refuses what is needed; ``reason`` says what."""
+        return self._line.engine is None or self._line.engine.usable
 
     @property
     def epoch(self) -> int | None:
-        return self._engine.last_epoch if self._engine else None
+        return self._line.engine.last_epoch if self._line.engine else None
 
     @property
     def counters(self) -> Counter[str]:
         """What was sent, received and ignored, and why."""
-        engine = self._engine.counters if self._engine else Counter()
-        return engine + Counter(refused=self._sockets.refused)
+        return self._line.counters
 
-    def network_changed(self, device: str, address: IPv4Address | None, router: IPv4Address | None) -> None:
-        """The WAN is now this device with this address and default router; None: it is down."""
-        server = self._choose_server(router)
-        self._device = device
-        self._sockets.close()
-        if address is None or server is None:
-            self._pause("the WAN has no IPv4 address" if address is None else "there is no default router to ask")
-            return
-        self._connect(device, server)
+    def network_changed(self, device: str, address: IPv4Address | None, servers: Iterable[Server]) -> None:
+        """The WAN is this device with this address (None: it is down), and these are the servers behind it."""
+        if problem := self._line.network_changed(device, address, servers):
+            self.up_since = None
+            self._set_state(Activation.NO_WAN, problem)
+            self._set_external_address(None)
 
     def __contains__(self, id: str) -> bool:
         return id in self._requests
@@ -155,148 +161,91 @@ class PcpUpstream:
     def map(self, request: UpstreamRequest, *, urgent: bool = True) -> None:
         self._requests[request.id] = request
         self._leaving.discard(request.id)
-        if self._engine:
-            if _needs_probe_port(request):
+        if engine := self._line.engine:
+            if takes_its_place(request):
                 self._end_probe()
-            self._engine.want(self._wanted(request), self._loop.time(), urgent=urgent)
-            self._pump()
+            engine.want(self._wanted(request), self._loop.time(), urgent=urgent)
+            self._line.pump()
 
     def unmap(self, id: str, *, urgent: bool = True) -> None:
         self._granted.discard(id)
         if id in self._leaving:
             return
         request = self._requests.pop(id, None)
-        if request and self._engine is None and request.nonce:
+        engine = self._line.engine
+        if request and engine is None and request.nonce:
             self._owed[id] = request
-        elif request is None or self._engine is None:
+        elif request is None or engine is None:
             self._emit(Released(id, ResultCode.SUCCESS))
         else:
             self._leaving.add(id)
-            self._engine.drop(id, self._loop.time(), urgent=urgent)
-            self._pump()
+            engine.drop(id, self._loop.time(), urgent=urgent)
+            self._line.pump()
 
     def give_back(self, request: UpstreamRequest) -> None:
-        if self._engine is None:
+        engine = self._line.engine
+        if engine is None:
             self._owed[request.id] = request
             return
-        if _needs_probe_port(request):
+        if takes_its_place(request):
             self._end_probe()
         wanted = self._wanted(request)
         nonce = wanted.nonce or derive(
             self._secret, self.identity, wanted.protocol, wanted.internal_address, wanted.internal_port
         )
         now = self._loop.time()
-        self._engine.want(replace(wanted, nonce=nonce), now, urgent=False)
+        engine.want(replace(wanted, nonce=nonce), now, urgent=False)
         self._leaving.add(request.id)
-        self._engine.drop(request.id, now, urgent=False)
-        self._pump()
+        engine.drop(request.id, now, urgent=False)
+        self._line.pump()
 
     def announce(self) -> None:
-        if self._engine:
-            self._engine.announce(self._loop.time())
-            self._pump()
+        if engine := self._line.engine:
+            engine.announce(self._loop.time())
+            self._line.pump()
 
     def close(self) -> None:
         """Stop talking; grants stay as they are."""
-        self._sockets.close()
-        if self._timer:
-            self._timer.cancel()
+        self._line.close()
 
-    def _choose_server(self, router: IPv4Address | None) -> IPAddress | None:
-        return ip_address(self._config.server[0]) if self._config.server else router
+    # -- what the line says --------------------------------------------------------------------------------------
 
-    def _start_engine(self, server: IPAddress) -> None:
-        self.server = server
-        self._engine = PcpClient(
-            server=(server, SERVER_PORT),
-            server_identity=self.identity,
-            secret=self._secret,
-            rng=self._rng,
-            timing=Timing(irt=self._config.retransmit_initial),
-        )
+    def _ask_all(self) -> None:
+        """Another server knows nothing: everything is asked for, and what is owed is given back."""
+        engine = self._line.engine
+        assert engine is not None
         self._granted.clear()
         while self._leaving:  # whoever knows of them is not asked any more
             self._emit(Released(self._leaving.pop(), ResultCode.NETWORK_FAILURE))
         self.up_since = None
         for request in self._requests.values():
-            self._engine.want(self._wanted(request), self._loop.time(), urgent=False)
+            engine.want(self._wanted(request), self._loop.time(), urgent=False)
         owed, self._owed = self._owed, {}
         for request in owed.values():
             self.give_back(request)
 
-    def _connect(self, device: str, server: IPAddress) -> None:
-        try:
-            source = self._sockets.open(device, server)
-        except OurFault as fault:
-            self._pause(str(fault))
-            return
-        moved = (source, server) != (self._source, self.server)
-        self._follow_address(source)
-        if server != self.server or self._engine is None:
-            self._start_engine(server)
-        assert self._engine is not None
-        now = self._loop.time()
-        asking = self._engine.state is ServerState.PROBING
-        self._set_state(_STATES[self._engine.state], f"asking {server}" if asking else self._engine.reason)
-        self._engine.address_changed(source, now)
-        if moved:
-            self._granted.clear()
-            self._set_external_address(None)
-            if self._state is Activation.ACTIVE:
-                self._probe()
-        self._engine.announce(now)
-        self._pump()
-
-    def _follow_address(self, source: IPAddress) -> None:
+    def _follow_address(self, before: IPv4Address) -> None:
         """What was asked for our old address is meant for the new one; the engine does the same."""
-        if self._source not in (None, source) and isinstance(source, IPv4Address):
-            for id, request in self._requests.items():
-                if request.internal.address == self._source:
-                    self._requests[id] = replace(request, internal=Endpoint(source, request.internal.port))
-        self._source = source
-
-    def _pause(self, reason: str) -> None:
-        if self._engine:
-            self._engine.address_changed(None, self._loop.time())
-            self._pump()
-        self.up_since = None
-        self._set_state(Activation.NO_WAN, reason)
-        self._set_external_address(None)
-
-    def _received(self, data: bytes, source: Source) -> None:
-        if self._engine:
-            self._engine.receive_datagram(data, source, self._loop.time())
-
-    def _timer_fired(self) -> None:
-        assert self._engine is not None
-        self._engine.handle_timer(self._loop.time())
-        self._pump()
-
-    def _pump(self) -> None:
-        """Send what the engine has to send, pass on what happened, and wake up when it next wants to."""
-        if self._pumping or self._engine is None:
+        internal = self._line.internal
+        if internal is None:
             return
-        self._pumping = True
-        try:
-            while True:
-                for data in self._engine.datagrams_to_send(self._loop.time()):
-                    self._sockets.send(data)
-                if (event := self._engine.next_event()) is None:
-                    break
-                self._handle(event)
-        finally:
-            self._pumping = False
-        if self._timer:
-            self._timer.cancel()
-        due = self._engine.next_timer()
-        self._timer = self._loop.call_at(due, self._timer_fired) if due is not None else None
+        for id, request in self._requests.items():
+            if request.internal.address == before:
+                self._requests[id] = replace(request, internal=Endpoint(internal, request.internal.port))
+
+    def _asked_anew(self) -> None:
+        self._granted.clear()
+        self._set_external_address(None)
+        if self._state is Activation.ACTIVE:
+            self._probe()
+
+    def _server_state(self, state: ServerState, reason: str) -> None:
+        self._set_state(_STATES[state], reason)
 
     def _handle(self, event: object) -> None:
         match event:
-            case ServerStateChanged():
-                self._set_state(_STATES[event.state], event.reason)
             case StateLossDetected():
-                LOG.warning(line("carrier_lost_its_state", server=self.server, epoch=event.epoch))
+                LOG.warning(line("carrier_lost_its_state", server=self.address, epoch=event.epoch))
             case MappingGranted():
                 self._mapping_granted(event)
             case MappingRefused(key=key) | MappingLost(key=key) if key == PROBE_ID:
@@ -329,9 +278,11 @@ class PcpUpstream:
             self._end_probe()
 
     def _set_state(self, state: Activation, reason: str) -> None:
-        if state is Activation.LOST and self.up_since is None and not self._config.server:
+        if state is Activation.LOST and self.up_since is None and self._guessed:
             state = Activation.NO_SERVER
-            reason = f"the default router {self.server} does not answer PCP"
+            reason = f"{self.origin} {self.address} does not answer PCP"
+        if reason != self.reason and not self.usable:
+            LOG.warning(line("pcp_server_unusable", server=self.address, reason=reason))
         self.reason = reason
         if state is self._state:
             return
@@ -349,27 +300,23 @@ class PcpUpstream:
 
     def _probe(self) -> None:
         """Learn the external address before the first mapping; control points ask for it before they map."""
-        if not self._main.external_ip_probe or self._granted or self._engine is None or self._sockets.port is None:
+        engine, internal = self._line.engine, self._line.internal
+        if not self._main.external_ip_probe or self._granted or engine is None or internal is None or not self._line.up:
             return
-        if any(_needs_probe_port(request) for request in self._requests.values()):
+        if any(takes_its_place(request) for request in self._requests.values()):
             return
-        assert self._source is not None
         now = self._loop.time()
-        wanted = WantedMapping(
-            key=PROBE_ID,
-            protocol=Protocol.UDP,
-            internal_address=self._source,
-            internal_port=PROBE_PORT,
-            external_port=0,
-            exact=False,
-            until=now + PROBE_LEASE,
-        )
-        self._engine.want(wanted, now)
+        engine.want(probe(internal, now), now)
 
     def _end_probe(self) -> None:
-        assert self._engine is not None
+        assert self._line.engine is not None
         self._granted.discard(PROBE_ID)
-        self._engine.drop(PROBE_ID, self._loop.time())
+        self._line.engine.drop(PROBE_ID, self._loop.time())
+
+    @property
+    def _guessed(self) -> bool:
+        """Whether nobody said that there is a server."""
+        return self._line.server is not None and self._line.server.origin in (Origin.ROUTER, Origin.ANYCAST)
 
     def _believable(self, address: IPAddress) -> bool:
         """Whether connections can come in at this address: the rules of a grant must not catch other traffic."""
@@ -395,10 +342,6 @@ class PcpUpstream:
 
     def _settled(self, internal: Endpoint) -> Endpoint:
         """With the router's own address in the place of one that was not known."""
-        if internal.address == UNKNOWN_ADDRESS and isinstance(self._source, IPv4Address):
-            return Endpoint(self._source, internal.port)
+        if internal.address == UNKNOWN_ADDRESS and self._line.internal:
+            return Endpoint(self._line.internal, internal.port)
         return internal
-
-
-def _needs_probe_port(request: UpstreamRequest) -> bool:
-    return request.protocol is Protocol.UDP and request.internal.port == PROBE_PORT

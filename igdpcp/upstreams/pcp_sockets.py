@@ -24,11 +24,21 @@ Source = tuple[str, int]
 
 
 class PcpSockets:
-    """``received`` gets every datagram with its source, ``woken`` comes after the datagrams of one wake-up."""
+    """``received`` gets every datagram with its source, ``woken`` comes after the datagrams of one wake-up.
 
-    def __init__(self, received: Callable[[bytes, Source], None], woken: Callable[[], None], log_wire: bool) -> None:
+    ``unreachable`` is called when the kernel or an ICMP error says that nobody can be asked at the server's address.
+    """
+
+    def __init__(
+        self,
+        received: Callable[[bytes, Source], None],
+        woken: Callable[[], None],
+        unreachable: Callable[[], None],
+        log_wire: bool,
+    ) -> None:
         self._received = received
         self._woken = woken
+        self._unreachable = unreachable
         self._log_wire = log_wire
         self._loop = asyncio.get_running_loop()
         self._client: socket.socket | None = None
@@ -36,15 +46,27 @@ class PcpSockets:
         self.refused = 0  # datagrams that the kernel or an ICMP error refused
 
     def open(self, device: str, server: IPAddress) -> IPAddress:
-        """Connect to the server through the device; returns our address there. Raises OurFault."""
-        self._client = udp_connected(device, server, SERVER_PORT)
+        """Connect to the server through the device; returns our address there. Raises OurFault.
+
+        An IPv6 server may be elsewhere than behind the IPv4 WAN device (DS-Lite); then the kernel's route counts.
+        """
+        self._client = self._connected(device, server)
         self._loop.add_reader(self._client, self._readable, self._client)
         try:
-            self._listener = pcp_announce_listener(device)
+            self._listener = pcp_announce_listener(device, server.version)
             self._loop.add_reader(self._listener, self._readable, self._listener)
         except OurFault as fault:
             LOG.warning(line("no_announcements", reason=fault))
         return ip_address(self._client.getsockname()[0])
+
+    @staticmethod
+    def _connected(device: str, server: IPAddress) -> socket.socket:
+        try:
+            return udp_connected(device, server, SERVER_PORT)
+        except OurFault:
+            if server.version == 4:
+                raise
+        return udp_connected("", server, SERVER_PORT)
 
     def close(self) -> None:
         for sock in (self._client, self._listener):
@@ -67,8 +89,8 @@ class PcpSockets:
         try:
             self._client.send(data)
         except OSError as error:
-            self.refused += 1
             LOG.debug(line("pcp_not_sent", error=error))
+            self._refused()
 
     def _readable(self, sock: socket.socket) -> None:
         for _ in range(DATAGRAMS_PER_WAKE):
@@ -76,11 +98,15 @@ class PcpSockets:
                 data, source = sock.recvfrom(PACKET_SPACE)
             except BlockingIOError:
                 break
-            except OSError:
-                self.refused += 1  # ICMP: nobody listens there now
+            except OSError:  # ICMP: nobody listens there now
+                self._refused()
                 break
             self._take(data, source)
         self._woken()
+
+    def _refused(self) -> None:
+        self.refused += 1
+        self._unreachable()
 
     def _take(self, data: bytes, source: Any) -> None:
         if self._log_wire:

@@ -44,6 +44,11 @@ def test_a_healthy_router_is_drawn_from_the_lan_to_the_internet() -> None:
     assert field(text, "To do") == "nothing"
 
 
+def test_a_server_that_was_not_configured_is_shown_with_who_named_it() -> None:
+    text = screen.status_screen(status(upstream={"origin": "told by DHCP (option 158)"}))
+    assert "pcp 100.64.12.1 (told by DHCP (option 158)): answers" in text
+
+
 @pytest.mark.parametrize(
     ("mode", "sentence"),
     [
@@ -71,6 +76,8 @@ def test_a_router_without_nat_and_one_without_carrier_are_drawn_as_such() -> Non
         ({"activation": {"state": "no_wan"}}, "ifstatus wan"),
         ({"activation": {"state": "no_server"}}, "list server"),
         ({"activation": {"state": "lost"}}, "whether its PCP server runs"),
+        ({"activation": {"state": "lost", "usable": False}}, "takes PCP version 2"),
+        ({"activation": {"state": "active", "usable": False}}, "takes PCP version 2"),
         ({"firewall": {"active": False, "problem": "chain igdpcp_dstnat is missing"}}, "/etc/init.d/firewall restart"),
         ({"firewall": {"active": True, "problem": "chain x drops forwarded packets"}}, "nft list ruleset"),
         ({"igd": {"advertising": False, "conflict": "miniupnpd runs"}}, "option 'force'"),

@@ -63,8 +63,8 @@ def test_every_kind_of_option_is_read() -> None:
     )
     assert (read.main.enabled, read.main.http_port, read.main.soap_deadline) == (True, 8080, 1.5)
     assert [(lan.name, lan.device) for lan in read.lans] == [("home", "br-home"), ("@lan[1]", "br-guest")]
-    assert (read.upstream.name, read.upstream.device, read.upstream.nat) == ("isp", "wan", "no")
-    assert read.upstream.server == ("100.64.12.1", "2001:db8::1")
+    assert (read.upstreams[0].name, read.upstreams[0].device, read.upstreams[0].nat) == ("isp", "wan", "no")
+    assert read.upstreams[0].server == ("100.64.12.1", "2001:db8::1")
     assert read.permissions == (
         PermissionConfig("games", "allow", range(1024, 2049), IPv4Network("192.168.1.0/24"), range(80, 81)),
     )
@@ -127,23 +127,32 @@ def test_an_unknown_option_or_section_type_names_the_nearest_known_one() -> None
 )
 def test_a_server_that_cannot_be_one_is_left_out(server: str) -> None:
     read = parse(f"config upstream isp\nlist server '{server}'\nlist server 100.64.12.1\n")
-    assert read.upstream.server == ("100.64.12.1",)
+    assert read.upstreams[0].server == ("100.64.12.1",)
     assert f"section 'isp' option 'server': {server} is" in read.warnings[0]
 
 
 def test_servers_in_one_option_are_split_at_blanks_and_counted_once() -> None:
     read = parse("config upstream isp\noption server '100.64.12.1 100.64.12.2 100.64.12.1'\n")
-    assert read.upstream.server == ("100.64.12.1", "100.64.12.2")
+    assert read.upstreams[0].server == ("100.64.12.1", "100.64.12.2")
 
 
 def test_a_list_where_one_value_is_expected_takes_the_last() -> None:
     assert parse("config igdpcp main\nlist http_port 1\nlist http_port 2\n").main.http_port == 2
 
 
-def test_a_second_upstream_is_reported_and_not_used() -> None:
-    read = parse("config upstream one\noption device wan\nconfig upstream two\noption device wan2\n")
-    assert read.upstream.device == "wan"
-    assert read.warnings == ("section 'two': a second section of type 'upstream' is not used yet; skipped",)
+def test_every_upstream_is_read_in_its_order() -> None:
+    read = parse("config upstream one\noption device wan\nconfig upstream\noption device wan2\n")
+    assert [(upstream.name, upstream.device) for upstream in read.upstreams] == [
+        ("one", "wan"),
+        ("@upstream[1]", "wan2"),
+    ]
+    assert read.warnings == ()
+
+
+def test_no_upstream_beside_others_is_skipped() -> None:
+    read = parse("config upstream alone\noption type none\nconfig upstream isp\n")
+    assert [upstream.name for upstream in read.upstreams] == ["isp"]
+    assert read.warnings == ("section 'alone' option 'type': none beside other upstreams; section skipped",)
 
 
 def test_a_lan_that_cannot_be_served_is_skipped_and_the_others_stay() -> None:

@@ -38,7 +38,7 @@ def test_iwf_170_172_each_pcp_result_has_its_code_in_each_version(tmp_path: Path
 
 
 def test_iwf_172_no_refusal_gives_version_1_a_code_that_it_does_not_know() -> None:
-    for reason in Reason:
+    for reason in set(Reason) - translate.PINHOLE_CONDITIONS.keys():
         results = RESULTS if reason is Reason.UPSTREAM else [0]
         for result in results:
             assert translate.fault_code(Refusal(reason, result=result), 1) not in IGD2_ONLY

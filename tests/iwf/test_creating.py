@@ -7,9 +7,11 @@ import asyncio
 from ipaddress import IPv4Address
 from pathlib import Path
 
+import pytest
+
 from igdpcp.config import PermissionConfig
-from igdpcp.model import Activation, Endpoint, MappingState, Mode, Protocol
-from tests.support.hall import CARRIER, WAN, A, B, Hall, settle
+from igdpcp.model import Activation, Endpoint, MappingRequest, MappingState, Mode, Owner, Protocol, Requester
+from tests.support.hall import A6, CARRIER, WAN, A, B, Hall, settle
 from tests.support.virtual_time import virtual
 
 
@@ -199,15 +201,56 @@ async def test_any_port_takes_another_one_when_the_wanted_one_is_another_clients
 
 
 @virtual
-async def test_any_port_whose_assigned_port_is_another_entrys_is_given_back(tmp_path: Path) -> None:
+async def test_any_port_whose_assigned_port_is_another_entrys_is_asked_for_elsewhere(
+    tmp_path: Path,
+) -> None:
+    hall = Hall(tmp_path)
+    await hall.add(8080, B)
+    hall.carrier.answer = lambda request: hall.carrier.grant(request.id, port=8080 if request.id[-1] == "2" else 9090)
+    assert (await hall.add(9000, A, any_port=True))["ReservedPort"] == "9090"
+    await settle()
+    assert await hall.ports() == [8080, 9090]
+    assert hall.carrier.returned == [hall.carrier.asked[1].id]
+    assert hall.carrier.asked[1].internal.port != hall.carrier.asked[2].internal.port
+
+
+@virtual
+async def test_any_port_whose_assigned_ports_are_all_another_entrys_is_given_back(tmp_path: Path) -> None:
     hall = Hall(tmp_path)
     await hall.add(8080, B)
     hall.carrier.answer = lambda request: hall.carrier.grant(request.id, port=8080)
     assert (await hall.add(9000, A, any_port=True)).code == 728
     await settle()
     assert await hall.ports() == [8080]
-    assert hall.carrier.returned == [hall.carrier.asked[1].id]
+    assert hall.carrier.returned == [asked.id for asked in hall.carrier.asked[1:]]
+    assert len(hall.carrier.returned) == 2
     assert hall.only_rule.client.address == IPv4Address(B)
+
+
+@pytest.mark.parametrize("any_port", [False, True])
+def test_a_wan_port_whose_nonce_is_lost_is_left_for_another(tmp_path: Path, any_port: bool) -> None:
+    @virtual
+    async def run() -> None:
+        hall = Hall(tmp_path)
+        carrier = hall.carrier
+        carrier.answer = lambda request: (
+            carrier.refuse(request.id, 2) if request.internal.port == 8080 else carrier.grant(request.id)
+        )
+        assert (await hall.add(8080, any_port=any_port)).code == 0
+        assert await hall.ports() == [8080]
+        assert [request.internal.port == 8080 for request in carrier.asked] == [True, False]
+
+    run()
+
+
+@virtual
+async def test_a_carrier_that_authorises_nothing_is_asked_twice_and_no_more(tmp_path: Path) -> None:
+    hall = Hall(tmp_path)
+    hall.carrier.refuses(2)
+    assert (await hall.add(8080, version=2)).code == 606
+    assert len(hall.carrier.asked) == 2
+    await settle()
+    assert len(hall.table) == 0
 
 
 @virtual
@@ -373,6 +416,36 @@ async def test_iwf_185_the_first_permission_that_matches_decides(tmp_path: Path)
     hall = Hall(tmp_path, permissions=rules)
     assert (await hall.add(8080, version=2)).code == 606
     assert (await hall.add(8081, version=2)).code == 0
+
+
+@virtual
+async def test_iwf_185_a_version_2_control_point_leaves_entries_of_low_ports_alone(tmp_path: Path) -> None:
+    hall = Hall(tmp_path)
+    operator = Requester(None, Owner.OPERATOR)
+    await hall.interworking.add_port_mapping(MappingRequest(operator, Protocol.TCP, 80, Endpoint(IPv4Address(A), 80)))
+    assert (await hall.delete(80, version=2)).code == 606
+    assert await hall.ports() == [80]
+    assert (await hall.delete(80, version=1)).code == 0
+
+
+@virtual
+async def test_iwf_180_182_without_secure_mode_a_host_maps_for_others_on_the_lan_only(tmp_path: Path) -> None:
+    hall = Hall(tmp_path, secure_mode=False)
+    assert (await hall.add(8080, A, InternalClient=B)).code == 0
+    assert (await hall.add(80, A, InternalClient=B, version=2)).code == 606
+    assert (await hall.add(8081, A, InternalClient="192.168.1.1", version=2)).code == 606
+    assert (await hall.add(8081, A, InternalClient="8.8.8.8", version=2)).code == 606
+    assert (await hall.delete(8080, A, version=2)).code == 0
+    assert await hall.listed() == []
+
+
+@virtual
+async def test_a_control_point_that_asks_over_ipv6_maps_nothing(tmp_path: Path) -> None:
+    hall = Hall(tmp_path)
+    assert (await hall.add(8080, A6, InternalClient=A)).code == 718
+    assert (await hall.add(8080, A6, InternalClient=A, version=2)).code == 606
+    assert (await hall.add(8080, A6, InternalClient="")).code == 715
+    assert hall.carrier.asked == []
 
 
 @virtual

@@ -211,4 +211,4 @@ async def test_the_freed_wan_port_rests_unless_its_owner_returns(tmp_path: Path)
 
 def _next_start_finds(hall: Hall, directory: Path) -> list[object]:
     hall.kill()
-    return list(Hall(directory).journal.load())
+    return list(Hall(directory).journal.load().mappings)

@@ -43,7 +43,7 @@ async def test_iwf_042_a_kill_during_the_start_loses_nothing(tmp_path: Path) -> 
     await first.add(8081)
     first.kill()
     second = Hall(tmp_path)
-    left = second.journal.load()
+    left = second.journal.load().mappings
     second.lifecycle.adopt(left[0])
     second.kill()
     third = await _started(tmp_path)
@@ -149,7 +149,7 @@ async def test_a_deletion_that_an_adopted_entry_shares_its_port_with_is_not_told
     assert second.carrier.given_back == []
     assert await second.ports() == [8080]
     second.kill()
-    assert [mapping.id for mapping in Hall(tmp_path).journal.load()] == [second.only.id]
+    assert [mapping.id for mapping in Hall(tmp_path).journal.load().mappings] == [second.only.id]
 
 
 @virtual
@@ -207,7 +207,7 @@ async def _check_start(directory: Path, octets: bytes, entries: int) -> None:
     (directory / "run").mkdir(parents=True)
     (directory / "run" / "journal").write_bytes(octets)
     hall = Hall(directory)
-    known = {mapping.id for mapping in hall.journal.load()}
+    known = {mapping.id for mapping in hall.journal.load().mappings}
     await hall.restart.restore()
     await asyncio.sleep(0.5)
     adopted = {mapping.id for mapping in hall.table}

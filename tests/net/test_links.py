@@ -80,6 +80,42 @@ def test_links_addresses_and_the_default_route_are_read_and_watched(lab: Lab, en
     assert "ppp9" in next_snapshot()["devices"]
 
 
+def test_ipv6_addresses_that_others_can_be_told_of_are_read_and_watched(lab: Lab, environment: dict[str, str]) -> None:
+    device = topology.LAN_DEVICE
+    lab.router.run(["ip", "link", "set", device, "addrgenmode", "none"])
+    lab.router.sysctl({f"ipv6.conf.{device}.accept_dad": "0", f"ipv6.conf.{device}.disable_ipv6": "0"})
+    watcher = lab.router.popen([sys.executable, "-c", WATCH], name="watch", env=environment, control=True)
+
+    def ipv6_addresses() -> list[str]:
+        line = watcher.stdout.readline()
+        assert line, watcher.output()
+        return [text for name, text in json.loads(line)["addresses"] if name == device and ":" in text]
+
+    def change(command: str) -> list[str]:
+        lab.router.run(["ip", "addr", *command.split(), "dev", device])
+        return ipv6_addresses()
+
+    assert ipv6_addresses() == []
+    assert change("add fe80::1/64 nodad") == ["fe80::1/64"]
+    assert sorted(change("add 2600:1::1/60 nodad")) == ["2600:1::1/60", "fe80::1/64"]
+    assert change("change 2600:1::1/60 preferred_lft 0") == ["fe80::1/64"]
+    assert sorted(change("change 2600:1::1/60 preferred_lft forever")) == ["2600:1::1/60", "fe80::1/64"]
+    assert change("del 2600:1::1/60") == ["fe80::1/64"]
+
+
+def test_an_address_on_trial_is_read_when_it_is_usable(lab: Lab, environment: dict[str, str]) -> None:
+    """Duplicate address detection takes a second; until then nothing can be sent from the address."""
+    device = topology.LAN_DEVICE
+    lab.router.run(["ip", "link", "set", device, "addrgenmode", "none"])
+    lab.router.sysctl({f"ipv6.conf.{device}.disable_ipv6": "0"})
+    watcher = lab.router.popen([sys.executable, "-c", WATCH], name="watch", env=environment, control=True)
+    assert watcher.stdout.readline(), watcher.output()
+    lab.router.run(["ip", "addr", "add", "2600:1::1/60", "dev", device])
+    addresses = json.loads(watcher.stdout.readline())["addresses"]
+    assert [device, "2600:1::1/60"] in addresses
+    assert "tentative" not in lab.router.run(["ip", "addr", "show", "dev", device]).stdout
+
+
 def test_the_daemon_runs_with_the_pyroute2_of_openwrt_24_10(lab: Lab) -> None:
     ScriptedCarrier(lab)
     daemon = Igdpcpd(lab, env={"PYTHONPATH": f"{OLD_PYROUTE2}:{ROOT}"}, upstream={"device": ""})

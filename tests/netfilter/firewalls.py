@@ -21,6 +21,7 @@ table inet fw4 {{
 		{chain_pre_input}
 		iifname "lo" accept
 		ct state established,related accept
+		meta l4proto ipv6-icmp accept
 		iifname "br-lan" accept
 		{chain_post_input}
 		jump handle_reject

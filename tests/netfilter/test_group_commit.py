@@ -13,8 +13,8 @@ import pytest
 from igdpcp.errors import OurFault, RulesetError
 from igdpcp.model import Opening, Surroundings
 from igdpcp.netfilter.base import GroupCommit
-from igdpcp.netfilter.desired import Change, Fact, Key, Redirect
-from tests.netfilter.topology import opening
+from igdpcp.netfilter.desired import Change, Fact, Key, Pinhole, Redirect
+from tests.netfilter.topology import opening, pinhole
 
 BAD_PORT = 666
 
@@ -23,6 +23,7 @@ class Kernel:
     """Holds facts; refuses a redirect of BAD_PORT, and everything while it is down. ``gate`` holds a commit up."""
 
     name = "fake"
+    pinholes = True
 
     def __init__(self) -> None:
         self.facts: dict[Key, Fact] = {}
@@ -73,6 +74,9 @@ class Kernel:
     def foreign_drop(self) -> str | None:
         self.asked += 1
         return f"answer {self.asked}"
+
+    def packets(self, key: Pinhole) -> int:
+        return 7 if key in self.facts else 0
 
     def _check(self, ports: list[int]) -> None:
         if self.down:
@@ -139,7 +143,7 @@ def test_a_bad_mapping_hurts_none_that_waited_with_it() -> None:
         results = await while_busy(
             ruleset, kernel, ruleset.put(numbered(2)), ruleset.put(numbered(BAD_PORT)), ruleset.put(numbered(3))
         )
-        assert [str(result) for result in results] == ["None", "None", f"mapping m{BAD_PORT}: bad port", "None"]
+        assert [str(result) for result in results] == ["None", "None", f"rules of m{BAD_PORT}: bad port", "None"]
         assert kernel.ports == {1, 2, 3}
 
     run(kernel, work)
@@ -181,9 +185,9 @@ def test_a_refused_change_can_be_made_later() -> None:
     async def work(ruleset: GroupCommit) -> None:
         await ruleset.put(numbered(1))
         kernel.down = True
-        with pytest.raises(RulesetError, match="mapping m1: no kernel"):
+        with pytest.raises(RulesetError, match="rules of m1: no kernel"):
             await ruleset.remove("m1")
-        with pytest.raises(RulesetError, match="mapping m2: no kernel"):
+        with pytest.raises(RulesetError, match="rules of m2: no kernel"):
             await ruleset.put(numbered(2))
         kernel.down = False
         await ruleset.remove("m1")
@@ -267,6 +271,19 @@ def test_a_ruleset_that_is_not_intact_is_known() -> None:
         assert await ruleset.intact()
         kernel.down = True
         assert not await ruleset.intact()
+
+    run(kernel, work)
+
+
+def test_pinholes_and_mappings_go_in_one_transaction_and_only_pinholes_count() -> None:
+    kernel = Kernel()
+
+    async def work(ruleset: GroupCommit) -> None:
+        assert await while_busy(ruleset, kernel, ruleset.put(numbered(2)), ruleset.put(pinhole())) == [None] * 3
+        assert kernel.commits == [1, 1]
+        assert [await ruleset.pinhole_packets(id) for id in ("pinhole-1", "m2", "nobody")] == [7, 0, 0]
+        await ruleset.remove("pinhole-1")
+        assert await ruleset.pinhole_packets("pinhole-1") == 0
 
     run(kernel, work)
 

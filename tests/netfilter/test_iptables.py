@@ -280,7 +280,7 @@ def test_one_bad_mapping_of_a_batch_fails_alone(router: str, instance: Instance)
     good = opening("m2", serial=2, wan_port=4001, client=Endpoint(B, 4001))
     results = instance.put(opening(), opening("bad", serial=3, wan_port=70000, client=Endpoint(A, 7)), good)
     assert [result is None for result in results] == [True, False, True]
-    assert "mapping bad: " in str(results[1])
+    assert "rules of bad: " in str(results[1])
     found = "\n".join(rules(router))
     assert "--to-destination 192.168.1.5:4000" in found
     assert "--to-destination 192.168.1.6:4001" in found
@@ -299,6 +299,10 @@ def test_a_lock_that_another_program_keeps_ends_in_an_error(
     assert isinstance(error, RulesetError)
     assert "xtables.lock" in str(error)
     assert instance.put(opening()) == [None]
+
+
+def test_pinholes_are_known_to_be_impossible(instance: Instance) -> None:
+    assert not instance.commits.pinholes
 
 
 def test_an_ipv6_pcp_server_is_let_in_by_ip6tables(router: str, instance: Instance) -> None:

@@ -21,6 +21,7 @@ from tests.netfilter import firewalls
 from tests.netfilter.topology import (
     CARRIER,
     SERVER,
+    SERVER6,
     SURROUNDINGS,
     WAN,
     A,
@@ -30,6 +31,7 @@ from tests.netfilter.topology import (
     inside,
     namespace,
     opening,
+    pinhole,
 )
 
 pytestmark = pytest.mark.lab
@@ -82,6 +84,41 @@ def test_a_cascaded_mapping_is_one_element_of_each_kind(router: str, fw4: Instan
     fw4.put(opening())
     counts = {name: len(held) for name, held in mapping_elements(router).items()}
     assert counts == {"dnat4": 1, "snat4": 1, "own4": 1, "pass4": 1, "hair4": 2, "hsrc4": 1}
+
+
+@pytest.mark.parametrize(
+    ("restriction", "name"),
+    [
+        ({}, "pass6"),
+        ({"remote_host": SERVER6}, "pass6_rh"),
+        ({"remote_port": 7}, "pass6_rp"),
+        ({"remote_host": SERVER6, "remote_port": 7}, "pass6_rhp"),
+    ],
+)
+def test_a_pinhole_is_one_element_with_its_lease_as_timeout(
+    router: str, fw4: Instance, restriction: dict[str, Any], name: str
+) -> None:
+    assert fw4.put(pinhole(lifetime=600, **restriction)) == [None]
+    assert {found: len(held) for found, held in mapping_elements(router).items()} == {name: 1}
+    assert timeouts(router, name) == [600]
+    fw4.put(pinhole(lifetime=700, **restriction))
+    assert timeouts(router, name) == [700]
+    fw4.remove("pinhole-1")
+    assert mapping_elements(router) == {}
+
+
+def test_a_pinhole_that_has_expired_can_be_put_again_and_has_counted_nothing(router: str, fw4: Instance) -> None:
+    fw4.put(pinhole(lifetime=1))
+    wait_until(lambda: not mapping_elements(router))
+    assert fw4.packets() == 0
+    assert fw4.put(pinhole()) == [None]
+    assert len(elements(router)["pass6"]) == 1
+
+
+def test_drop_ins_that_lack_a_chain_are_said_to_be_missing(router: str) -> None:
+    firewalls.load_nft(router, firewalls.fw4().replace("igdpcp1_fwd6", "igdpcp1_old"))
+    with pytest.raises(RulesetError, match="drop-ins not loaded"):
+        Instance(router, NftablesBackend("fw4"))
 
 
 def test_every_element_of_a_mapping_has_its_lifetime_as_timeout(router: str, fw4: Instance) -> None:
@@ -222,6 +259,7 @@ def test_each_peers_packets_are_named_by_address_and_port(router: str, fw4: Inst
     assert found["pcp4"] == [{"concat": [str(SERVER), 40001]}, {"concat": [str(SERVER), 40002]}]
     assert found["pcp6"] == [{"concat": ["fe80::1", 40003]}]
     assert found["server4"] == [str(SERVER)]
+    assert found["server6"] == ["fe80::1"]
 
 
 def test_one_bad_mapping_of_a_batch_fails_alone(router: str, fw4: Instance) -> None:
@@ -229,7 +267,7 @@ def test_one_bad_mapping_of_a_batch_fails_alone(router: str, fw4: Instance) -> N
     results = fw4.put(*good[:5], opening("bad", wan_port=70000), *good[5:])
     assert [str(result) for result in results if result] == [str(results[5])]
     assert isinstance(results[5], RulesetError)
-    assert "mapping bad: " in str(results[5])
+    assert "rules of bad: " in str(results[5])
     assert "out of range" in str(results[5])
     assert len(elements(router)["dnat4"]) == 10
 

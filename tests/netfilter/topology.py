@@ -4,6 +4,8 @@
 a 192.168.1.5 ─┐
                br-lan 192.168.1.1  router  wan0 198.51.100.2 ── 198.51.100.1 (and .77) outside
 b 192.168.1.6 ─┘
+
+The same in IPv6, with the same last digits, of 2600:1:: on the LAN and of 2600:2:: outside.
 """
 
 from __future__ import annotations
@@ -20,10 +22,20 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from typing import Any, TypeVar
 
-from igdpcp.model import Endpoint, Mode, Opening, PcpPeer, Protocol, Surroundings
+from igdpcp.model import (
+    AnyOpening,
+    Endpoint,
+    IPAddress,
+    Mode,
+    Opening,
+    PcpPeer,
+    PinholeOpening,
+    Protocol,
+    Surroundings,
+)
 from igdpcp.netfilter.base import Backend, GroupCommit
 
 T = TypeVar("T")
@@ -32,6 +44,8 @@ A, B, ROUTER = IPv4Address("192.168.1.5"), IPv4Address("192.168.1.6"), IPv4Addre
 WAN = IPv4Address("198.51.100.2")
 SERVER, OTHER = IPv4Address("198.51.100.1"), IPv4Address("198.51.100.77")  # both on the outside host
 CARRIER = IPv4Address("203.0.113.9")  # an address that only the carrier has: nobody here answers for it
+A6, B6, ROUTER6 = IPv6Address("2600:1::5"), IPv6Address("2600:1::6"), IPv6Address("2600:1::1")
+WAN6, SERVER6, OTHER6 = IPv6Address("2600:2::2"), IPv6Address("2600:2::1"), IPv6Address("2600:2::77")
 PCP_PORT = 40000  # of our socket, which the server may send to
 SURROUNDINGS = Surroundings(frozenset({"wan0"}), frozenset({"br-lan"}), frozenset({PcpPeer(SERVER, PCP_PORT)}))
 
@@ -47,6 +61,15 @@ def opening(id: str = "m1", **other: Any) -> Opening:
     base = Opening(
         id=id, serial=1, mode=Mode.CASCADED, protocol=Protocol.TCP, wan_device="wan0", wan_address=WAN, wan_port=4000,
         client=Endpoint(A, 4000), external=Endpoint(CARRIER, 4000), remote_host=None, lifetime=600,
+    )  # fmt: skip
+    return replace(base, **other)
+
+
+def pinhole(id: str = "pinhole-1", **other: Any) -> PinholeOpening:
+    """A TCP pinhole from anywhere to port 4000 of host a, with the changes given."""
+    base = PinholeOpening(
+        id=id, serial=1, protocol=Protocol.TCP, client=A6, client_port=4000, remote_host=None, remote_port=0,
+        lifetime=600,
     )  # fmt: skip
     return replace(base, **other)
 
@@ -104,7 +127,7 @@ class Instance:
 
         return asyncio.run_coroutine_threadsafe(run(), self._loop).result(30)
 
-    def put(self, *openings: Opening) -> list[BaseException | None]:
+    def put(self, *openings: AnyOpening) -> list[BaseException | None]:
         """Put them all at once; the error of each."""
 
         async def run() -> list[BaseException | None]:
@@ -121,9 +144,13 @@ class Instance:
         """Apply the ruleset to this network's devices, or others."""
         self.call(lambda: self.commits.surroundings(surroundings))
 
-    def sync(self, *openings: Opening) -> None:
+    def sync(self, *openings: AnyOpening) -> None:
         """Hold exactly these."""
         self.call(lambda: self.commits.sync(list(openings)))
+
+    def packets(self, id: str = "pinhole-1") -> int:
+        """What this pinhole has let in."""
+        return self.call(lambda: self.commits.pinhole_packets(id))
 
     def release(self) -> None:
         """Take everything out of the kernel."""
@@ -188,8 +215,9 @@ def network(tag: str) -> Iterator[Network]:
 
 def _link(names: Network) -> None:
     router = names.router
-    script = ["link add br-lan type bridge", f"addr add {ROUTER}/24 dev br-lan", "link set br-lan up"]
-    for port, host, address in (("lan0", names.a, A), ("lan1", names.b, B)):
+    script = ["link add br-lan type bridge", f"addr add {ROUTER}/24 dev br-lan", "link set br-lan up",
+              f"addr add {ROUTER6}/64 dev br-lan nodad"]  # fmt: skip
+    for port, host, address, address6 in (("lan0", names.a, A, A6), ("lan1", names.b, B, B6)):
         script += [
             f"link add {port} type veth peer name eth0 netns {host}",
             f"link set {port} master br-lan",
@@ -197,29 +225,37 @@ def _link(names: Network) -> None:
         ]
         _batch(router, script)
         script = []
-        _batch(host, [f"addr add {address}/24 dev eth0", "link set eth0 up", f"route add default via {ROUTER}"])
+        _batch(host, [
+            f"addr add {address}/24 dev eth0", "link set eth0 up", f"route add default via {ROUTER}",
+            f"addr add {address6}/64 dev eth0 nodad", f"route add default via {ROUTER6}",
+        ])  # fmt: skip
     _batch(router, [
         f"link add wan0 type veth peer name eth0 netns {names.outside}", f"addr add {WAN}/24 dev wan0",
         "link set wan0 up", f"route add default via {SERVER}",
+        f"addr add {WAN6}/64 dev wan0 nodad", f"route add default via {SERVER6}",
     ])  # fmt: skip
     _batch(names.outside, [
         f"addr add {SERVER}/24 dev eth0", f"addr add {OTHER}/24 dev eth0", "link set eth0 up",
         f"route add 192.168.1.0/24 via {WAN}",
+        f"addr add {SERVER6}/64 dev eth0 nodad", f"addr add {OTHER6}/64 dev eth0 nodad",
+        f"route add 2600:1::/64 via {WAN6}",
     ])  # fmt: skip
 
-    command("sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward", namespace=router)
+    for switch in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
+        command("sh", "-c", f"echo 1 > /proc/sys/net/{switch}", namespace=router)
     # Bridged hairpin packets would pass the tables a second time, and lose their translation there.
-    bridge = "/proc/sys/net/bridge/bridge-nf-call-iptables"
-    command("sh", "-c", f"test ! -e {bridge} || echo 0 > {bridge}", namespace=router)
+    for bridge in ("/proc/sys/net/bridge/bridge-nf-call-iptables", "/proc/sys/net/bridge/bridge-nf-call-ip6tables"):
+        command("sh", "-c", f"test ! -e {bridge} || echo 0 > {bridge}", namespace=router)
 
 
 def _batch(namespace: str, lines: list[str]) -> None:
     command("ip", "-n", namespace, "-batch", "-", stdin="\n".join(lines) + "\n")
 
 
-def bound(namespace: str, kind: int, address: IPv4Address, port: int) -> socket.socket:
+def bound(namespace: str, kind: int, address: IPAddress, port: int) -> socket.socket:
     """A socket of that namespace, bound."""
-    made = inside(namespace, lambda: socket.socket(socket.AF_INET, kind))
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    made = inside(namespace, lambda: socket.socket(family, kind))
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     made.bind((str(address), port))
     return made

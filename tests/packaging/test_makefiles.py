@@ -20,6 +20,7 @@ INSTALL = {
     "INSTALL_DIR": "install -d -m0755",
     "INSTALL_BIN": "install -m0755",
     "INSTALL_CONF": "install -m0600",
+    "INSTALL_DATA": "install -m0644",
     "CP": "cp -a",
 }
 

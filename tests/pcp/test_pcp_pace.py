@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import struct
+from ipaddress import IPv4Address
 
 import pytest
 
@@ -13,6 +14,7 @@ from igdpcp.pcp.timing import RECOVERY_DELAY
 from tests.support.pcp_script import Dialogue, wanted_mapping
 
 MAPPINGS = 200
+HOST = IPv4Address("198.51.100.9")
 PER_SECOND = PACKET_RATE + 1  # one for where the second is cut
 
 
@@ -42,6 +44,22 @@ def test_wishes_that_are_waited_for_leave_at_once() -> None:
     talk = Dialogue()
     crowd(talk, urgent=True)
     assert len(talk.maps) == MAPPINGS
+
+
+@pytest.mark.parametrize(("moved", "remote_hosts"), [(1000, ()), (0, (HOST,))], ids=["another port", "a filter"])
+def test_changes_that_nobody_waits_for_take_their_turn(moved: int, remote_hosts: tuple[IPv4Address, ...]) -> None:
+    talk = Dialogue()
+    crowd(talk, urgent=True)
+    talk.run(1)
+    before = len(talk.maps)
+    for n in range(MAPPINGS):
+        wanted = wanted_mapping(
+            str(n), internal_port=2000 + n, external_port=2000 + n + moved, lease=None, remote_hosts=remote_hosts
+        )
+        talk.client.want(wanted, talk.now, urgent=False)
+    talk.flush()
+    talk.run(1)
+    assert 0 < len(talk.maps) - before <= 2 * PER_SECOND  # to replace one takes its deletion and another request
 
 
 def test_what_left_at_once_does_not_hold_up_what_takes_its_turn() -> None:

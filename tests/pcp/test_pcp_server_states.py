@@ -121,6 +121,7 @@ def test_a_natpmp_server_is_lost_and_the_reason_says_so(name: str) -> None:
     talk.want()
     talk.run(299)
     assert states(talk) == [(ServerState.LOST, "answers with NAT-PMP only")]
+    assert not talk.client.usable
     assert len(talk.sent) == 1
     talk.want("later", internal_port=81)
     assert [(event.key, event.result) for event in talk.of(MappingRefused)] == [("web", 1), ("later", 1)]
@@ -147,6 +148,7 @@ def test_no_version_but_two_is_ever_sent() -> None:
     talk.want(lease=None)
     talk.run(3600)
     assert states(talk) == [(ServerState.LOST, "UNSUPP_VERSION, offers version 1")]
+    assert not talk.client.usable
     assert {sent.octets[0] for sent in talk.sent} == {2}
     assert 2 <= len(talk.sent) <= 130
     assert all(b - a >= 2.99 for a, b in itertools.pairwise(talk.times()))

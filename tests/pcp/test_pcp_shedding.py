@@ -7,12 +7,13 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from igdpcp.pcp.client import MappingGranted, MappingRefused
+from igdpcp.pcp.client import MappingGranted, MappingRefused, ServerState
 from igdpcp.pcp.message import ResultCode
 from tests.support.pcp_script import DESCRIPTION, FILTER, PREFER_FAILURE, THIRD_PARTY, Dialogue, answer, mapped
 
 UNSUPP, MALFORMED, EXCESSIVE = ResultCode.UNSUPP_OPTION, ResultCode.MALFORMED_OPTION, ResultCode.EXCESSIVE_REMOTE_PEERS
 REMOTE = (IPv4Address("198.51.100.9"),)
+HOST = IPv4Address("192.168.1.50")
 
 
 @pytest.mark.parametrize("result", [UNSUPP, MALFORMED])
@@ -141,3 +142,32 @@ def test_a_renewal_refused_for_its_old_address_is_repeated_for_any_address() -> 
     assert talk.sent[-1].suggested_address == mapped("0.0.0.0")
     assert not talk.of(MappingRefused)
     assert talk.of(MappingGranted)[-1].external_address == IPv4Address("203.0.113.200")
+
+
+def test_iwf_056_a_server_that_maps_for_no_other_host_is_not_asked_to_again_before_its_refusal_ends() -> None:
+    talk = Dialogue()
+    talk.server.refuse = {THIRD_PARTY: (5, 300)}
+    talk.want("1", internal_address=HOST, lease=None)
+    talk.run(1)
+    asked = len(talk.maps)
+    for port in (8081, 8082):
+        talk.want(str(port), internal_address=HOST, internal_port=port, external_port=port, lease=None)
+    talk.run(200)
+    assert len(talk.maps) == asked
+    assert {event.key: event.result for event in talk.of(MappingRefused)} == {"1": 5, "8081": 5, "8082": 5}
+    assert (talk.client.state, talk.client.usable) == (ServerState.ACTIVE, False)
+    assert "THIRD_PARTY" in talk.client.reason
+    talk.want("own", internal_port=8083, external_port=8083, lease=None)
+    talk.run(1)
+    assert talk.client.grant("own")
+
+
+def test_a_server_that_takes_third_party_in_the_end_is_usable_again() -> None:
+    talk = Dialogue()
+    talk.server.refuse = {THIRD_PARTY: (5, 30)}
+    talk.want("1", internal_address=HOST, lease=None)
+    talk.run(1)
+    talk.server.refuse = {}
+    talk.run(100)
+    assert talk.client.grant("1")
+    assert talk.client.usable

@@ -84,7 +84,7 @@ class Histories(RuleBasedStateMachine):
     @rule(id=consumes(ids))
     def forget(self, id: str) -> None:
         if self.table.get(id) is not None:
-            self.table.forget(id, self.now)
+            self.table.forget([id], self.now)
 
     @rule(seconds=st.floats(0, 2 * REST_SECONDS))
     def wait(self, seconds: float) -> None:

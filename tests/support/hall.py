@@ -6,27 +6,45 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from pathlib import Path
 from typing import Any, cast
 from xml.etree import ElementTree
 
 from igdpcp.config import MainConfig, PermissionConfig
+from igdpcp.daemon.connection_service import ConnectionService
+from igdpcp.daemon.firewall_service import FirewallService
 from igdpcp.daemon.http_server import Peer
 from igdpcp.daemon.igd_handler import IgdHandler
+from igdpcp.daemon.link_service import LinkService
+from igdpcp.daemon.state_variables import StateVariables
 from igdpcp.errors import RulesetError
 from igdpcp.iwf.interfaces import AddressChanged, Emit, Granted, Lost, Refused, Released, StateChanged, UpstreamEvent
 from igdpcp.iwf.interworking import Interworking
 from igdpcp.iwf.journal import Journal
 from igdpcp.iwf.lifecycle import Lifecycle
+from igdpcp.iwf.pinhole_table import PinholeTable
+from igdpcp.iwf.pinholes import Pinholes
 from igdpcp.iwf.policy import Policy
 from igdpcp.iwf.restart import Restart
 from igdpcp.iwf.router_leg import RouterLeg
 from igdpcp.iwf.table import MappingTable
 from igdpcp.iwf.upstream_leg import UpstreamLeg
-from igdpcp.model import Activation, Endpoint, Grant, Mapping, Opening, Protocol, Surroundings, UpstreamRequest
+from igdpcp.model import (
+    Activation,
+    AnyOpening,
+    Endpoint,
+    Grant,
+    IPAddress,
+    Mapping,
+    Opening,
+    PinholeOpening,
+    Protocol,
+    Surroundings,
+    UpstreamRequest,
+)
 from igdpcp.upnp.description import DeviceIdentity
-from igdpcp.upnp.http import HttpRequest
+from igdpcp.upnp.http import HttpRequest, HttpResponse
 from igdpcp.upstreams.fallback import FallbackUpstream
 from igdpcp.upstreams.local import LocalUpstream
 from igdpcp.upstreams.pcp import PcpUpstream
@@ -34,22 +52,27 @@ from igdpcp.upstreams.pcp import PcpUpstream
 WAN = IPv4Address("100.64.12.34")
 CARRIER = IPv4Address("62.0.0.1")
 A, B = "192.168.1.50", "192.168.1.60"
+A6, B6 = "2600:1::50", "2600:1::60"
 URN = "urn:schemas-upnp-org:service:WANIPConnection:{}"
+FIREWALL_URN = "urn:schemas-upnp-org:service:WANIPv6FirewallControl:1"
 UDNS = tuple(f"uuid:00000000-0000-0000-0000-00000000000{n}" for n in range(3))
 IDENTITY = DeviceIdentity("igdpcp", "0", UDNS, 1, "", "0")  # type: ignore[arg-type]
 Answer = Callable[[UpstreamRequest], None]
 
 
 class FakeRouter:
-    """A router with one LAN, 192.168.1.0/24."""
+    """A router with one LAN, 192.168.1.0/24 and ``lan6``."""
 
     wan_device = "wan0"
 
     def __init__(self) -> None:
         self.wan_address: IPv4Address | None = WAN
+        self.lan6 = IPv6Network("2600:1::/64")
         self.used: set[tuple[Protocol, int]] = set()
 
-    def on_lan(self, address: IPv4Address) -> bool:
+    def on_lan(self, address: IPAddress) -> bool:
+        if isinstance(address, IPv6Address):
+            return address in self.lan6 and address != self.lan6[1]
         return address in IPv4Network("192.168.1.0/24") and address != IPv4Address("192.168.1.1")
 
     def port_in_use(self, protocol: Protocol, port: int) -> bool:
@@ -59,29 +82,41 @@ class FakeRouter:
 class FakeRuleset:
     """Remembers what stands, changes in order; ``fails`` the next that many changes, each takes ``slow`` seconds.
 
-    ``whole`` False: somebody has taken the rules away.
+    ``whole`` False: somebody has taken the rules away. ``packets``: what pinholes have let in, by id.
     """
 
     def __init__(self) -> None:
         self.rules: dict[str, Opening] = {}
         self.puts: list[Opening] = []
+        self.pinholes = True
+        self.pinhole_rules: dict[str, PinholeOpening] = {}
+        self.packets: dict[str, int] = {}
         self.fails = 0
         self.whole = True
         self.slow = 0.0
         self._turn = asyncio.Lock()
 
-    async def put(self, opening: Opening) -> None:
+    async def put(self, opening: AnyOpening) -> None:
+        if isinstance(opening, PinholeOpening):
+            await self._change(lambda: self.pinhole_rules.__setitem__(opening.id, opening))
+            return
         await self._change(lambda: self.rules.__setitem__(opening.id, opening))
         self.puts.append(opening)
 
     async def remove(self, id: str) -> None:
-        await self._change(lambda: self.rules.pop(id, None))
+        await self._change(lambda: (self.rules.pop(id, None), self.pinhole_rules.pop(id, None)))
 
-    async def sync(self, openings: list[Opening]) -> None:
+    async def sync(self, openings: list[AnyOpening]) -> None:
         def lay_down() -> None:
-            self.rules = {opening.id: opening for opening in openings}
+            self.rules = {opening.id: opening for opening in openings if isinstance(opening, Opening)}
+            self.pinhole_rules = {opening.id: opening for opening in openings if isinstance(opening, PinholeOpening)}
 
         await self._change(lay_down)
+
+    async def pinhole_packets(self, id: str) -> int:
+        if self.fails:
+            raise RulesetError("no such table")
+        return self.packets.get(id, 0)
 
     async def intact(self) -> bool:
         return self.whole
@@ -102,7 +137,8 @@ class FakeRuleset:
 class FakeCarrier:
     """A PCP server behind its upstream: grants at once what it is asked for, unless ``answer`` says something else.
 
-    ``asked``, ``returned`` and ``given_back`` are what it was told. ``releases``: how it answers a deletion, None: not.
+    ``asked``, ``returned`` (``urgently_returned``: some of it) and ``given_back`` are what it was told. ``releases``:
+    how it answers a deletion, None: not.
     """
 
     emit: Emit
@@ -120,6 +156,7 @@ class FakeCarrier:
     running: set[str] = field(default_factory=set)
     asked: list[UpstreamRequest] = field(default_factory=list)
     returned: list[str] = field(default_factory=list)
+    urgently_returned: list[str] = field(default_factory=list)
     given_back: list[UpstreamRequest] = field(default_factory=list)
     announced: int = 0
 
@@ -142,6 +179,8 @@ class FakeCarrier:
         known = self.wanted.pop(id, None)
         if known:
             self.returned.append(id)
+            if urgent:
+                self.urgently_returned.append(id)
         if self.releases is not None or not known:
             self.emit(Released(id, self.releases or 0))
 
@@ -186,13 +225,16 @@ class FakeCarrier:
 
 @dataclass(frozen=True)
 class Reply:
-    """What a control point got: the UPnP error code, 0 for none, and the output arguments."""
+    """What a control point got: the UPnP error code, 0 for none, and the output arguments.
+
+    ``reply["Uptime"]`` is NewUptime where there is no Uptime.
+    """
 
     code: int
     outputs: dict[str, str]
 
     def __getitem__(self, name: str) -> str:
-        return self.outputs[f"New{name}"]
+        return self.outputs[name if name in self.outputs else f"New{name}"]
 
 
 class Hall:
@@ -211,31 +253,55 @@ class Hall:
         self.agent = agent
         self.main = MainConfig(**options)
         self.loop = asyncio.get_running_loop()
-        self.router, self.ruleset, self.table = FakeRouter(), FakeRuleset(), MappingTable()
+        self.changes = 0  # how often control points are to be shown something else
+        self.router, self.ruleset, self.table = FakeRouter(), FakeRuleset(), MappingTable(self._changed)
         self.events: asyncio.Queue[UpstreamEvent] = asyncio.Queue()
-        self.journal = Journal(directory / "run", directory / "state", self.loop.time)
+        self.journal = Journal(
+            directory / "run", directory / "state", self.loop.time, lambda: self.table.system_update_id
+        )
         self.local = LocalUpstream(self.router, self.events.put_nowait)
         fall_back = self.main.unreachable_policy == "local"
         self.fallback = FallbackUpstream(self.local, routed=routed, fall_back=fall_back, emit=self.events.put_nowait)
         self.carrier = FakeCarrier(self.fallback.receive, self.loop.time)
         if carrier:
             self.fallback.attach(cast(PcpUpstream, self.carrier))
-        self.leg = RouterLeg(self.ruleset, self.router, lambda: [m for m in self.table if m.visible])
+        self.pinhole_table = PinholeTable()
+        self.leg = RouterLeg(
+            self.ruleset, self.router, lambda: [m for m in self.table if m.visible], self.pinhole_table
+        )
         self.upstream_leg = UpstreamLeg(self.main, self.fallback, self.router, self.journal)
         self.lifecycle = Lifecycle(
             main=self.main, table=self.table, upstream=self.fallback, router_leg=self.leg,
-            upstream_leg=self.upstream_leg, journal=self.journal,
+            upstream_leg=self.upstream_leg, journal=self.journal, changed=self._changed,
+        )  # fmt: skip
+        policy = Policy(self.main, tuple(permissions), self.router)
+        self.pinholes = Pinholes(
+            main=self.main, table=self.pinhole_table, policy=policy, router=self.router, router_leg=self.leg,
+            journal=self.journal,
         )  # fmt: skip
         self.restart = Restart(
             table=self.table, upstream=self.fallback, router_leg=self.leg, upstream_leg=self.upstream_leg,
-            journal=self.journal, lifecycle=self.lifecycle,
+            journal=self.journal, lifecycle=self.lifecycle, pinholes=self.pinholes,
         )  # fmt: skip
         self.interworking = Interworking(
-            main=self.main, table=self.table, policy=Policy(self.main, tuple(permissions), self.router),
-            upstream=self.fallback, router=self.router, lifecycle=self.lifecycle,
+            main=self.main, table=self.table, policy=policy, upstream=self.fallback, router=self.router,
+            lifecycle=self.lifecycle,
         )  # fmt: skip
-        self.igd_handler = IgdHandler(IDENTITY, self.interworking, self.fallback, self.router)
+        self.variables = StateVariables(
+            identity=IDENTITY, interworking=self.interworking, upstream=self.fallback, router=self.router,
+            pinholes=self.pinholes,
+        )  # fmt: skip
+        self.igd_handler = IgdHandler(
+            identity=IDENTITY, igd_version=self.main.igd_version, variables=self.variables,
+            services=(
+                ConnectionService(self.interworking), LinkService(self.variables), FirewallService(self.pinholes)
+            ),
+            subscriptions=lambda request, peer, service, tree: HttpResponse(503),
+        )  # fmt: skip
         self._consumer = self.loop.create_task(self.lifecycle.run(self.events))
+
+    def _changed(self) -> None:
+        self.changes += 1
 
     @property
     def only(self) -> Mapping:
@@ -250,35 +316,47 @@ class Hall:
 
     async def stop(self) -> None:
         await self.lifecycle.stop()
+        await self.pinholes.stop()
         self.kill()
         self.journal.save()
 
     def kill(self) -> None:
         """Nothing of it runs on; what the carrier and the kernel hold is left to the next one."""
         self._consumer.cancel()
-        for pending in (
-            *self.lifecycle._timers.values(),
-            *self.lifecycle._tasks,
-            *self.lifecycle._deletions._tasks.values(),
-        ):
-            pending.cancel()
+        for owner in (self.lifecycle, self.pinholes):
+            owner._timers.stop_all()
+            owner._tasks.cancel()
+        for deletion in self.lifecycle._deletions._tasks.values():
+            deletion.cancel()
         self.leg.stop()
         self.local.close()
         self.journal.close()
 
     async def soap(self, action: str, host: str = A, version: int = 1, **arguments: object) -> Reply:
-        urn = URN.format(version)
-        values = "".join(f"<New{name}>{value}</New{name}>" for name, value in arguments.items())
+        """Call an action of WANIPConnection; names of arguments are without their ``New``."""
+        return await self._post(URN.format(version), "/ctl/IPConn", action, host, "New", arguments)
+
+    async def firewall(self, action: str, host: str = A6, **arguments: object) -> Reply:
+        """Call an action of WANIPv6FirewallControl."""
+        return await self._post(FIREWALL_URN, "/v2/ctl/IP6FCtl", action, host, "", arguments)
+
+    async def _post(
+        self, urn: str, path: str, action: str, host: str, prefix: str, arguments: dict[str, object]
+    ) -> Reply:
+        values = "".join(f"<{prefix}{name}>{value}</{prefix}{name}>" for name, value in arguments.items())
         body = (
             '<s:Envelope xmlns:s="http://schemas.xmlsoap.org/soap/envelope/"><s:Body>'
             f'<u:{action} xmlns:u="{urn}">{values}</u:{action}></s:Body></s:Envelope>'
         )
         headers = {"soapaction": f'"{urn}#{action}"', "user-agent": self.agent}
-        request = HttpRequest("POST", "/ctl/IPConn", headers, body.encode(), "1.1")
-        peer = Peer(IPv4Address(host), IPv4Address("192.168.1.1"), "br-lan")
+        request = HttpRequest("POST", path, headers, body.encode(), "1.1")
+        peer = Peer(ip_address(host), IPv4Address("192.168.1.1"), "br-lan")
         response = await self.igd_handler.handle(request, peer)
-        leaves = {e.tag.rpartition("}")[2]: e.text or "" for e in ElementTree.fromstring(response.body).iter()}
-        return Reply(int(leaves.get("errorCode", 0)), {k: v for k, v in leaves.items() if k.startswith("New")})
+        [[outcome]] = ElementTree.fromstring(response.body)
+        leaves = {element.tag.rpartition("}")[2]: element.text or "" for element in outcome.iter()}
+        if "errorCode" in leaves:
+            return Reply(int(leaves["errorCode"]), {})
+        return Reply(0, {element.tag: element.text or "" for element in outcome})
 
     async def add(
         self, port: int = 8080, host: str = A, *, version: int = 1, any_port: bool = False, **changes: object

@@ -87,7 +87,8 @@ class SoapClient:
 
     def request(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> HttpReply:
         given = {name.lower() for name in headers}
-        added = {"Host": f"{self._target[0]}:{self._target[1]}", "Connection": "close"}
+        address, port = self._target
+        added = {"Host": f"[{address}]:{port}" if ":" in address else f"{address}:{port}", "Connection": "close"}
         if body or method == "POST":
             added["Content-Length"] = str(len(body))
         if self.agent:
@@ -201,6 +202,6 @@ def _soap_reply(reply: HttpReply) -> SoapReply:
                 code = int(element.text or 0)
             elif name == "errorDescription":
                 error = element.text or ""
-            elif name.startswith("New"):
+            elif name == element.tag:  # arguments have no namespace
                 outputs[name] = element.text or ""
-    return SoapReply(reply.status, code, outputs, error, reply)
+    return SoapReply(reply.status, code, {} if code else outputs, error, reply)

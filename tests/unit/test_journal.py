@@ -8,7 +8,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,19 @@ import pytest
 from igdpcp.errors import OurFault
 from igdpcp.iwf import journal
 from igdpcp.iwf.journal import Journal, load_secret
-from igdpcp.model import Endpoint, Grant, Mapping, MappingRequest, MappingState, Mode, Owner, Protocol, Requester
+from igdpcp.model import (
+    Endpoint,
+    Grant,
+    Mapping,
+    MappingRequest,
+    MappingState,
+    Mode,
+    Owner,
+    Pinhole,
+    PinholeRequest,
+    Protocol,
+    Requester,
+)
 
 REQUEST = MappingRequest(
     requester=Requester(IPv4Address("192.168.1.50"), Owner.UPNP2, "Größe/1"),
@@ -32,6 +44,15 @@ GRANT = Grant(
     "pcp", Endpoint(IPv4Address("100.64.12.34"), 8080), Endpoint(IPv4Address("62.0.0.1"), 8080), 600, 1600.0, b"\0" * 12
 )
 OPEN = Mapping("00000001", 1, REQUEST, Mode.CASCADED, 8080, 8080, MappingState.ACTIVE, 4600.0, GRANT)
+
+
+_WISH = PinholeRequest(
+    REQUEST.requester, Protocol.UDP, IPv6Address("2600:1::5"), 4000, IPv6Address("2600:9::1"), 5000, 600
+)
+PINHOLES = (
+    Pinhole(9, _WISH, 1600.0),
+    Pinhole(3, replace(_WISH, requester=Requester(_WISH.client, Owner.UPNP1), remote_host=None, remote_port=0), 1500.0),
+)
 
 
 @pytest.fixture(autouse=True)
@@ -58,9 +79,9 @@ def test_every_field_survives_a_kill_and_a_power_cut(tmp_path: Path) -> None:
     written = _journal(tmp_path)
     written.record(OPEN)
     written.save()
-    assert _journal(tmp_path).load() == [OPEN]
+    assert _journal(tmp_path).load().mappings == (OPEN,)
     (tmp_path / "run" / "journal").unlink()
-    assert _journal(tmp_path).load() == [OPEN]
+    assert _journal(tmp_path).load().mappings == (OPEN,)
 
 
 def test_an_operators_infinite_mapping_without_a_grant_survives_too(tmp_path: Path) -> None:
@@ -71,22 +92,57 @@ def test_an_operators_infinite_mapping_without_a_grant_survives_too(tmp_path: Pa
         lease_ends=None,
     )
     _journal(tmp_path).record(bare)
-    assert _journal(tmp_path).load() == [bare]
+    assert _journal(tmp_path).load().mappings == (bare,)
 
 
 def test_times_are_counted_from_the_reboot_when_there_was_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _journal(tmp_path).record(OPEN)
     monkeypatch.setattr(journal, "boot_id", lambda: "another")
     monkeypatch.setattr(journal, "boottime", lambda: 5.0)
-    (left,) = Journal(tmp_path / "run", tmp_path / "state", lambda: 50.0).load()
+    (left,) = Journal(tmp_path / "run", tmp_path / "state", lambda: 50.0).load().mappings
     assert left.lease_ends == 50.0 + 3600
+
+
+def test_a_pinhole_survives_a_kill_but_is_never_written_to_flash(tmp_path: Path) -> None:
+    written = _journal(tmp_path)
+    written.record(OPEN)
+    written.save()
+    for pinhole in PINHOLES:
+        written.record(pinhole)
+    assert not written.dirty
+    assert _journal(tmp_path).load().pinholes == PINHOLES
+    written.gone(PINHOLES[1].name)
+    assert not written.dirty
+    left = _journal(tmp_path).load()
+    assert (left.mappings, left.pinholes) == ((OPEN,), PINHOLES[:1])
+    written.gone(OPEN.id)
+    written.save()
+    (tmp_path / "run" / "journal").unlink()
+    assert _journal(tmp_path).load().pinholes == ()
+
+
+def test_the_last_update_id_is_found_after_a_kill_and_after_a_power_cut(tmp_path: Path) -> None:
+    count = iter(range(7, 100))
+    written = Journal(tmp_path / "run", tmp_path / "state", lambda: 1000.0, lambda: next(count))
+    written.record(OPEN)
+    before = next(count)
+    written.gone(OPEN.id)
+    update_id = _journal(tmp_path).load().update_id
+    assert update_id == next(count) - 1 > before
+    written.save()
+    (tmp_path / "run" / "journal").unlink()
+    assert _journal(tmp_path).load().update_id == next(count) - 1
+
+
+def test_without_any_file_nothing_is_known(tmp_path: Path) -> None:
+    assert _journal(tmp_path).load() == journal.Left((), (), None)
 
 
 def test_what_is_gone_is_not_found(tmp_path: Path) -> None:
     written = _journal(tmp_path)
     written.record(OPEN)
     written.gone(OPEN.id)
-    assert _journal(tmp_path).load() == []
+    assert _journal(tmp_path).load().mappings == ()
 
 
 def test_flash_is_written_only_for_what_lasts(tmp_path: Path) -> None:
@@ -109,7 +165,7 @@ def test_the_run_time_journal_does_not_grow_for_ever(tmp_path: Path) -> None:
         written.record(replace(OPEN, grant=replace(GRANT, ends=2000.0 + n)))
     lines = (tmp_path / "run" / "journal").read_text().splitlines()
     assert len(lines) <= journal.SLACK_LINES + 10
-    assert _journal(tmp_path).load() == [replace(OPEN, grant=replace(GRANT, ends=2000.0 + n))]
+    assert _journal(tmp_path).load().mappings == (replace(OPEN, grant=replace(GRANT, ends=2000.0 + n)),)
 
 
 def test_a_rewrite_keeps_what_was_loaded(tmp_path: Path) -> None:
@@ -119,7 +175,7 @@ def test_a_rewrite_keeps_what_was_loaded(tmp_path: Path) -> None:
     again = _journal(tmp_path)
     again.load()
     again.record(OPEN)
-    assert [mapping.id for mapping in _journal(tmp_path).load()] == ["00000001", "00000002"]
+    assert [mapping.id for mapping in _journal(tmp_path).load().mappings] == ["00000001", "00000002"]
 
 
 def test_a_flash_copy_that_was_changed_is_not_believed(tmp_path: Path) -> None:
@@ -129,7 +185,7 @@ def test_a_flash_copy_that_was_changed_is_not_believed(tmp_path: Path) -> None:
     (tmp_path / "run" / "journal").unlink()
     flash = tmp_path / "state" / "mappings"
     flash.write_text(flash.read_text().replace("8080", "8081"))
-    assert _journal(tmp_path).load() == []
+    assert _journal(tmp_path).load().mappings == ()
     assert (tmp_path / "state" / "mappings.damaged").exists()
 
 
@@ -143,7 +199,7 @@ def test_a_full_disk_is_our_fault_and_the_journal_is_whole_when_there_is_room_ag
         written.note(replace(OPEN, external_port=9000))
         written.gone("00000001")
     written.record(replace(OPEN, id="00000003", serial=3))
-    assert [mapping.id for mapping in _journal(tmp_path).load()] == ["00000003"]
+    assert [mapping.id for mapping in _journal(tmp_path).load().mappings] == ["00000003"]
 
 
 def test_text_that_has_no_encoding_is_our_fault_and_is_not_kept(tmp_path: Path) -> None:
@@ -154,7 +210,7 @@ def test_text_that_has_no_encoding_is_our_fault_and_is_not_kept(tmp_path: Path) 
     written.save()
     written.close()
     written.record(replace(OPEN, id="00000003", serial=3))
-    assert [mapping.id for mapping in _journal(tmp_path).load()] == ["00000001", "00000003"]
+    assert [mapping.id for mapping in _journal(tmp_path).load().mappings] == ["00000001", "00000003"]
 
 
 @pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85", "\x1c", "\n"])
@@ -164,9 +220,9 @@ def test_a_line_separator_in_a_string_separates_no_lines(tmp_path: Path, separat
     for entry in entries:
         written.record(entry)
     written.save()
-    assert _journal(tmp_path).load() == entries
+    assert list(_journal(tmp_path).load().mappings) == entries
     (tmp_path / "run" / "journal").unlink()
-    assert _journal(tmp_path).load() == entries
+    assert list(_journal(tmp_path).load().mappings) == entries
 
 
 def test_closing_on_a_full_disk_is_quiet(tmp_path: Path) -> None:

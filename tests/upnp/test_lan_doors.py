@@ -1,24 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What cannot be opened on one LAN takes nothing from another, is reported once, and is tried again."""
+"""The doors to the LANs: what stays is not disturbed, what cannot be opened is reported once and tried again."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Interface
 from types import SimpleNamespace
 
 import pytest
 
 from igdpcp.config import MainConfig
-from igdpcp.daemon import lan_doors, ssdp_server
+from igdpcp.daemon import lan_doors, other_gateways, ssdp_sockets
 from igdpcp.daemon.http_server import HttpServer
-from igdpcp.daemon.lan_doors import LanDoors
+from igdpcp.daemon.lan_doors import ADDRESSES_PER_LAN, LanDoors
 from igdpcp.errors import OurFault
 from igdpcp.net.router import Lan
 from igdpcp.upnp.description import DeviceIdentity, udns_from, with_config_id
 from igdpcp.upnp.http import HttpResponse
+from tests.support.ssdp_lan import first_boot_id
 
 IDENTITY = with_config_id(DeviceIdentity("igdpcp", "1", udns_from("machine"), 7, "", "1.2.3"))
 HOME = Lan("home", "br-lan", IPv4Interface("127.0.0.1/8"))
@@ -30,14 +32,15 @@ class Network:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.broken: set[tuple[str, str]] = set()
-        self.searchable: list[str] = []
+        self.speaking: list[str] = []
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port: int = probe.getsockname()[1]
         monkeypatch.setattr(lan_doors, "RETRY_INTERVAL", 0.05)
         monkeypatch.setattr(lan_doors, "http_listener", self._http)
-        monkeypatch.setattr(ssdp_server, "ssdp_listener", self._ssdp)
-        monkeypatch.setattr(ssdp_server, "ssdp_sender", lambda device, address: socket.socket(type=socket.SOCK_DGRAM))
+        monkeypatch.setattr(ssdp_sockets, "ssdp_speaker", self._ssdp)
+        monkeypatch.setattr(ssdp_sockets, "ssdp_listener", datagram_socket)
+        monkeypatch.setattr(other_gateways, "ssdp_searcher", datagram_socket)
 
     def _http(self, address: IPv4Address, port: int, device: str) -> socket.socket:
         if (device, "http") in self.broken:
@@ -47,8 +50,8 @@ class Network:
     def _ssdp(self, device: str, address: IPv4Address) -> socket.socket:
         if (device, "ssdp") in self.broken:
             raise OurFault(f"cannot join on {device}")
-        self.searchable.append(device)
-        return socket.socket(type=socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        self.speaking.append(device)
+        return datagram_socket()
 
     def serves(self, lan: Lan) -> bool:
         try:
@@ -56,6 +59,10 @@ class Network:
         except ConnectionRefusedError:
             return False
         return True
+
+
+def datagram_socket(*_) -> socket.socket:
+    return socket.socket(type=socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
 
 
 @pytest.fixture
@@ -71,10 +78,17 @@ async def doors_on(network: Network, *lans: Lan):
     http = HttpServer(nothing, lambda address, device: True)
     router = SimpleNamespace(on_lan_device=lambda address, device: True)
     status = SimpleNamespace()
-    doors = LanDoors(MainConfig(http_port=network.port, force=True), IDENTITY, http, router, status)
+    doors = LanDoors(
+        main=MainConfig(http_port=network.port, force=True),
+        identity=IDENTITY,
+        boot_id=first_boot_id(),
+        http=http,
+        router=router,
+        status=status,
+    )
     await doors.open(lans)
     try:
-        yield status
+        yield doors
     finally:
         await doors.close()
 
@@ -89,14 +103,14 @@ async def until(condition):
 def test_one_lan_that_fails_leaves_the_other_served_and_is_opened_later(network, kind, caplog):
     async def scenario():
         network.broken = {("br-guest", kind)}
-        async with doors_on(network, GUEST, HOME) as status:
-            await until(lambda: status.ssdp.advertising)
+        async with doors_on(network, GUEST, HOME) as doors:
+            await until(lambda: doors._status.ssdp.advertising)
             assert network.serves(HOME)
             assert network.serves(GUEST) is (kind == "ssdp")
-            assert network.searchable == ["br-lan"]
+            assert network.speaking == ["br-lan"]
             await asyncio.sleep(lan_doors.RETRY_INTERVAL * 4)
             network.broken.clear()
-            await until(lambda: network.searchable == ["br-lan", "br-guest"])
+            await until(lambda: network.speaking == ["br-lan", "br-guest"])
             assert network.serves(GUEST)
 
     asyncio.run(scenario())
@@ -108,9 +122,9 @@ def test_a_port_that_another_program_holds_at_the_start_is_taken_when_it_is_free
     async def scenario():
         network.broken = {("br-lan", "http")}
         async with doors_on(network, HOME):
-            assert (network.serves(HOME), network.searchable) == (False, [])
+            assert (network.serves(HOME), network.speaking) == (False, [])
             network.broken.clear()
-            await until(lambda: network.searchable == ["br-lan"])
+            await until(lambda: network.speaking == ["br-lan"])
             assert network.serves(HOME)
 
     asyncio.run(scenario())
@@ -125,5 +139,53 @@ def test_nothing_is_tried_again_after_the_end(network):
         await asyncio.sleep(lan_doors.RETRY_INTERVAL * 3)
         assert not network.serves(HOME)
         assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(scenario())
+
+
+def test_a_lan_that_stays_keeps_its_connections_and_sockets_and_one_that_goes_loses_them(network):
+    async def scenario():
+        async with doors_on(network, HOME, GUEST) as doors:
+            kept, lost = [await asyncio.open_connection(str(lan.address), network.port) for lan in (HOME, GUEST)]
+            for _, writer in (kept, lost):
+                writer.write(b"GET / HTTP/1.1\r\n")
+            await until(lambda: doors._http.counters.connections == 2)
+            await doors.open((HOME,))
+            with suppress(ConnectionResetError):
+                assert await lost[0].read() == b""
+            assert not network.serves(GUEST)
+            assert network.serves(HOME)
+            kept[1].write(b"Host: 127.0.0.1\r\n\r\n")
+            assert (await kept[0].readline()).startswith(b"HTTP/1.1 404")
+            assert network.speaking == ["br-lan", "br-guest"]
+            await doors.open((HOME, GUEST))
+            assert network.serves(GUEST)
+            assert network.speaking == ["br-lan", "br-guest", "br-guest"]
+            for _, writer in (kept, lost):
+                writer.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_device_that_was_made_again_is_served_anew(network):
+    async def scenario():
+        async with doors_on(network, HOME) as doors:
+            await doors.open((replace(HOME, index=9),))
+            assert network.serves(HOME)
+            assert network.speaking == ["br-lan", "br-lan"]
+
+    asyncio.run(scenario())
+
+
+def test_of_very_many_addresses_of_a_lan_only_some_are_served_those_first_that_are_already(network):
+    crowd = tuple(Lan("home", "br-lan", IPv4Interface(f"127.0.1.{n}/8")) for n in range(1, ADDRESSES_PER_LAN + 4))
+
+    async def scenario():
+        async with doors_on(network, HOME, GUEST) as doors:
+            await doors.open((*crowd, HOME, GUEST))
+            served = [lan for lan in (*crowd, HOME) if network.serves(lan)]
+            assert served == [*crowd[: ADDRESSES_PER_LAN - 1], HOME]
+            assert network.serves(GUEST)
+            assert doors.left_out == len(crowd) + 1 - ADDRESSES_PER_LAN
 
     asyncio.run(scenario())

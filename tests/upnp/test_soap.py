@@ -8,21 +8,26 @@ from xml.etree import ElementTree
 import pytest
 
 from igdpcp.errors import MalformedRequest, UpnpFault
+from igdpcp.upnp.envelope import DEPTH_LIMIT, NAME_LIMIT, VALUE_LIMIT
+from igdpcp.upnp.services import service_by_type
 from igdpcp.upnp.soap import (
-    DEPTH_LIMIT,
     DESCRIPTION_LIMIT,
-    FAULT_TEXT,
-    NAME_LIMIT,
-    VALUE_LIMIT,
+    Cdata,
+    VariableQuery,
     encode_fault,
     encode_response,
+    encode_variable,
     may_come_from_a_page,
+    names_an_action,
     parse_call,
+    parse_control,
     printable,
     soapaction_of,
 )
 
 WANIP = "urn:schemas-upnp-org:service:WANIPConnection:"
+FIREWALL = "WANIPv6FirewallControl"
+CONTROL = "urn:schemas-upnp-org:control-1-0"
 ARGUMENTS = {
     "NewRemoteHost": "",
     "NewExternalPort": "40000",
@@ -234,6 +239,13 @@ def test_a_default_namespace_is_accepted():
     assert parse_call(None, request) == add()
 
 
+def test_a_namespace_ends_with_the_element_that_declares_it():
+    request = body(ARGUMENTS).replace(b' xmlns:u="' + WANIP.encode() + b'1"', b"")
+    request = request.replace(b"<s:Envelope", f'<s:Envelope xmlns:u="{WANIP}2"'.encode())
+    request = request.replace(b"<s:Body>", f'<s:Header xmlns:u="{WANIP}1"/><s:Body>'.encode())
+    assert parse_call(None, request).version == 2
+
+
 def test_a_soap_header_is_skipped():
     request = body(ARGUMENTS).replace(
         b"<s:Body>", b"<s:Header><x><NewProtocol>TCP</NewProtocol></x></s:Header><s:Body>"
@@ -267,6 +279,75 @@ def test_what_no_service_has_is_401(soapaction):
     with pytest.raises(UpnpFault) as fault:
         parse_call(soapaction, body(ARGUMENTS))
     assert fault.value.code == 401
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        "WANIPConnection:1#RequestTermination",
+        "WANIPConnection:2#GetAutoDisconnectTime",
+        "WANIPConnection:2#SetWarnDisconnectDelay",
+        "WANCommonInterfaceConfig:1#SetEnabledForInternet",
+    ],
+)
+def test_an_optional_action_of_the_standard_that_is_not_offered_is_602(action):
+    with pytest.raises(UpnpFault) as fault:
+        parse_call(f"{WANIP.rpartition('WANIP')[0]}{action}", body({}, action.partition("#")[2]))
+    assert fault.value.code == 602
+
+
+def test_the_number_of_entries_can_be_asked_for_as_miniupnpc_does():
+    name = "GetPortMappingNumberOfEntries"
+    call = parse_call(f"{WANIP}1#{name}", body({}, name))
+    assert b"<NewPortMappingNumberOfEntries>7</" in encode_response(call, {"NewPortMappingNumberOfEntries": 7})
+
+
+@pytest.mark.parametrize(("text", "number"), [("6", 6), ("TCP", 6), ("udp", 17), (" UDP ", 17), ("65535", 65535)])
+def test_a_pinhole_names_its_protocol_by_number_or_by_name(text, number):
+    arguments = {"InternalClient": "2600::1", "InternalPort": "1", "Protocol": text, "LeaseTime": "60"}
+    call = parse_call(None, body(arguments, "AddPinhole", WANIP.replace("WANIPConnection", FIREWALL) + "1"))
+    assert call.arguments["Protocol"] == number
+    assert (call.arguments["RemoteHost"], call.arguments["RemotePort"]) == ("", 0)
+
+
+@pytest.mark.parametrize("soapaction", [f'"{CONTROL}#QueryStateVariable"', f"{CONTROL}#QueryStateVariable", None])
+def test_a_state_variable_is_asked_for_by_name(soapaction):
+    request = body({"u:varName": " ConnectionStatus\n"}, "QueryStateVariable", CONTROL)
+    assert parse_control(soapaction, request) == VariableQuery("ConnectionStatus")
+
+
+def test_a_query_without_a_name_is_402():
+    with pytest.raises(UpnpFault) as fault:
+        parse_control(f"{CONTROL}#QueryStateVariable", body({}, "QueryStateVariable", CONTROL))
+    assert fault.value.code == 402
+
+
+def test_the_answer_to_a_query_holds_the_value_in_an_element_without_namespace():
+    answer = ElementTree.fromstring(encode_variable("a<b"))[0][0]
+    assert answer.tag == f"{{{CONTROL}}}QueryStateVariableResponse"
+    assert [(element.tag, element.text) for element in answer] == [("return", "a<b")]
+
+
+def test_a_document_in_a_result_is_not_escaped():
+    call = parse_call(None, body({}, "GetExternalIPAddress"))
+    response = encode_response(call, {"NewExternalIPAddress": Cdata("<a>&amp;</a>")})
+    assert b"<NewExternalIPAddress><![CDATA[<a>&amp;</a>]]></NewExternalIPAddress>" in response
+
+
+@pytest.mark.parametrize(
+    ("soapaction", "ours"),
+    [
+        (f'"{WANIP}1#AddPortMapping"', True),
+        (f"{WANIP}2#NoSuchAction", True),
+        (f'"{CONTROL}#QueryStateVariable"', True),
+        ("urn:dslforum-org:service:WANIPConnection:1#AddPortMapping", False),
+        ("urn:schemas-upnp-org:service:ContentDirectory:1#Browse", False),
+        ("", False),
+        (None, False),
+    ],
+)
+def test_a_soapaction_tells_what_is_meant_for_a_gateway(soapaction, ours):
+    assert names_an_action(soapaction) is ours
 
 
 @pytest.mark.parametrize(
@@ -364,8 +445,19 @@ def test_a_fault_has_code_and_text_where_control_points_look():
 
 
 def test_a_fault_without_text_takes_the_name_of_the_standard():
-    assert FAULT_TEXT[718] == "ConflictInMappingEntry"
-    assert b"<errorDescription>ConflictInMappingEntry</errorDescription>" in encode_fault(718, "")
+    assert b"<errorDescription>Action not authorized</errorDescription>" in encode_fault(606, "")
+
+
+@pytest.mark.parametrize(
+    ("service", "code", "name"),
+    [
+        ("WANIPConnection", 704, "ConnectionSetupFailed"),
+        ("WANIPv6FirewallControl", 704, "NoSuchEntry"),
+        ("Layer3Forwarding", 704, ""),
+    ],
+)
+def test_what_a_code_from_700_on_means_depends_on_the_service(service, code, name):
+    assert service_by_type(service).fault_name(code) == name
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,12 @@ from typing import Any
 import pytest
 
 from igdpcp.config import MainConfig, UpstreamConfig
+from igdpcp.daemon.pcp_servers import servers_behind
 from igdpcp.errors import OurFault
 from igdpcp.iwf.interfaces import UpstreamEvent
 from igdpcp.model import Endpoint, IPAddress, Protocol, UpstreamRequest
+from igdpcp.net.router import Wan
+from igdpcp.pcp.discovery import Server
 from igdpcp.pcp.message import SERVER_PORT
 from igdpcp.upstreams import pcp, pcp_sockets
 from tests.support.pcp_script import ScriptedServer, Sent
@@ -31,11 +34,11 @@ ANSWERED = 0.01
 class Carrier:
     """A scripted server at a loopback address."""
 
-    def __init__(self, address: IPv4Address) -> None:
+    def __init__(self, address: IPAddress) -> None:
         self.script = ScriptedServer()
         self.sent: list[Sent] = []
         self.loop = asyncio.get_running_loop()
-        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.socket = socket.socket(_family(address), socket.SOCK_DGRAM)
         self.socket.setblocking(False)
         self.socket.bind((str(address), SERVER_PORT))
         self.loop.add_reader(self.socket, self._readable)
@@ -67,8 +70,9 @@ class Line:
         self.carriers = [Carrier(SERVER), Carrier(OTHER_SERVER)]
         self.events: list[UpstreamEvent] = []
         main = MainConfig(**({"external_ip_probe": False} | options))
+        self.config = UpstreamConfig(server=servers)
         self.upstream = pcp.PcpUpstream(
-            main, UpstreamConfig(server=servers), secret=b"secret", rng=random.Random(1), emit=self.events.append,
+            main, self.config, secret=b"secret", rng=random.Random(1), emit=self.events.append,
             is_local=lambda address: address in LAN,
         )  # fmt: skip
 
@@ -86,8 +90,16 @@ class Line:
 
     async def up(self, router: IPv4Address | None = SERVER, own: IPv4Address | None = OWN) -> None:
         self.own = own or self.own
-        self.upstream.network_changed("wan0", own, router)
+        self.change(own, router)
         await asyncio.sleep(ANSWERED)
+
+    def change(self, own: IPv4Address | None, router: IPv4Address | None) -> None:
+        """The WAN has this address and this default router."""
+        self.upstream.network_changed("wan0", own, servers_behind([self.config], Wan("wan0", own, router), [], []))
+
+    def servers(self, *servers: Server) -> None:
+        """These are the servers behind the WAN."""
+        self.upstream.network_changed("wan0", self.own, servers)
 
     def of(self, kind: type) -> list[Any]:
         return [event for event in self.events if isinstance(event, kind)]
@@ -95,14 +107,24 @@ class Line:
     def _connected(self, device: str, address: IPAddress, port: int) -> socket.socket:
         if self.down:
             raise OurFault("no route")
-        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        sock = socket.socket(_family(address), socket.SOCK_DGRAM)
         sock.setblocking(False)
-        sock.bind((str(self.own), 0))
+        if address.version == 4:
+            sock.bind((str(self.own), 0))
         sock.connect((str(address), port))
         return sock
 
-    def _no_listener(self, device: str) -> socket.socket:
+    def listen_at(self, address: IPAddress) -> Carrier:
+        """One more server."""
+        self.carriers.append(Carrier(address))
+        return self.carriers[-1]
+
+    def _no_listener(self, device: str, version: int) -> socket.socket:
         raise OurFault("the port is taken")
+
+
+def _family(address: IPAddress) -> socket.AddressFamily:
+    return socket.AF_INET if address.version == 4 else socket.AF_INET6
 
 
 def request(id: str = "1", port: int = 8080, **changes: Any) -> UpstreamRequest:

@@ -40,7 +40,7 @@ async def test_a_mapping_of_the_probes_port_that_is_there_first_serves_as_the_pr
 ) -> None:
     with Line(monkeypatch, external_ip_probe=True) as line:
         line.carrier.script.drop = 2
-        line.upstream.network_changed("wan0", OWN, SERVER)
+        line.change(OWN, SERVER)
         line.upstream.map(request(port=DISCARD, protocol=Protocol.UDP))
         await asyncio.sleep(100)
         assert [event.id for event in line.of(Granted)] == ["1"]
@@ -67,7 +67,7 @@ def test_another_wan_address_is_probed_for_its_external_address(monkeypatch: pyt
             await asyncio.sleep(seconds)
             line.carrier.script.address = mapped(str(MOVED))
             line.own = OTHER
-            line.upstream.network_changed("wan0", OTHER, SERVER)
+            line.change(OTHER, SERVER)
             assert line.upstream.external_address is None
             await asyncio.sleep(5)
             assert line.upstream.external_address == MOVED
@@ -99,7 +99,7 @@ async def test_another_default_router_begins_another_session(monkeypatch: pytest
         await line.up()
         await asyncio.sleep(200)
         line.carriers[1].script.silent = True
-        line.upstream.network_changed("wan0", OWN, OTHER_SERVER)
+        line.change(OWN, OTHER_SERVER)
         assert (line.upstream.external_address, line.upstream.up_since) == (None, None)
         await asyncio.sleep(200)
         assert (line.upstream.state, line.upstream.external_address) == (Activation.NO_SERVER, None)

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the services are asked, and in which two ways they answer."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol as Interface
+
+from igdpcp.model import Requester
+from igdpcp.upnp.actions import Value
+from igdpcp.upnp.soap import Call
+
+
+@dataclass(frozen=True, slots=True)
+class ControlRequest:
+    """A checked call, who makes it, and the device tree whose control URL it was sent to."""
+
+    call: Call
+    requester: Requester
+    tree: int
+
+    @property
+    def arguments(self) -> dict[str, Value]:
+        """The inputs of the call by their names on the wire."""
+        return self.call.arguments
+
+
+Outputs = Mapping[str, Value]  # every output argument of the action by its name
+Query = Callable[[ControlRequest], Outputs]
+Deed = Callable[[ControlRequest], Awaitable[Outputs]]
+
+
+class ServiceAnswers(Interface):
+    """The actions of a service that are more than reading state variables, by name.
+
+    A query is answered at once, a deed may have to wait. Both raise Refusal, UpnpFault or OurFault.
+    """
+
+    @property
+    def queries(self) -> Mapping[str, Query]:
+        """What is answered at once."""
+
+    @property
+    def deeds(self) -> Mapping[str, Deed]:
+        """What may have to wait."""

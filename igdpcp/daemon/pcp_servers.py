@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which WAN is in use, and which PCP servers are behind it (RFC 6887 section 8.1)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from ipaddress import ip_address
+
+from igdpcp.config import UpstreamConfig
+from igdpcp.errors import MalformedPcp
+from igdpcp.log import line
+from igdpcp.net.dhcp import DhcpAnswer
+from igdpcp.net.links import LinkSnapshot
+from igdpcp.net.router import Wan
+from igdpcp.pcp.discovery import ANYCAST, Origin, Server, servers_of_dhcpv4, servers_of_dhcpv6
+
+LOG = logging.getLogger("igdpcp.upstream")
+
+
+def sections_in_use(upstreams: Sequence[UpstreamConfig], snapshot: LinkSnapshot) -> tuple[UpstreamConfig, ...]:
+    """The sections of the first WAN that has an IPv4 address, or of the very first while none has one.
+
+    Sections with the same device are several servers behind one WAN.
+    """
+    up = {device for device, interface in snapshot.addresses if interface.version == 4}
+    up |= {""} if snapshot.default_routes else set()
+    device = next((upstream.device for upstream in upstreams if upstream.device in up), upstreams[0].device)
+    return tuple(upstream for upstream in upstreams if upstream.device == device)
+
+
+def servers_behind(
+    sections: Sequence[UpstreamConfig], wan: Wan, answers: Iterable[DhcpAnswer], lan_devices: Iterable[str]
+) -> tuple[Server, ...]:
+    """The servers in the order in which they are tried: the configured ones, else what DHCP named, else a guess.
+
+    DHCPv6 may have been answered on another device than the IPv4 WAN (DS-Lite), but not on a LAN.
+    """
+    configured = [
+        Server(section.name, tuple(map(ip_address, section.server)), Origin.CONFIGURED)
+        for section in sections
+        if section.server
+    ]
+    if configured:
+        return tuple(configured)
+    learnt = list(_learnt(wan.device, answers, set(lan_devices))) if any(section.dhcp for section in sections) else []
+    if learnt:
+        return tuple(learnt)
+    guesses = []
+    if wan.default_router:
+        identity = f"{wan.device}/{wan.default_router}"
+        guesses.append(Server(identity, (wan.default_router,), Origin.ROUTER))
+    if any(section.anycast for section in sections):
+        guesses.append(Server(f"{wan.device}/anycast", ANYCAST, Origin.ANYCAST))
+    return tuple(guesses)
+
+
+def _learnt(wan_device: str, answers: Iterable[DhcpAnswer], lan_devices: set[str]) -> Iterator[Server]:
+    for answer in answers:
+        if answer.family == 4 and answer.device == wan_device:
+            yield from servers_of_dhcpv4(answer.octets)
+        elif answer.family == 6 and answer.device not in lan_devices:
+            try:
+                yield from servers_of_dhcpv6(answer.octets)
+            except MalformedPcp as error:
+                LOG.warning(line("dhcp_unreadable", device=answer.device, error=error))

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Mappings and pinholes as lines of the journal, and back.
+
+``shift`` is what has to be added to times: on the way out the loop's become CLOCK_BOOTTIME's, on the way in the other
+way round. Reading raises ValueError, LookupError, TypeError or AttributeError for what was not written here.
+"""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Any
+
+from igdpcp.model import (
+    Endpoint,
+    Grant,
+    IPAddress,
+    Mapping,
+    MappingRequest,
+    MappingState,
+    Mode,
+    Owner,
+    Pinhole,
+    PinholeRequest,
+    Protocol,
+    Requester,
+)
+
+Entry = Mapping | Pinhole
+Line = dict[str, Any]
+
+
+def key(entry: Entry) -> str:
+    """What the journal knows the entry by."""
+    return entry.id if isinstance(entry, Mapping) else entry.name
+
+
+def encode(entry: Entry, shift: float) -> Line:
+    """The entry as one line."""
+    return _mapping_line(entry, shift) if isinstance(entry, Mapping) else _pinhole_line(entry, shift)
+
+
+def decode(entry: Line, shift: float) -> Entry:
+    """The entry of one line."""
+    return _pinhole(entry, shift) if "pinhole" in entry else _mapping(entry, shift)
+
+
+def _mapping_line(mapping: Mapping, shift: float) -> Line:
+    request, grant = mapping.request, mapping.grant
+    return {
+        "id": mapping.id,
+        "serial": mapping.serial,
+        "state": mapping.state.value,
+        "mode": mapping.mode.value,
+        **_requester_fields(request.requester),
+        "protocol": request.protocol.name,
+        "wanted": request.external_port,
+        "client": str(request.client.address),
+        "client_port": request.client.port,
+        "remote_host": str(request.remote_host or ""),
+        "lease": request.lease,
+        "description": request.description,
+        "any": request.any_port,
+        "external_port": mapping.external_port,
+        "wan_port": mapping.wan_port,
+        "lease_ends": None if mapping.lease_ends is None else mapping.lease_ends + shift,
+        "grant": grant
+        and {
+            "upstream": grant.upstream,
+            "internal": [str(grant.internal.address), grant.internal.port],
+            "address": str(grant.external.address),
+            "port": grant.external.port,
+            "lifetime": grant.lifetime,
+            "ends": grant.ends + shift,
+            "nonce": grant.nonce.hex(),
+            "server": grant.server,
+        },
+    }
+
+
+def _mapping(entry: Line, shift: float) -> Mapping:
+    grant = entry["grant"]
+    return Mapping(
+        id=entry["id"],
+        serial=entry["serial"],
+        request=MappingRequest(
+            requester=_requester(entry),
+            protocol=Protocol[entry["protocol"]],
+            external_port=entry["wanted"],
+            client=Endpoint(IPv4Address(entry["client"]), entry["client_port"]),
+            remote_host=IPv4Address(entry["remote_host"]) if entry["remote_host"] else None,
+            lease=entry["lease"],
+            description=entry["description"],
+            any_port=entry["any"],
+        ),
+        mode=Mode(entry["mode"]),
+        external_port=entry["external_port"],
+        wan_port=entry["wan_port"],
+        state=MappingState(entry["state"]),
+        lease_ends=None if entry["lease_ends"] is None else entry["lease_ends"] + shift,
+        grant=grant
+        and Grant(
+            upstream=grant["upstream"],
+            internal=Endpoint(IPv4Address(grant["internal"][0]), grant["internal"][1]),
+            external=Endpoint(IPv4Address(grant["address"]), grant["port"]),
+            lifetime=grant["lifetime"],
+            ends=grant["ends"] + shift,
+            nonce=bytes.fromhex(grant["nonce"]),
+            server=grant["server"],
+        ),
+    )
+
+
+def _pinhole_line(pinhole: Pinhole, shift: float) -> Line:
+    request = pinhole.request
+    return {
+        "pinhole": pinhole.id,
+        **_requester_fields(request.requester),
+        "protocol": request.protocol.name,
+        "client": str(request.client),
+        "client_port": request.client_port,
+        "remote_host": str(request.remote_host or ""),
+        "remote_port": request.remote_port,
+        "lease": request.lease,
+        "lease_ends": pinhole.lease_ends + shift,
+    }
+
+
+def _pinhole(entry: Line, shift: float) -> Pinhole:
+    return Pinhole(
+        id=entry["pinhole"],
+        request=PinholeRequest(
+            requester=_requester(entry),
+            protocol=Protocol[entry["protocol"]],
+            client=IPv6Address(entry["client"]),
+            client_port=entry["client_port"],
+            remote_host=IPv6Address(entry["remote_host"]) if entry["remote_host"] else None,
+            remote_port=entry["remote_port"],
+            lease=entry["lease"],
+        ),
+        lease_ends=entry["lease_ends"] + shift,
+    )
+
+
+def _requester_fields(requester: Requester) -> Line:
+    return {
+        "requester": str(requester.address or ""),
+        "owner": requester.owner.value,
+        "agent": requester.agent,
+    }
+
+
+def _requester(entry: Line) -> Requester:
+    address: IPAddress | None = ip_address(entry["requester"]) if entry["requester"] else None
+    return Requester(address, Owner(entry["owner"]), entry["agent"])

@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which PCP servers there are, and which address of which of them is asked next (RFC 6887 section 8.1, RFC 7488)."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
+
+from igdpcp.errors import MalformedPcp
+from igdpcp.model import IPAddress
+
+OPTION_V6_PCP_SERVER = 86  # RFC 7291 section 5
+ROUND_INTERVAL = 900.0  # RFC 7488 section 3: when every address has failed, begin anew after 15 minutes
+ANYCAST = (IPv4Address("192.0.0.9"), IPv6Address("2001:1::1"))  # RFC 7723 section 2
+SERVERS_LIMIT = 16  # of one DHCP answer; more are not looked at
+
+_IPV4_LENGTH = 4
+_IPV6_LENGTH = 16
+_TLV_HEAD = 4  # RFC 8415 section 21.1: option-code, option-len
+
+
+class Origin(enum.StrEnum):
+    """Who named a server; the strings are for people."""
+
+    CONFIGURED = "configured"
+    DHCPV4 = "told by DHCP (option 158)"
+    DHCPV6 = "told by DHCPv6 (option 86)"
+    ROUTER = "the WAN's default router"
+    ANYCAST = "the anycast address"
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """One server with all its addresses, the preferred one first.
+
+    ``identity`` is what nonces are derived for: it is no address of a server that has several, for they share the nonce
+    (RFC 7488 section 5).
+    """
+
+    identity: str
+    addresses: tuple[IPAddress, ...]
+    origin: Origin
+
+    @property
+    def trusted(self) -> bool:
+        """Whether it may be asked on behalf of other hosts (RFC 6970 section 6: THIRD_PARTY)."""
+        return self.origin in (Origin.CONFIGURED, Origin.DHCPV4, Origin.DHCPV6)
+
+
+def learnt(addresses: Iterable[IPAddress], origin: Origin) -> Server | None:
+    """The server that one list of a DHCP option describes; None when no address in it can be a server's."""
+    usable = tuple(dict.fromkeys(address for address in map(_plain, addresses) if _is_host(address)))
+    if not usable:
+        return None
+    return Server(" ".join(sorted(map(str, usable))), usable, origin)
+
+
+def servers_of_dhcpv4(option: bytes) -> list[Server]:
+    """The servers in the payload of DHCPv4 option 158 (RFC 7291 section 4): one for each list in it.
+
+    What stands before a list that is cut short or crooked counts.
+    """
+    found: list[Server | None] = []
+    at = 0
+    while at < len(option) and len(found) < SERVERS_LIMIT:
+        length = option[at]
+        octets = option[at + 1 : at + 1 + length]
+        if not length or length % _IPV4_LENGTH or len(octets) != length:
+            break
+        found.append(learnt(map(IPv4Address, _pieces(octets, _IPV4_LENGTH)), Origin.DHCPV4))
+        at += 1 + length
+    return [server for server in found if server]
+
+
+def servers_of_dhcpv6(options: bytes) -> list[Server]:
+    """The servers in a sequence of DHCPv6 options: one for each instance of option 86 (RFC 7291 section 5).
+
+    Raises MalformedPcp when the octets are no options.
+    """
+    found: list[Server | None] = []
+    for code, payload in _options(options):
+        if code == OPTION_V6_PCP_SERVER and payload and len(payload) % _IPV6_LENGTH == 0:
+            found.append(learnt(map(IPv6Address, _pieces(payload, _IPV6_LENGTH)), Origin.DHCPV6))
+    return [server for server in found if server][:SERVERS_LIMIT]
+
+
+class Choice:
+    """The servers and their addresses in the order in which they are tried, and where we are.
+
+    One server is asked at a time: control points are shown one external address. An address that answers is kept until
+    it stops answering.
+    """
+
+    def __init__(self, servers: Iterable[Server]) -> None:
+        self._all = [(server, address) for server in servers for address in server.addresses]
+        self._at = 0
+        self._untried = len(self._all) - 1
+
+    @property
+    def server(self) -> Server:
+        """The server that is asked."""
+        return self._all[self._at][0]
+
+    @property
+    def address(self) -> IPAddress:
+        """The address at which it is asked."""
+        return self._all[self._at][1]
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def prefer(self, server: Server, address: IPAddress) -> None:
+        """Begin with this one, if it is among them."""
+        if (server, address) in self._all:
+            self._at = self._all.index((server, address))
+
+    def answered(self) -> None:
+        """It answers: should it stop, everything else is tried before anything is tried again."""
+        self._untried = len(self._all) - 1
+
+    def failed(self) -> bool:
+        """Go on to what is tried next; False: all have failed in this round, and it stays where it is."""
+        if not self._untried:
+            return False
+        self._untried -= 1
+        self._at = (self._at + 1) % len(self._all)
+        return True
+
+    def begin_anew(self) -> None:
+        """Begin another round, with the first address of all."""
+        self._at = 0
+        self._untried = len(self._all) - 1
+
+
+def _options(octets: bytes) -> Iterator[tuple[int, bytes]]:
+    at = 0
+    while at < len(octets):
+        head = octets[at : at + _TLV_HEAD]
+        length = int.from_bytes(head[2:], "big")
+        payload = octets[at + _TLV_HEAD : at + _TLV_HEAD + length]
+        if len(head) < _TLV_HEAD or len(payload) < length:
+            raise MalformedPcp("DHCPv6 options are cut short")
+        yield int.from_bytes(head[:2], "big"), payload
+        at += _TLV_HEAD + length
+
+
+def _pieces(octets: bytes, size: int) -> Iterator[bytes]:
+    return (octets[at : at + size] for at in range(0, len(octets), size))
+
+
+def _plain(address: IPAddress) -> IPAddress:
+    """RFC 7291 section 5: an IPv4-mapped address says that the server has that IPv4 address."""
+    return (address.ipv4_mapped or address) if isinstance(address, IPv6Address) else address
+
+
+def _is_host(address: IPAddress) -> bool:
+    """RFC 7291 sections 4 and 5: multicast and loopback addresses are dropped; others name no host either."""
+    if address.is_multicast or address.is_loopback or address.is_unspecified:
+        return False
+    return address != IPv4Address("255.255.255.255")

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SOAP envelopes as control points write them: bytes to the action's name and the texts of its arguments.
+
+Control points break XML in known ways, above all by not escaping ``&`` and ``<``. A strict parser goes first; only
+what it refuses is mended, once, and parsed again.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NoReturn
+from xml.parsers import expat
+
+from igdpcp.errors import MalformedRequest, UpnpFault
+
+DEPTH_LIMIT = 16  # elements inside one another; an honest request has 4
+NAME_LIMIT = 128  # characters of an element name
+VALUE_LIMIT = 4096  # characters of an argument's value
+NOT_XML = dict.fromkeys(code for code in (*range(0x20), 0xFFFE, 0xFFFF) if chr(code) not in "\t\r\n")  # XML 1.0, 2.2
+
+_INVALID_ARGS = 402  # UPnP Device Architecture 1.1, table 3-3
+_STRING_TOO_LONG = 605
+_PADDING = b"\0 \t\r\n"
+_BOM = b"\xef\xbb\xbf"
+_BARE_AMPERSAND = re.compile(r"&(?!(?:amp|lt|gt|quot|apos|#[0-9]{1,7}|#x[0-9A-Fa-f]{1,6});)")
+_BARE_BRACKET = re.compile(r"<(?![A-Za-z_/!?])")
+
+
+class Envelope:
+    """What expat's events say of Envelope, Body, the action element in it and its children, names without prefix."""
+
+    def __init__(self) -> None:
+        self.action = ""
+        self.values: dict[str, str] = {}
+        self._prefix = ""
+        self._path: list[str] = []
+        self._attributes: list[dict[str, str]] = []  # of what encloses the action, and of the action itself
+        self._in_action = False
+        self._parts: list[str] | None = None
+        self._size = 0
+
+    @property
+    def namespace(self) -> str:
+        """The action's namespace: the type of its service."""
+        declaration = f"xmlns:{self._prefix}" if self._prefix else "xmlns"
+        return next((found[declaration] for found in reversed(self._attributes) if declaration in found), "")
+
+    def start(self, tag: str, attributes: dict[str, str]) -> None:
+        if len(self._path) >= DEPTH_LIMIT or len(tag) > NAME_LIMIT:
+            raise MalformedRequest("element nested too deep or name too long")
+        prefix, _, name = tag.rpartition(":")
+        self._path.append(name)
+        depth = len(self._path)
+        if depth <= 3 and not self.action:
+            del self._attributes[depth - 1 :]
+            self._attributes.append(attributes)
+        if depth == 3 and self._path[:2] == ["Envelope", "Body"] and not self.action:
+            self.action, self._prefix, self._in_action = name, prefix, True
+        elif depth == 4 and self._in_action:
+            if name in self.values:
+                raise UpnpFault(_INVALID_ARGS, "an argument is given twice")
+            self._parts, self._size = [], 0
+        elif self._parts is not None:
+            raise UpnpFault(_INVALID_ARGS, "an element inside an argument")
+
+    def end(self, tag: str) -> None:
+        depth = len(self._path)
+        name = self._path.pop()
+        if depth == 3:
+            self._in_action = False
+        elif depth == 4 and self._parts is not None:
+            self.values[name] = "".join(self._parts)
+            self._parts = None
+
+    def data(self, text: str) -> None:
+        if self._parts is None:
+            return
+        self._size += len(text)
+        if self._size > VALUE_LIMIT:
+            raise UpnpFault(_STRING_TOO_LONG, "an argument is too long")
+        self._parts.append(text)
+
+
+def _refuse(*_: object) -> NoReturn:
+    raise MalformedRequest("document type declarations are not accepted")
+
+
+def read_envelope(body: bytes) -> Envelope:
+    """What a request body says; raises MalformedRequest, or UpnpFault 402 or 605 for an argument's form."""
+    body = body.strip(_PADDING).removeprefix(_BOM).lstrip(_PADDING)
+    try:
+        envelope = _parse(body)
+    except expat.ExpatError:
+        try:
+            envelope = _parse(_mended(body))
+        except expat.ExpatError as error:
+            raise MalformedRequest(f"body is not XML: {expat.ErrorString(error.code)}") from error
+    if not envelope.action:
+        raise MalformedRequest("no action element in the SOAP body")
+    return envelope
+
+
+def _parse(body: bytes) -> Envelope:
+    # The encoding is fixed: a declared one would make expat look for any codec of that name.
+    parser = expat.ParserCreate("UTF-8")
+    envelope = Envelope()
+    parser.buffer_text = True
+    parser.StartDoctypeDeclHandler = _refuse
+    parser.EntityDeclHandler = _refuse
+    parser.ExternalEntityRefHandler = _refuse
+    parser.StartElementHandler = envelope.start
+    parser.EndElementHandler = envelope.end
+    parser.CharacterDataHandler = envelope.data
+    parser.Parse(body, True)
+    return envelope
+
+
+def _mended(body: bytes) -> bytes:
+    """The body with bare ``&`` and ``<`` escaped, what XML forbids gone and Latin-1 taken for what is not UTF-8."""
+    try:
+        text = body.decode()
+    except UnicodeDecodeError:
+        text = body.decode("latin-1")
+    return _BARE_BRACKET.sub("&lt;", _BARE_AMPERSAND.sub("&amp;", text.translate(NOT_XML))).encode()

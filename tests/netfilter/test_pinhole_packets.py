@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What real IPv6 packets experience at pinholes, in fw4's table, where everything else is refused."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from dataclasses import replace
+from ipaddress import IPv6Address
+from typing import Any
+
+import pytest
+
+from igdpcp.model import PinholeOpening, Protocol
+from igdpcp.netfilter.nftables import NftablesBackend
+from tests.lab.namespaces import poll
+from tests.netfilter import firewalls
+from tests.netfilter.topology import (
+    A6,
+    B6,
+    COMES,
+    OTHER6,
+    SERVER6,
+    STAYS_AWAY,
+    SURROUNDINGS,
+    Instance,
+    Network,
+    bound,
+    network,
+    opening,
+    pinhole,
+)
+
+pytestmark = pytest.mark.lab
+
+TCP, UDP = Protocol.TCP, Protocol.UDP
+
+
+@pytest.fixture(scope="module")
+def net() -> Iterator[Network]:
+    with network("p") as made:
+        firewalls.load_nft(made.router, firewalls.fw4())
+        yield made
+
+
+@pytest.fixture(scope="module")
+def running(net: Network) -> Iterator[Instance]:
+    instance = Instance(net.router, NftablesBackend("fw4"))
+    instance.surroundings()
+    yield instance
+    instance.call(instance.commits.close)
+    instance.vanish()
+
+
+@pytest.fixture
+def fw4(running: Instance) -> Iterator[Instance]:
+    yield running
+    running.surroundings()
+    running.sync()
+
+
+def reached(
+    net: Network, opened: PinholeOpening, source: tuple[IPv6Address, int] = (SERVER6, 0), *, comes: bool = True
+) -> bool:
+    """Whether what the outside host sends to this pinhole's client and port gets there and back."""
+    receiver = net.a if opened.client == A6 else net.b
+    ask = _connects if opened.protocol is TCP else _is_answered
+    kind = socket.SOCK_STREAM if opened.protocol is TCP else socket.SOCK_DGRAM
+    with (
+        bound(receiver, kind, opened.client, opened.client_port) as server,
+        bound(net.outside, kind, *source) as client,
+    ):
+        return ask(server, client, COMES if comes else STAYS_AWAY)
+
+
+def _connects(server: socket.socket, client: socket.socket, seconds: float) -> bool:
+    server.listen()
+    client.settimeout(seconds)
+    try:
+        client.connect(server.getsockname())
+    except OSError:
+        return False
+    # RST instead of TIME_WAIT, so that the same ports can be used again
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    return True
+
+
+def _is_answered(server: socket.socket, client: socket.socket, seconds: float) -> bool:
+    client.sendto(b"ping", server.getsockname())
+    server.settimeout(seconds)
+    try:
+        _, sender = server.recvfrom(100)
+    except TimeoutError:
+        return False
+    server.sendto(b"pong", sender)
+    client.settimeout(COMES)
+    return client.recv(100) == b"pong"
+
+
+@pytest.mark.parametrize("protocol", [TCP, UDP])
+def test_a_pinhole_lets_in_until_it_goes(net: Network, fw4: Instance, protocol: Protocol) -> None:
+    open_ = pinhole(protocol=protocol)
+    assert not reached(net, open_, comes=False)
+    fw4.put(open_)
+    assert reached(net, open_)
+    fw4.remove(open_.id)
+    assert not reached(net, open_, comes=False)
+
+
+@pytest.mark.parametrize("other", [{"protocol": UDP}, {"client_port": 4001}, {"client": B6}])
+def test_a_pinhole_opens_nothing_else(net: Network, fw4: Instance, other: dict[str, Any]) -> None:
+    fw4.put(pinhole())
+    assert not reached(net, pinhole(**other), comes=False)
+
+
+RESTRICTED = [
+    ({"remote_host": SERVER6}, (SERVER6, 0), (OTHER6, 0)),
+    ({"remote_port": 30010}, (OTHER6, 30010), (OTHER6, 30011)),
+    ({"remote_host": SERVER6, "remote_port": 30012}, (SERVER6, 30012), (OTHER6, 30012)),
+    ({"remote_host": SERVER6, "remote_port": 30013}, (SERVER6, 30013), (SERVER6, 30014)),
+]
+
+
+@pytest.mark.parametrize(("restriction", "friend", "stranger"), RESTRICTED)
+@pytest.mark.parametrize("protocol", [TCP, UDP])
+def test_a_restricted_pinhole_lets_in_whom_it_names(
+    net: Network,
+    fw4: Instance,
+    protocol: Protocol,
+    restriction: dict[str, Any],
+    friend: tuple[IPv6Address, int],
+    stranger: tuple[IPv6Address, int],
+) -> None:
+    open_ = pinhole(protocol=protocol, **restriction)
+    fw4.put(open_)
+    assert reached(net, open_, friend)
+    assert not reached(net, open_, stranger, comes=False)
+
+
+def test_two_pinholes_of_one_port_are_independent(net: Network, fw4: Instance) -> None:
+    anyone, one = pinhole(), pinhole("pinhole-2", serial=2, remote_host=SERVER6)
+    fw4.put(anyone, one)
+    fw4.remove(anyone.id)
+    assert reached(net, one, (SERVER6, 0))
+    assert not reached(net, one, (OTHER6, 0), comes=False)
+
+
+def test_a_connection_outlives_its_pinhole(net: Network, fw4: Instance) -> None:
+    fw4.put(pinhole())
+    with (
+        bound(net.a, socket.SOCK_STREAM, A6, 4000) as server,
+        bound(net.outside, socket.SOCK_STREAM, SERVER6, 0) as client,
+    ):
+        server.listen()
+        client.settimeout(COMES)
+        client.connect((str(A6), 4000))
+        accepted, _ = server.accept()
+        with accepted:
+            fw4.remove("pinhole-1")
+            client.sendall(b"still there")
+            accepted.settimeout(COMES)
+            assert accepted.recv(100) == b"still there"
+
+
+def test_a_pinhole_expires_in_the_kernel(net: Network, fw4: Instance) -> None:
+    fw4.put(pinhole(lifetime=1))
+    poll(lambda: not reached(net, pinhole(), comes=False), COMES, "the end of the pinhole")
+
+
+def test_a_pinhole_leads_to_no_network_that_is_not_served(net: Network, fw4: Instance) -> None:
+    fw4.put(pinhole())
+    fw4.surroundings(replace(SURROUNDINGS, lan_devices=frozenset({"br-guest"})))
+    assert not reached(net, pinhole(), comes=False)
+
+
+def test_a_pinhole_does_not_lead_from_one_served_network_to_another(net: Network, fw4: Instance) -> None:
+    fw4.put(pinhole())
+    fw4.surroundings(replace(SURROUNDINGS, lan_devices=frozenset({"br-lan", "wan0"})))
+    assert not reached(net, pinhole(), comes=False)
+
+
+def test_the_first_packets_of_connections_are_counted(net: Network, fw4: Instance) -> None:
+    fw4.put(pinhole(remote_host=SERVER6))
+    assert fw4.packets() == 0
+    assert not reached(net, pinhole(), (OTHER6, 0), comes=False)
+    assert fw4.packets() == 0
+    assert reached(net, pinhole())
+    assert fw4.packets() == 1
+    assert reached(net, pinhole())
+    assert fw4.packets() == 2
+
+
+def test_a_new_lease_a_sync_and_a_reload_go_on_counting(net: Network, fw4: Instance) -> None:
+    fw4.put(pinhole())
+    assert reached(net, pinhole())
+    fw4.put(pinhole(lifetime=900))
+    assert fw4.packets() == 1
+    fw4.sync(pinhole(lifetime=800), opening())
+    assert fw4.packets() == 1
+    firewalls.load_nft(net.router, firewalls.fw4())
+    assert fw4.packets() == 1
+    assert reached(net, pinhole())
+    assert fw4.packets() == 2
+
+
+def test_a_pinhole_that_comes_again_counts_from_nought(net: Network, fw4: Instance) -> None:
+    fw4.put(pinhole(protocol=UDP))
+    assert reached(net, pinhole(protocol=UDP))
+    fw4.remove("pinhole-1")
+    fw4.put(pinhole(protocol=UDP))
+    assert fw4.packets() == 0
+
+
+def test_an_own_table_counts_the_first_packets_too(net: Network, fw4: Instance) -> None:
+    own = Instance(net.router, NftablesBackend("igdpcp"))
+    own.surroundings()
+    try:
+        fw4.put(pinhole())
+        own.put(pinhole())
+        assert reached(net, pinhole())
+        assert own.packets() == 1
+    finally:
+        own.release()
+        own.call(own.commits.close)
+        own.vanish()
