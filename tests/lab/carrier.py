@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The carrier's PCP server: Debian's miniupnpd as a foreign partner, or a strict one of our own with switches."""
+"""The carrier's PCP server: Debian's miniupnpd, a scripted one of our own, or a strict one with vendors' habits."""
 
 from __future__ import annotations
 
 import json
 import re
 import select
+import socket
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -95,7 +97,7 @@ PROTOCOL_NAMES = {"0x6": "tcp", "0x11": "udp"}
 class CarrierMapping:
     """One mapping as the carrier holds it: ``protocol`` external_port -> address:port.
 
-    What follows is known of the scripted carrier only.
+    What follows is known of our own carriers only, the last of it of the simulated one.
     """
 
     protocol: str
@@ -106,6 +108,7 @@ class CarrierMapping:
     filters: tuple[str, ...] = field(default=(), compare=False)
     description: str = field(default="", compare=False)
     nonce: str = field(default="", compare=False)
+    external_address: str = field(default="", compare=False)
 
     def __str__(self) -> str:
         return f"{self.protocol} {self.external_port} -> {self.address}:{self.port}"
@@ -273,3 +276,109 @@ class ScriptedCarrier:
         """Start it anew, with an empty table, epoch 0 and the first switches."""
         self.process.stop()
         self._start()
+
+
+class SimulatedCarrier:
+    """A strict PCP and NAT-PMP server with the habits of ``profile``, a process in the carrier's namespace.
+
+    ``profile`` is a name of simulated_carrier.profiles.PROFILES, ``overrides`` change its behaviours. It gives ports of
+    the ``external`` addresses, and packets flow through them. The same ``seed`` makes the same choices. It has been
+    running for ``epoch`` seconds, so that a restart shows at once.
+    """
+
+    def __init__(
+        self,
+        lab: Lab,
+        profile: str = "strict",
+        *,
+        address: str = topology.CARRIER_ADDRESS,
+        external: Sequence[str] = (topology.EXTERNAL_ADDRESS,),
+        seed: int = 1,
+        epoch: int = 86400,
+        **overrides: Any,
+    ) -> None:
+        self._lab = lab
+        self._settings = {"address": address, "external": list(external), "outside": topology.CARRIER_OUTSIDE,
+                          "profile": profile, "overrides": overrides, "seed": seed}  # fmt: skip
+        self.process = self._start(epoch)
+
+    def _start(self, epoch: int) -> Process:
+        self._control = self._lab.directory / f"carrier-{len(self._lab.carrier.processes)}.sock"
+        settings = json.dumps({**self._settings, "epoch": epoch, "control": str(self._control)})
+        argv = [sys.executable, "-S", "-m", "tests.lab.simulated_carrier", settings]
+        process = self._lab.carrier.popen(argv, name="simulated_carrier", env={"PYTHONPATH": str(ROOT)})
+        process.wait_for("ready")
+        return process
+
+    def _order(self, order: str, /, **arguments: Any) -> Any:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(CONTROL_PATIENCE)
+            try:
+                connection.connect(str(self._control))
+                connection.sendall(json.dumps({"do": order, "with": arguments}).encode() + b"\n")
+                answer = json.loads(connection.makefile("rb").readline())
+            except (OSError, ValueError) as error:
+                raise LabError(f"the simulated carrier does not answer:\n{self.process.output()}") from error
+        if "error" in answer:
+            raise LabError(f"{order}: {answer['error']}")
+        return answer["result"]
+
+    def table(self) -> list[CarrierMapping]:
+        """The mappings that live, by external port."""
+        found = [CarrierMapping(**{**row, "filters": tuple(row["filters"])}) for row in self._order("table")]
+        return sorted(found, key=lambda mapping: (mapping.external_port, mapping.protocol))
+
+    def block(self, address: str) -> range:
+        """The external ports that an internal address can have; KeyError before its first mapping."""
+        low, high = self._order("blocks")[address]
+        return range(low, high + 1)
+
+    def counters(self) -> dict[str, int]:
+        """``received``, ``version_V_opcode_O``, ``result_R``, ``dropped_*``, ``lost_*`` and ``sent``."""
+        return dict(self._order("counters"))
+
+    def requests(self, last: int = 1000) -> list[dict[str, Any]]:
+        """The requests that came last, as ScriptedCarrier tells them; ``result`` None: not answered."""
+        return list(self._order("requests", last=last))
+
+    def maps(self, last: int = 1000) -> list[dict[str, Any]]:
+        """The PCP MAP requests among them."""
+        return [request for request in self.requests(last) if "internal_port" in request]
+
+    def switch(self, **switches: Any) -> None:
+        """Turn switches of the link (simulated_carrier.link.Switches); they hold until turned again."""
+        self._order("switch", **switches)
+
+    def restart(self, *, announce: bool | None = None) -> None:
+        """As after a power cut: every mapping is gone, and the epoch begins anew unless the profile keeps it.
+
+        ``announce``: whether it tells everybody, None: as the profile does.
+        """
+        self._order("restart", announce=announce)
+
+    def lose_state(self) -> None:
+        """Lose every mapping behind the clients' backs: nothing is said, and the epoch goes on."""
+        self._order("lose_state")
+
+    def announce(self) -> None:
+        """Send the unsolicited announcements of a server that has started."""
+        self._order("announce")
+
+    def use_addresses(self, *addresses: str) -> None:
+        """Move every mapping to these external addresses, and say so as the profile does."""
+        self._order("use_addresses", addresses=addresses)
+
+    def use_profile(self, name: str, **overrides: Any) -> None:
+        """Behave like this from now on; what was granted stays."""
+        self._order("use_profile", name=name, overrides=overrides)
+
+    def stop(self) -> None:
+        """End it; its translations stay in the kernel, as they do at a real carrier."""
+        self.process.stop()
+
+    def kill(self) -> None:
+        self.process.kill()
+
+    def start(self) -> None:
+        """Start it anew after its end, with epoch 0: nothing is known, also not to the kernel."""
+        self.process = self._start(epoch=0)

@@ -11,7 +11,7 @@ PLAIN_NFTABLES = """
 table inet router {
 	chain srcnat {
 		type nat hook postrouting priority srcnat; policy accept;
-		oifname "wan" masquerade
+		meta nfproto ipv4 oifname "wan" masquerade
 	}
 }
 """
@@ -53,6 +53,7 @@ table inet fw4 {{
 	chain input_wan {{
 		udp dport 68 accept
 		icmp type echo-request accept
+		meta l4proto ipv6-icmp accept
 		jump reject_from_wan
 	}}
 	chain forward_lan {{

@@ -47,7 +47,7 @@ class Listener:
     def __init__(self, host: Host, protocol: str, port: int, address: str = "0.0.0.0") -> None:
         self.seen: list[str] = []
         self._name = host.name.encode()
-        self._socket = host.socket(KINDS[protocol])
+        self._socket = host.socket(KINDS[protocol], _family(address))
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._socket.bind((address, port))
         if protocol == "tcp":
@@ -95,11 +95,15 @@ class Listener:
         self.close()
 
 
+def _family(address: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
 def probe(
     host: Host, protocol: str, to: str, port: int, *, source_port: int = 0, source: str = "", timeout: float = 1.5
 ) -> Answer:
     """Send from ``host`` to ``to:port`` and say what came of it."""
-    with host.socket(KINDS[protocol]) as sender:
+    with host.socket(KINDS[protocol], _family(to)) as sender:
         sender.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sender.bind((source, source_port))
         try:

@@ -14,7 +14,10 @@ from tests.lab.namespaces import NETNS_DIRECTORY, LabError, poll, processes_in
 from tests.lab.topology import (
     CARRIER_ADDRESS,
     EXTERNAL_ADDRESS,
+    INTERNET6_ADDRESS,
     INTERNET_ADDRESS,
+    LAN2_6_ADDRESS,
+    LAN6_ADDRESS,
     LAN_ADDRESS,
     ROUTER_LAN_ADDRESS,
     ROUTER_WAN_ADDRESS,
@@ -37,6 +40,19 @@ def test_a_lan_host_reaches_the_internet_through_both_nats(firewall: str, protoc
         probe = lab.tcp_probe if protocol == "tcp" else lab.udp_probe
         assert probe(lab.lan, CARRIER_ADDRESS, 7000).peer_address == ROUTER_WAN_ADDRESS
         assert probe(lab.lan2, INTERNET_ADDRESS, 7000).peer_address == EXTERNAL_ADDRESS
+
+
+@pytest.mark.parametrize(("firewall", "inbound"), [("nftables", "answered"), ("fw4", "refused")])
+@pytest.mark.parametrize("protocol", ["tcp", "udp"])
+def test_with_ipv6_only_the_routers_firewall_stands_between_a_lan_host_and_the_internet(
+    firewall: str, inbound: str, protocol: str
+) -> None:
+    with Lab(firewall, ipv6=True) as lab:
+        probe = lab.tcp_probe if protocol == "tcp" else lab.udp_probe
+        lab.listen(lab.internet, protocol, 7000, "::")
+        lab.listen(lab.lan2, protocol, 7000, "::")
+        assert probe(lab.lan, INTERNET6_ADDRESS, 7000).peer_address == LAN6_ADDRESS
+        assert probe(lab.internet, LAN2_6_ADDRESS, 7000).outcome == inbound
 
 
 @pytest.mark.parametrize("firewall", ["nftables", "fw4", "iptables"])

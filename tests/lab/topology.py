@@ -6,6 +6,9 @@
     lan2 192.168.1.60 ─┘
 
 The carrier's outside looks public: miniupnpd and miniupnpc refuse addresses of the documentation ranges.
+
+With ``ipv6`` every link has IPv6 as well, which the carrier neither translates nor filters: the LAN is 2600:1:1::/64
+with the last digits of above, the internet host 2600:1:3::200.
 """
 
 from __future__ import annotations
@@ -37,6 +40,15 @@ CARRIER_ADDRESS = "100.64.12.1"
 EXTERNAL_ADDRESS = "62.0.0.1"
 INTERNET_ADDRESS = "62.0.0.200"
 INTERNET2_ADDRESS = "62.0.0.201"
+LAN6_NETWORK = "2600:1:1::/64"
+LAN6_ADDRESS = "2600:1:1::50"
+LAN2_6_ADDRESS = "2600:1:1::60"
+ROUTER_LAN6_ADDRESS = "2600:1:1::1"
+ROUTER_WAN6_ADDRESS = "2600:1:2::34"
+CARRIER6_ADDRESS = "2600:1:2::1"
+CARRIER_OUTSIDE6_ADDRESS = "2600:1:3::1"
+INTERNET6_ADDRESS = "2600:1:3::200"
+INTERNET2_6_ADDRESS = "2600:1:3::201"
 LAN_DEVICE = "br-lan"
 WAN_DEVICE = "wan"
 CARRIER_INSIDE = "inside"
@@ -48,6 +60,14 @@ FORWARDING = {
     "bridge.bridge-nf-call-iptables": "0",
     "bridge.bridge-nf-call-ip6tables": "0",
 }
+
+# No address is tentative, and none comes but those that are given.
+QUIET6 = {
+    f"ipv6.conf.{scope}.{key}": value
+    for scope in ("all", "default")
+    for key, value in (("disable_ipv6", "0"), ("accept_dad", "0"), ("accept_ra", "0"))
+}
+FORWARDING6 = {"ipv6.conf.all.forwarding": "1"}
 
 # Each link is made with both ends already in their namespaces, so no name is ever seen on this machine.
 LINKS = (
@@ -84,6 +104,24 @@ addr add {INTERNET2_ADDRESS}/24 dev eth0
 link set eth0 up""",
 }
 
+# The second address of the internet host is never chosen as the source of an answer.
+ADDRESSING6 = {
+    "lan": f"addr add {LAN6_ADDRESS}/64 dev eth0\nroute add default via {ROUTER_LAN6_ADDRESS}",
+    "lan2": f"addr add {LAN2_6_ADDRESS}/64 dev eth0\nroute add default via {ROUTER_LAN6_ADDRESS}",
+    "router": f"""\
+addr add {ROUTER_LAN6_ADDRESS}/64 dev {LAN_DEVICE}
+addr add {ROUTER_WAN6_ADDRESS}/64 dev {WAN_DEVICE}
+route add default via {CARRIER6_ADDRESS}""",
+    "carrier": f"""\
+addr add {CARRIER6_ADDRESS}/64 dev {CARRIER_INSIDE}
+addr add {CARRIER_OUTSIDE6_ADDRESS}/64 dev {CARRIER_OUTSIDE}
+route add {LAN6_NETWORK} via {ROUTER_WAN6_ADDRESS}""",
+    "internet": f"""\
+addr add {INTERNET6_ADDRESS}/64 dev eth0
+addr add {INTERNET2_6_ADDRESS}/64 dev eth0 preferred_lft 0
+route add default via {CARRIER_OUTSIDE6_ADDRESS}""",
+}
+
 CARRIER_NAT = f"""
 table ip cgn {{
 	chain srcnat {{
@@ -99,14 +137,16 @@ class Lab:
 
     ``firewall`` of the router: ``nftables`` (forwards everything), ``fw4`` (shaped like OpenWrt's, with our drop-ins)
     or ``iptables`` (legacy tables). ``nat`` False: the router routes, and the carrier knows the way to the LAN.
+    ``ipv6``: there is IPv6 too.
     """
 
     _serial = itertools.count(1)
     _open: ClassVar[set[str]] = set()
 
-    def __init__(self, firewall: str = "nftables", *, nat: bool = True) -> None:
+    def __init__(self, firewall: str = "nftables", *, nat: bool = True, ipv6: bool = False) -> None:
         self.firewall = firewall
         self.nat = nat
+        self.ipv6 = ipv6
         self.name = f"{PREFIX}-{os.getpid()}-{next(self._serial)}"
         self.directory = Path(tempfile.mkdtemp(prefix=f"{self.name}-"))
         self.lan = self._host("lan", LAN_ADDRESS)
@@ -137,7 +177,7 @@ class Lab:
         commands = [f"netns add {namespace}" for namespace in namespaces.values()]
         _ip_batch([], commands)
         for host in self.hosts:
-            host.sysctl(QUIET)
+            host.sysctl(QUIET6 if self.ipv6 else QUIET)
         _ip_batch(
             [],
             [
@@ -146,9 +186,10 @@ class Lab:
             ],
         )
         for host in self.hosts:
-            _ip_batch(["-n", host.namespace], ["link set lo up", ADDRESSING[host.name]])
-        self.router.sysctl(FORWARDING)
-        self.carrier.sysctl(FORWARDING)
+            addressing6 = [ADDRESSING6[host.name]] if self.ipv6 else []
+            _ip_batch(["-n", host.namespace], ["link set lo up", ADDRESSING[host.name], *addressing6])
+        for host in (self.router, self.carrier):
+            host.sysctl(FORWARDING | FORWARDING6 if self.ipv6 else FORWARDING)
         self.carrier.nft(CARRIER_NAT)
         self.load_firewall()
 
