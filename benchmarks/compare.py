@@ -12,14 +12,14 @@ from pathlib import Path
 
 from benchmarks import report
 from benchmarks.gateways import BACKENDS, VARIANTS
-from benchmarks.series import FULL, QUICK, Figures, Series
+from benchmarks.series import FULL, MOST, QUICK, USUAL, Figures, Series
 from tests.lab.carrier import ROOT
 from tests.lab.topology import Lab
 
 
 def main() -> None:
     arguments = _arguments()
-    effort = QUICK if arguments.quick else FULL
+    effort = QUICK if arguments.quick else FULL if arguments.full else USUAL
     variants = [variant for variant in VARIANTS if variant.backend in (arguments.backend or BACKENDS)]
     facts = report.machine()
     Lab.remove_orphans()
@@ -39,7 +39,9 @@ def main() -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="benchmarks/run", description="Compare igdpcp with miniupnpd, side by side.")
-    parser.add_argument("--quick", action="store_true", help="one series each, with fewer requests")
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--quick", action="store_true", help="one series each, with fewer requests")
+    length.add_argument("--full", action="store_true", help=f"one series each, with tables of {MOST} too")
     parser.add_argument("--backend", action="append", choices=BACKENDS, help="only this one")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every series there, too")
     return parser.parse_args()

@@ -69,8 +69,10 @@ class Igdpcp:
 
     name = "igdpcp"
 
-    def __init__(self, lab: Lab, backend: str) -> None:
+    def __init__(self, lab: Lab, backend: str, *, lifetime: int | None = None) -> None:
+        """``lifetime``: what the upstream grants at most, in seconds; None: whatever is asked for."""
         argv = [sys.executable, "-S", "-m", "benchmarks.carrier", CARRIER_ADDRESS, EXTERNAL_ADDRESS]
+        argv += [] if lifetime is None else [str(lifetime)]
         lab.carrier.popen(argv, name="carrier", env={"PYTHONPATH": str(ROOT)}).wait_for(CARRIER_READY)
         room = {"max_mappings": ROOM, "max_mappings_per_host": ROOM}
         self.daemon = Igdpcpd(lab, backend, main={"soap_deadline": SOAP_DEADLINE, **room}, start=False)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gateways import BACKENDS, Igdpcp, Miniupnpd
-from benchmarks.series import CROWD, FEW, MANY, Figures
+from benchmarks.series import CROWD, FEW, MANY, MOST, Figures
 from igdpcp import __version__
 from tests.lab.carrier import PEERS
 
@@ -58,10 +58,19 @@ ROWS = (
     Row(f"add_n{FEW}_p90", "— its p90, ms", {}),
     Row(f"add_n{MANY}", f"AddPortMapping, new, N={MANY}, ms", {"nftables": Limit(2.4), "iptables": Limit(7.7)}),
     Row(f"add_n{MANY}_p90", "— its p90, ms", {}),
+    Row(f"add_n{MOST}", f"AddPortMapping, new, N={MOST}, ms", {"nftables": Limit(2.4), "iptables": Limit(25.0)}),
     Row(f"delete_n{FEW}", f"DeletePortMapping, N={FEW}, ms", {"nftables": Limit(2.4)}),
     Row(f"delete_n{MANY}", f"DeletePortMapping, N={MANY}, ms", {"nftables": Limit(2.4)}),
+    Row(f"delete_n{MOST}", f"DeletePortMapping, N={MOST}, ms", {"nftables": Limit(2.4)}),
     Row(f"refresh_n{FEW}", f"refresh, N={FEW}, ms", _both(Limit(0.8))),
     Row(f"refresh_n{MANY}", f"refresh, N={MANY}, ms", _both(Limit(0.8))),
+    Row(f"refresh_n{MOST}", f"refresh, N={MOST}, ms", _both(Limit(0.8))),
+    Row(f"specific_n{FEW}", f"GetSpecificPortMappingEntry, N={FEW}, ms", _both(Limit(0.8))),
+    Row(f"specific_n{MANY}", f"GetSpecificPortMappingEntry, N={MANY}, ms", _both(Limit(0.8))),
+    Row(f"specific_n{MOST}", f"GetSpecificPortMappingEntry, N={MOST}, ms", _both(Limit(0.8))),
+    Row(f"walk_n{MANY}", f"GetGenericPortMappingEntry, all of {MANY}, s", _both(Limit(0.8))),
+    Row(f"walk_n{MOST}", f"GetGenericPortMappingEntry, all of {MOST}, s", _both(Limit(4.0))),
+    Row(f"list_n{MANY}", f"GetListOfPortMappings, {MANY}, ms", _both(Limit(40.0)), 1),
     Row("address_1", "GetExternalIPAddress, 1 connection, /s", _both(Limit(0.2, least=True, of_peer=True)), 0),
     Row(f"address_{CROWD}", f"— {CROWD} connections, /s", _both(Limit(1.5, least=True, of_peer=True)), 0),
     Row(f"address_{CROWD}_p99", "— their p99, ms", _both(Limit(50.0)), 1),
@@ -73,6 +82,8 @@ ROWS = (
     Row("RssAnon_idle", "— its RssAnon, MB", {}, 1),
     Row(f"VmRSS_n{MANY}", f"RSS, N={MANY}, MB", {}, 1),
     Row(f"RssAnon_n{MANY}", "— its RssAnon, MB", {}, 1),
+    Row(f"VmRSS_n{MOST}", f"RSS, N={MOST}, MB", {}, 1),
+    Row(f"RssAnon_n{MOST}", "— its RssAnon, MB", {}, 1),
     Row("status", f"igdpcp-cli status, N={MANY}, ms", _both(Limit(250.0)), 0),
 )
 
@@ -87,7 +98,11 @@ def table(results: Results) -> str:
         lines += [
             f"| {backend} | igdpcp | (spread) | miniupnpd | (spread) | ratio | must | met |",
             "|---|---|---|---|---|---|---|---|",
-            *(_line(row, row.limits.get(backend), _values(ours, row), _values(peers, row)) for row in ROWS),
+            *(
+                _line(row, row.limits.get(backend), values, _values(peers, row))
+                for row in ROWS
+                if (values := _values(ours, row))
+            ),
             "",
         ]
     return "\n".join(lines)

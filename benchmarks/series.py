@@ -24,7 +24,7 @@ CROWD = 32
 CROWD_EACH = 64
 SECOND_ADDRESS = "192.168.1.51"  # igdpcp serves 16 connections of one host at a time
 START_PATIENCE = 10.0
-FEW, MANY = 10, 1000
+FEW, MANY, MOST = 10, 1000, 5000
 FIRST_PORT = 20000
 
 Figures = dict[str, float]
@@ -41,10 +41,15 @@ class Effort:
     starts: int
     searches: int
     commands: int
+    tables: tuple[int, ...]  # numbers of mappings with which the actions are measured, ascending
+    lists: int  # GetListOfPortMappings
 
 
-FULL = Effort(rounds=3, requests=100, seconds=1.5, starts=3, searches=10, commands=10)
-QUICK = Effort(rounds=1, requests=30, seconds=0.5, starts=2, searches=5, commands=3)
+QUICK = Effort(rounds=1, requests=30, seconds=0.5, starts=2, searches=5, commands=3, tables=(FEW, MANY), lists=3)
+USUAL = Effort(rounds=3, requests=100, seconds=1.5, starts=3, searches=10, commands=10, tables=(FEW, MANY), lists=10)
+FULL = Effort(
+    rounds=1, requests=100, seconds=1.5, starts=3, searches=10, commands=10, tables=(FEW, MANY, MOST), lists=10
+)
 
 
 class Series:
@@ -65,11 +70,15 @@ class Series:
         self._memory("idle")
         self._searches()
         self._addresses()
-        self._mappings(FEW)
-        self._mappings(MANY)
-        self._memory(f"n{MANY}")
-        if isinstance(self._gateway, Igdpcp):
-            self._commands(self._gateway)
+        for present in self._effort.tables:
+            self._mappings(present)
+            self._reads(present)
+            if present > FEW:
+                self._walk(present)
+                self._memory(f"n{present}")
+            if present == MANY and isinstance(self._gateway, Igdpcp):
+                self._list(present)
+                self._commands(self._gateway)
         self._gateway.stop()
         return self._figures
 
@@ -117,6 +126,24 @@ class Series:
         self._note(f"delete_n{present}", took[1::2])
         self._note(f"refresh_n{present}", self._ask([standing] * self._effort.requests))
 
+    def _reads(self, present: int) -> None:
+        """GetSpecificPortMappingEntry of a mapping that is there."""
+        known = self._request("GetSpecificPortMappingEntry", **_key(FIRST_PORT))
+        self._note(f"specific_n{present}", self._ask([known] * self._effort.requests))
+
+    def _walk(self, present: int) -> None:
+        """GetGenericPortMappingEntry of every index, as control points do who want to see all."""
+        walk = [self._request("GetGenericPortMappingEntry", NewPortMappingIndex=index) for index in range(present)]
+        self._figures[f"walk_n{present}"] = sum(self._ask(walk))
+
+    def _list(self, present: int) -> None:
+        """GetListOfPortMappings of all, igdpcp's only: miniupnpd with nftables crashes above 128 entries."""
+        urn = SERVICE_TYPE.format(service="WANIPConnection", version=2)
+        ports = {"NewStartPort": FIRST_PORT, "NewEndPort": 65535, "NewProtocol": "UDP"}
+        body = envelope(urn, "GetListOfPortMappings", {**ports, "NewManage": 0, "NewNumberOfPorts": present})
+        request = client.post(self._control, "GetListOfPortMappings", urn, body)
+        self._note(f"list_n{present}", self._ask([request] * self._effort.lists))
+
     def _commands(self, gateway: Igdpcp) -> None:
         """The command line, outside of any namespace, as it needs none."""
         status = [sys.executable, "-m", "igdpcp.cli", "--socket", str(gateway.daemon.control_socket), "status"]
@@ -152,7 +179,7 @@ class Series:
         )
 
     def _delete(self, port: int) -> bytes:
-        return self._request("DeletePortMapping", NewRemoteHost="", NewExternalPort=port, NewProtocol="UDP")
+        return self._request("DeletePortMapping", **_key(port))
 
     def _ask(self, requests: list[bytes]) -> list[float]:
         return self._on_lan(lambda: client.latencies(TARGET, requests))
@@ -164,6 +191,10 @@ class Series:
         took = [1000 * second for second in seconds]
         self._figures[name] = statistics.median(took)
         self._figures[f"{name}_p90"] = percentile(took, 90)
+
+
+def _key(port: int) -> dict[str, object]:
+    return {"NewRemoteHost": "", "NewExternalPort": port, "NewProtocol": "UDP"}
 
 
 def percentile(values: list[float], percent: int) -> float:

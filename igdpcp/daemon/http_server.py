@@ -170,6 +170,7 @@ class HttpServer:
         """Serve a connection, or end it at once."""
         self.counters.connections += 1
         address = _address(host)
+        host = f"{host}%{door.device}"  # a link-local address of one LAN may be another host's on another LAN
         if not self.admit(address, door.device):
             self.counters.not_on_lan += 1
             reset_on_close(sock)

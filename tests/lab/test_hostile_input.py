@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Iterator
 
@@ -20,6 +21,7 @@ from tests.support.soap_client import envelope
 pytestmark = pytest.mark.lab
 
 PORT = 8080
+MANY = 150  # connections: more than the server and the queue of its listener hold
 SERVICE = "urn:schemas-upnp-org:service:WANIPConnection:1"
 ADD = {"Content-Type": "text/xml", "SOAPAction": f'"{SERVICE}#AddPortMapping"'}
 ARGUMENTS = {
@@ -65,6 +67,35 @@ def test_a_soap_body_that_is_none_is_refused_and_nothing_happens(lab: Lab, body:
     assert daemon.mappings() == []
     assert not rules_for(lab, topology.LAN_ADDRESS, PORT)
     assert client.post("/ctl/IPConn", ADD, GOOD)
+
+
+def test_a_body_that_is_shorter_than_announced_is_taken_when_its_sender_ends(lab: Lab) -> None:
+    ScriptedCarrier(lab)
+    daemon = Igdpcpd(lab)
+    daemon.wait_for_activation()
+    head = f'POST /ctl/IPConn HTTP/1.1\r\nSOAPAction: "{SERVICE}#AddPortMapping"\r\nHost: 192.168.1.1:5000\r\n'
+    with lab.lan.socket(socket.SOCK_STREAM) as connection:
+        connection.settimeout(10)
+        connection.connect((topology.ROUTER_LAN_ADDRESS, HTTP_PORT))
+        connection.sendall(f"{head}Content-Length: {len(GOOD) + 2}\r\n\r\n".encode() + GOOD)
+        connection.shutdown(socket.SHUT_WR)
+        answer = connection.recv(65536)
+
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert [mapping["external_port"] for mapping in daemon.mappings()] == [PORT]
+
+
+def test_connections_that_say_nothing_keep_no_other_host_out(lab: Lab) -> None:
+    """KTorrent opens one to learn its own address, and leaves it; here a host does so again and again."""
+    ScriptedCarrier(lab)
+    Igdpcpd(lab).wait_for_activation()
+    with contextlib.ExitStack() as silent:
+        for _ in range(MANY):
+            connection = silent.enter_context(lab.lan.socket(socket.SOCK_STREAM))
+            connection.settimeout(10)
+            with contextlib.suppress(ConnectionResetError):  # one too many
+                connection.connect((topology.ROUTER_LAN_ADDRESS, HTTP_PORT))
+        assert soap_client(lab.lan2).external_address()
 
 
 def test_what_the_lan_writes_into_the_log_is_escaped(lab: Lab) -> None:

@@ -79,6 +79,22 @@ def test_a_host_that_has_its_share_is_refused_by_reset_and_others_are_served():
     assert (counters.over_limit, counters.gave_way) == (1, 0)
 
 
+def test_the_same_address_on_another_lan_is_another_host():
+    """Link-local addresses of IPv6 can be chosen to be those of a host on another LAN."""
+
+    async def scenario():
+        async with serving(max_connections_per_host=1) as (server, port):
+            guest = http_listener(LOOPBACK, 0, "")
+            await server.start([(guest, "br-guest")])
+            held = await hold(guest.getsockname()[1], HOSTS[0])
+            await until(lambda: server.open_connections)
+            answer = await exchange(port, LAST, source=HOSTS[0])
+            let_go([held])
+            return answer
+
+    assert asyncio.run(scenario()).endswith(b"/z")
+
+
 def test_hosts_that_fill_the_server_cannot_lock_out_one_that_holds_fewer():
     async def scenario():
         async with serving(max_connections=6, max_connections_per_host=3) as (server, port):
