@@ -123,6 +123,10 @@ class Grant:
     nonce: bytes = b""
     server: str = ""
 
+    def leads_as(self, other: Grant) -> bool:
+        """Whether the other one is the same path, for another time."""
+        return (self.upstream, self.internal, self.external) == (other.upstream, other.internal, other.external)
+
 
 @dataclass(frozen=True, slots=True)
 class Mapping:

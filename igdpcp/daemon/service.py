@@ -162,7 +162,7 @@ class Service:
             self._local, routed=self._nat.routed, fall_back=main.unreachable_policy == "local", emit=events.put_nowait
         )
         self._pcp = self._make_pcp(secret)
-        self._router_leg = RouterLeg(self._ruleset, self._router, self._open_mappings, pinhole_table)
+        self._router_leg = RouterLeg(self._ruleset, self._router, self._table, pinhole_table)
         self._upstream_leg = UpstreamLeg(main, self._fallback, self._router, self._journal)
         self._lifecycle = Lifecycle(
             main=main, table=self._table, upstream=self._fallback, router_leg=self._router_leg,
@@ -305,9 +305,6 @@ class Service:
         )
 
     # -- small things --------------------------------------------------------------------------------------------
-
-    def _open_mappings(self) -> list[Any]:
-        return [mapping for mapping in self._table if mapping.visible]
 
     async def _save_now_and_then(self) -> None:
         while True:

@@ -236,18 +236,19 @@ class Lifecycle:
     # -- the upstream's events -----------------------------------------------------------------------------------
 
     def _granted(self, event: Granted) -> None:
-        mapping = self._table.get(event.id)
-        if mapping is None or mapping.state is MappingState.ENDING:
+        if (mapping := self._table.get(event.id)) is None or mapping.state is MappingState.ENDING:
             return
         if self._unseen(mapping):
             self._hide(mapping, event.grant)
+        elif mapping.state is MappingState.ACTIVE and mapping.grant and mapping.grant.leads_as(event.grant):
+            self._router_leg.extend(mapping.id, mapping.grant.ends)
+            self._activate(mapping, event.grant)
         else:
             self._tasks.start(self._commit(event.id, event.grant))
 
     async def _commit(self, id: str, grant: Grant) -> None:
         """Rules first, then the table, then the answer; a failure on the first grant gives it back."""
-        mapping = self._table.get(id)
-        if mapping is None or mapping.state is MappingState.ENDING:
+        if (mapping := self._table.get(id)) is None or mapping.state is MappingState.ENDING:
             return
         losses = self._losses[id]
         try:
@@ -255,8 +256,7 @@ class Lifecycle:
         except RulesetError as error:
             self._not_in_force(id, grant, error)
             return
-        mapping = self._table.get(id)
-        if mapping is None or mapping.state is MappingState.ENDING:
+        if (mapping := self._table.get(id)) is None or mapping.state is MappingState.ENDING:
             return  # whoever ended it has queued the removal behind our change
         if self._losses[id] != losses:
             return  # lost meanwhile, and its removal is queued as well
@@ -303,8 +303,7 @@ class Lifecycle:
         self._journal.note(hidden)
 
     def _refused(self, event: Refused) -> None:
-        mapping = self._table.get(event.id)
-        if mapping is None or mapping.state is MappingState.ENDING:
+        if (mapping := self._table.get(event.id)) is None or mapping.state is MappingState.ENDING:
             return
         result = translate.result_name(event.result)
         self._waiters.refuse(event.id, Refusal(Reason.UPSTREAM, result, event.result))

@@ -5,38 +5,44 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
 
 from igdpcp.errors import RulesetError
+from igdpcp.iwf.background import Tasks
 from igdpcp.iwf.interfaces import Router, Ruleset
+from igdpcp.iwf.table import MappingTable
 from igdpcp.log import line
 from igdpcp.model import AnyOpening, Grant, Mapping, Opening, Pinhole, PinholeOpening, Surroundings
 
 LOG = logging.getLogger("igdpcp.iwf")
+EXTEND_SECONDS = 2.0  # renewals wait so long for others to share a change with
 RESYNC_SECONDS = 10.0  # after a change failed, the whole ruleset is laid down anew
 
 
 class RouterLeg:
     """Puts mappings and pinholes into the ruleset and takes them out.
 
-    ``open_mappings`` tells which mappings must be there; ``pinholes`` are all that must.
+    What is shown of ``mappings`` must be there, and all ``pinholes``.
     """
 
     def __init__(
         self,
         ruleset: Ruleset,
         router: Router,
-        open_mappings: Callable[[], Iterable[Mapping]],
+        mappings: MappingTable,
         pinholes: Iterable[Pinhole],
     ) -> None:
         self._ruleset = ruleset
         self._router = router
-        self._open_mappings = open_mappings
+        self._mappings = mappings
         self._pinholes = pinholes
         self._loop = asyncio.get_running_loop()
         self._resync: asyncio.Task[None] | None = None
         self._underway: dict[str, Opening] = {}
         self._surroundings: Surroundings | None = None
+        self._extensions: set[str] = set()
+        self._extending: asyncio.TimerHandle | None = None
+        self._tasks = Tasks()
         self.problem: str | None = None
 
     async def put(self, mapping: Mapping, grant: Grant) -> None:
@@ -51,6 +57,34 @@ class RouterLeg:
         finally:
             if opening and self._underway.get(mapping.id) is opening:
                 del self._underway[mapping.id]
+
+    def extend(self, id: str, ends: float) -> None:
+        """Let the rules of an open mapping, which end at ``ends``, last as long as its grant does by now.
+
+        That has time: what is renewed within a second or two goes into the kernel in one change.
+        """
+        self._extensions.add(id)
+        now = self._loop.time()
+        due = now + min(EXTEND_SECONDS, max(0.0, (ends - now) / 2))
+        if self._extending is None or due < self._extending.when():
+            self._stop_extending()
+            self._extending = self._loop.call_at(due, self._extend)
+
+    def _extend(self) -> None:
+        self._extending = None
+        ids, self._extensions = self._extensions, set()
+        for id in ids:
+            self._tasks.start(self._put_again(id))
+
+    async def _put_again(self, id: str) -> None:
+        mapping = self._mappings.get(id)
+        if mapping and mapping.visible and mapping.grant:
+            await self.put(mapping, mapping.grant)
+
+    def _stop_extending(self) -> None:
+        if self._extending:
+            self._extending.cancel()
+            self._extending = None
 
     async def remove(self, mapping: Mapping) -> None:
         """Takes the rules away; a failure is repaired later, and meanwhile they lead to a port that nobody opens."""
@@ -95,7 +129,7 @@ class RouterLeg:
         """Makes the kernel hold the rules of all that is open, what is on its way included, and none else."""
         openings: dict[str, AnyOpening] = {each.name: self._pinhole_opening(each) for each in self._pinholes}
         if self._router.wan_address is not None:
-            granted = ((mapping, mapping.grant) for mapping in self._open_mappings() if mapping.grant)
+            granted = ((mapping, mapping.grant) for mapping in self._shown() if mapping.grant)
             openings |= {mapping.id: self._opening(mapping, grant) for mapping, grant in granted}
             openings |= self._underway
         try:
@@ -127,9 +161,15 @@ class RouterLeg:
         except RulesetError as error:
             self.failed(error)
 
-    def stop(self) -> None:
+    async def stop(self) -> None:
+        """End the work in flight; the rules stay as they are."""
+        self._stop_extending()
         if self._resync:
             self._resync.cancel()
+        await self._tasks.stop()
+
+    def _shown(self) -> Iterator[Mapping]:
+        return (mapping for mapping in self._mappings if mapping.visible)
 
     def failed(self, error: RulesetError) -> None:
         """The kernel is not as it should be: it is put right soon."""

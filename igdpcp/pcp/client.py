@@ -47,7 +47,7 @@ from igdpcp.pcp.message import (
 )
 from igdpcp.pcp.natpmp import is_natpmp_refusal
 from igdpcp.pcp.nonce import derive
-from igdpcp.pcp.pacing import Pacer
+from igdpcp.pcp.pacing import PACKET_RATE, Pacer
 from igdpcp.pcp.slot import InternalTuple, Slot
 from igdpcp.pcp.timing import RECOVERY_DELAY, Timing, error_lifetime
 from igdpcp.pcp.transactions import Transactions
@@ -96,6 +96,7 @@ class PcpClient:
             rng=rng,
             nonce_for=self._nonce_for,
             send=lambda slot, urgent: self._pacer.push(slot, urgent=urgent),
+            renew=self._pacer.push_renewal,
             emit=self._events.append,
         )
         self._mappings = Mappings(self._transactions)
@@ -213,6 +214,7 @@ class PcpClient:
     def datagrams_to_send(self, now: float) -> list[bytes]:
         """The datagrams that may leave for the server now."""
         datagrams: list[bytes] = []
+        self._pacer.renewal_rate = max(PACKET_RATE, self._transactions.renewals_per_second)
         while self._own is not None and (item := self._pacer.take(now, self._gap)) is not None:
             datagram = (
                 self._announcement(now, self._own)

@@ -7,7 +7,7 @@ import heapq
 from collections import deque
 from typing import Generic, Protocol, TypeVar
 
-PACKET_RATE = 25.0  # packets per second to one server that nobody waits for: renewals, recovery, giving back
+PACKET_RATE = 25.0  # packets per second to one server that nobody waits for: recovery, giving back
 
 _COMPACT_ABOVE = 256  # heap entries; below, stale ones cost nothing
 
@@ -64,14 +64,21 @@ class Timers(Generic[T]):
 
 
 class Pacer(Generic[T]):
-    """Two queues: what somebody waits for leaves at once, everything else at the packet rate."""
+    """Three queues: what somebody waits for leaves at once; renewals at their own rate; the rest at the packet rate.
+
+    ``renewal_rate``, in packets per second, is at least the packet rate: what is late for its renewal is lost, and a
+    server that grants short lifetimes to many mappings has asked for the packets.
+    """
 
     def __init__(self) -> None:
         self._urgent: deque[T] = deque()
+        self._renewals: deque[T] = deque()
         self._spread: deque[T] = deque()
         self._taken_from = self._spread
-        self._next = 0.0  # when the next packet that is not urgent may leave
+        self._next_renewal = 0.0
+        self._next_spread = 0.0
         self._last = float("-inf")
+        self.renewal_rate = PACKET_RATE
 
     def push(self, item: T, *, urgent: bool) -> None:
         """Let the item send when its turn comes; clearing ``queued`` takes it out again."""
@@ -80,21 +87,27 @@ class Pacer(Generic[T]):
         item.queued = True
         (self._urgent if urgent else self._spread).append(item)
 
+    def push_renewal(self, item: T) -> None:
+        """The same for an item that renews what it has."""
+        if not item.queued:
+            item.queued = True
+            self._renewals.append(item)
+
     def next_time(self, gap: float) -> float | None:
         """When ``take`` would give something; ``gap`` is the least time between two packets."""
         self._skip_cancelled()
         if self._urgent:
             return self._last + gap
-        if self._spread:
-            return max(self._next, self._last + gap)
-        return None
+        turn = self._turn()
+        return None if turn is None else max(turn[0], self._last + gap)
 
     def take(self, now: float, gap: float) -> T | None:
         """The item that may send now."""
         at = self.next_time(gap)
         if at is None or at > now:
             return None
-        self._taken_from = self._urgent or self._spread
+        turn = self._turn()
+        self._taken_from = self._urgent if self._urgent or turn is None else turn[1]
         item = self._taken_from.popleft()
         item.queued = False
         return item
@@ -102,10 +115,17 @@ class Pacer(Generic[T]):
     def sent(self, now: float) -> None:
         """A packet left, of the item that was taken last; urgent ones do not hold up the others."""
         if self._taken_from is self._spread:
-            self._next = max(self._next, now) + 1 / PACKET_RATE
+            self._next_spread = max(self._next_spread, now) + 1 / PACKET_RATE
+        elif self._taken_from is self._renewals:
+            self._next_renewal = max(self._next_renewal, now) + 1 / self.renewal_rate
         self._last = now
 
+    def _turn(self) -> tuple[float, deque[T]] | None:
+        """When which of the slower queues has its turn."""
+        turns = [(self._next_renewal, self._renewals), (self._next_spread, self._spread)]
+        return min(((at, queue) for at, queue in turns if queue), default=None, key=lambda turn: turn[0])
+
     def _skip_cancelled(self) -> None:
-        for queue in (self._urgent, self._spread):
+        for queue in (self._urgent, self._renewals, self._spread):
             while queue and not queue[0].queued:
                 queue.popleft()

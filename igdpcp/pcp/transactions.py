@@ -13,16 +13,18 @@ from igdpcp.pcp.message import ResultCode, encode
 from igdpcp.pcp.pacing import Timers
 from igdpcp.pcp.refusals import Refusals
 from igdpcp.pcp.slot import InternalTuple, Phase, Slot
-from igdpcp.pcp.timing import RENEWAL_GAP, Timing, remaining, renewal
+from igdpcp.pcp.timing import RENEWAL_GAP, SCHEDULED_LIFETIME_MAX, Timing, remaining, renewal
 
+RENEWALS_AHEAD = 2.5  # of each mapping in its lifetime; with 2, the last of those made at one moment would be late
 DELETE_TRANSMISSIONS = 4  # of a delete for which nothing says when the mapping ends by itself
 
 
 class Transactions:
     """The slots of one server, by internal tuple and by key, and what happens to them when time passes.
 
-    ``send(slot, urgent)`` queues a slot for its turn; ``packet`` then says what it sends. ``nonce_for`` derives.
-    ``leaving`` are the dropped keys whose delete is not over.
+    ``send(slot, urgent)`` and, where it only renews, ``renew(slot)`` queue a slot for its turn; ``packet`` then says
+    what it sends. ``nonce_for`` derives. ``shortest`` is the shortest lifetime in seconds that is renewed. ``leaving``
+    are the dropped keys whose delete is not over.
     """
 
     def __init__(
@@ -32,18 +34,21 @@ class Transactions:
         rng: random.Random,
         nonce_for: Callable[[InternalTuple], bytes],
         send: Callable[[Slot, bool], None],
+        renew: Callable[[Slot], None],
         emit: Callable[[Event], None],
     ) -> None:
         self._timing = timing
         self._rng = rng
         self._nonce_for = nonce_for
         self.send = send
+        self._renew = renew
         self.emit = emit
         self._timers: Timers[Slot] = Timers()
         self.slots: dict[InternalTuple, Slot] = {}
         self.by_key: dict[str, Slot] = {}
         self.leaving: set[str] = set()
         self.refusals = Refusals()
+        self.shortest = float(SCHEDULED_LIFETIME_MAX)
 
     # Beginning and ending
 
@@ -120,6 +125,11 @@ class Transactions:
         slot.held, slot.unconfirmed = None, False
         self.emit(MappingLost(slot.wanted.key))
 
+    @property
+    def renewals_per_second(self) -> float:
+        """What keeps every mapping, with room for as many repetitions: they are renewed from half their lifetime on."""
+        return RENEWALS_AHEAD * len(self.by_key) / self.shortest
+
     # Time
 
     def next_timer(self) -> float | None:
@@ -143,6 +153,8 @@ class Transactions:
             slot.due = None
             if slot.phase is Phase.WAITING:
                 self.create(slot, now, urgent=False)
+            elif slot.phase is Phase.HELD:
+                self._renew(slot)
             else:
                 self.send(slot, False)
         self.arm(slot)
@@ -163,6 +175,7 @@ class Transactions:
         assert held is not None
         slot.due = None
         if self._renewable(slot):
+            self.shortest = min(self.shortest, max(held.lifetime, 1))
             earliest = max(earliest, slot.last_renewal + RENEWAL_GAP)
             planned = renewal(held.ends - held.since, slot.attempt, earliest - held.since, self._rng)
             if planned:

@@ -53,7 +53,7 @@ async def test_an_exception_in_a_commit_is_logged_and_the_next_grant_is_taken(
     with broken_journal(hall, monkeypatch):
         hall.carrier.grant(hall.only.id)
         await settle()
-    (failed,) = (record for record in caplog.records if "event=task_failed" in record.getMessage())
+    (failed,) = (record for record in caplog.records if "event=event_failed" in record.getMessage())
     assert failed.exc_info
     hall.carrier.grant(hall.only.id, lifetime=600)
     await settle()

@@ -169,10 +169,37 @@ async def test_a_renewal_that_the_kernel_refuses_is_laid_down_later_with_the_new
     await asyncio.sleep(300)
     hall.ruleset.fails = 1
     hall.carrier.grant(hall.only.id)
-    await asyncio.sleep(11)
-    assert hall.only_rule.lifetime == 590
+    await asyncio.sleep(13)
+    assert hall.only_rule.lifetime == 588
     await asyncio.sleep(320)
     assert await hall.ports() == [8080]
+
+
+@virtual
+async def test_renewals_of_a_moment_share_a_change_and_none_comes_too_late(tmp_path: Path) -> None:
+    hall = Hall(tmp_path)
+    hall.carrier.longest = 2
+    for port in (8080, 8081):
+        await hall.add(port)
+    await asyncio.sleep(1)
+    laid = len(hall.ruleset.puts)
+    for mapping in hall.table:
+        hall.carrier.grant(mapping.id, lifetime=600)
+    await settle()
+    assert len(hall.ruleset.puts) == laid
+    await asyncio.sleep(0.6)
+    assert [rule.lifetime for rule in hall.ruleset.rules.values()] == [600, 600]
+
+
+@virtual
+async def test_what_is_deleted_before_its_renewal_reaches_the_kernel_stays_away(tmp_path: Path) -> None:
+    hall = Hall(tmp_path)
+    await hall.add(8080)
+    hall.carrier.grant(hall.only.id)
+    await settle()
+    await hall.delete(8080)
+    await asyncio.sleep(5)
+    assert hall.ruleset.rules == {}
 
 
 @virtual

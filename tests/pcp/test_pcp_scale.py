@@ -35,6 +35,31 @@ def test_five_thousand_mappings_are_made_and_recreated_at_the_common_pace() -> N
     assert len(talk.server.mappings) == MAPPINGS
 
 
+def test_five_thousand_mappings_of_the_shortest_lifetime_are_kept_without_bursts() -> None:
+    talk = Dialogue()
+    talk.server.longest = 120
+    for number in range(MAPPINGS):
+        talk.want(str(number), internal_port=1024 + number, external_port=1024 + number, lease=None)
+    talk.run(MAPPINGS / 25 + 10)
+    made = len(talk.sent)
+    talk.run(300)
+    assert not talk.of(MappingLost)
+    renewals = [sent.at for sent in talk.sent[made:]]
+    assert len(renewals) >= 300 / 75 * MAPPINGS * 0.9
+    assert busiest_second(renewals) <= 2.5 * MAPPINGS / 120 + 1
+
+
+def test_renewals_of_a_thousand_mappings_that_were_made_at_once_are_spread() -> None:
+    talk = Dialogue()
+    talk.server.longest = 3600
+    for number in range(1000):
+        talk.want(str(number), internal_port=1024 + number, external_port=1024 + number, lease=None)
+    talk.run(1)
+    made = len(talk.sent)
+    talk.run(3600)
+    assert busiest_second([sent.at for sent in talk.sent[made:]]) <= PER_SECOND
+
+
 def test_what_somebody_waits_for_overtakes_a_recovery() -> None:
     talk = Dialogue()
     for number in range(500):

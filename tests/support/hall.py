@@ -266,9 +266,7 @@ class Hall:
         if carrier:
             self.fallback.attach(cast(PcpUpstream, self.carrier))
         self.pinhole_table = PinholeTable()
-        self.leg = RouterLeg(
-            self.ruleset, self.router, lambda: [m for m in self.table if m.visible], self.pinhole_table
-        )
+        self.leg = RouterLeg(self.ruleset, self.router, self.table, self.pinhole_table)
         self.upstream_leg = UpstreamLeg(self.main, self.fallback, self.router, self.journal)
         self.lifecycle = Lifecycle(
             main=self.main, table=self.table, upstream=self.fallback, router_leg=self.leg,
@@ -328,7 +326,7 @@ class Hall:
             owner._tasks.cancel()
         for deletion in self.lifecycle._deletions._tasks.values():
             deletion.cancel()
-        self.leg.stop()
+        self.loop.create_task(self.leg.stop())
         self.local.close()
         self.journal.close()
 
