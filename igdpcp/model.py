@@ -7,7 +7,7 @@ Times called ``ends`` or ``until`` are seconds of the event loop's monotonic clo
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address
 
 IPAddress = IPv4Address | IPv6Address
@@ -124,8 +124,8 @@ class Grant:
     server: str = ""
 
     def leads_as(self, other: Grant) -> bool:
-        """Whether the other one is the same path, for another time."""
-        return (self.upstream, self.internal, self.external) == (other.upstream, other.internal, other.external)
+        """Whether the other one is the same in everything but its time."""
+        return replace(other, lifetime=self.lifetime, ends=self.ends) == self
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,7 @@ from igdpcp.model import Mapping, Pinhole
 LOG = logging.getLogger("igdpcp.journal")
 FORMAT = 1
 SECRET_BYTES = 32
-SLACK_LINES = 1000  # superseded lines that the run-time journal may hold before it is rewritten
+SLACK = 256 * 1024  # characters of superseded lines that the run-time journal may hold before it is rewritten
 
 Clock = Callable[[], float]
 
@@ -89,7 +89,7 @@ class Journal:
         self._clock = clock
         self._update_id = update_id
         self._live: dict[str, Entry] = {}
-        self._lines = 0
+        self._compact = self._appended = 0  # characters of the run-time file: as last rewritten, and since
         self._file: TextIOWrapper | None = None
         self.dirty = False
 
@@ -137,6 +137,14 @@ class Journal:
         except OurFault as fault:
             LOG.error(line("journal_failed", error=fault))
 
+    def renewed(self, mapping: Mapping) -> None:
+        """Store the new times of a mapping that is as it was otherwise; a failure is logged."""
+        self._live[mapping.id] = mapping
+        try:
+            self._append(_line(journal_entries.encode_renewal(mapping, boottime() - self._clock())))
+        except OSError as error:
+            LOG.error(line("journal_failed", error=error))
+
     def gone(self, key: str) -> None:
         """Nothing of this entry is left anywhere; a failure is logged."""
         entry = self._live.pop(key, None)
@@ -177,7 +185,7 @@ class Journal:
                 file.close()
 
     def _append(self, text: str) -> None:
-        if self._file is None or self._lines > 2 * len(self._live) + SLACK_LINES:
+        if self._file is None or self._appended > 2 * self._compact + SLACK:
             self._rewrite()
             return
         try:
@@ -186,14 +194,15 @@ class Journal:
         except OSError:
             self.close()  # half a line may stand there now: the next change writes the file anew
             raise
-        self._lines += 1
+        self._appended += len(text)
 
     def _rewrite(self) -> None:
         self.close()
         self._run.parent.mkdir(parents=True, exist_ok=True)
-        _write_atomically(self._run, self._snapshot(self._live.values(), self._update_id()), sync=False)
+        text = self._snapshot(self._live.values(), self._update_id())
+        _write_atomically(self._run, text, sync=False)
         self._file = self._run.open("a", encoding="utf-8")
-        self._lines = len(self._live)
+        self._compact, self._appended = len(text), 0
 
     def _mappings(self) -> list[Mapping]:
         return [entry for entry in self._live.values() if isinstance(entry, Mapping)]
@@ -226,6 +235,8 @@ class Journal:
                 fields = jsonio.loads(text)
                 if "gone" in fields:
                     entries.pop(fields["gone"], None)
+                elif id := fields.get("renewed"):
+                    entries[id] = journal_entries.renewed(entries[id], fields, self._clock() - ahead)
                 else:
                     entry = journal_entries.decode(fields, self._clock() - ahead)
                     entries[journal_entries.key(entry)] = entry

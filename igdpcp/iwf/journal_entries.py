@@ -7,6 +7,7 @@ way round. Reading raises ValueError, LookupError, TypeError or AttributeError f
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
 
@@ -37,6 +38,19 @@ def key(entry: Entry) -> str:
 def encode(entry: Entry, shift: float) -> Line:
     """The entry as one line."""
     return _mapping_line(entry, shift) if isinstance(entry, Mapping) else _pinhole_line(entry, shift)
+
+
+def encode_renewal(mapping: Mapping, shift: float) -> Line:
+    """What is another in a mapping of which nothing but its grant's time has changed."""
+    assert mapping.grant is not None
+    return {"renewed": mapping.id, "lifetime": mapping.grant.lifetime, "ends": mapping.grant.ends + shift}
+
+
+def renewed(entry: Entry, fields: Line, shift: float) -> Entry:
+    """The entry with the times of a line that ``encode_renewal`` made."""
+    if not isinstance(entry, Mapping) or entry.grant is None:
+        raise ValueError("what has no grant cannot be renewed")
+    return replace(entry, grant=replace(entry.grant, lifetime=fields["lifetime"], ends=fields["ends"] + shift))
 
 
 def decode(entry: Line, shift: float) -> Entry:

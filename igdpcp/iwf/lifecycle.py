@@ -227,10 +227,7 @@ class Lifecycle:
 
     def _reopen(self, mapping: Mapping) -> None:
         """The deletion failed: the entry is as it was, and wanted upstream again."""
-        active = replace(mapping, state=MappingState.ACTIVE)
-        self._table.update(active)
-        self._journal.note(active)
-        self._watch(active)
+        self._keep(active := replace(mapping, state=MappingState.ACTIVE))
         self._upstream_leg.ask(active)
 
     # -- the upstream's events -----------------------------------------------------------------------------------
@@ -241,10 +238,17 @@ class Lifecycle:
         if self._unseen(mapping):
             self._hide(mapping, event.grant)
         elif mapping.state is MappingState.ACTIVE and mapping.grant and mapping.grant.leads_as(event.grant):
-            self._router_leg.extend(mapping.id, mapping.grant.ends)
-            self._activate(mapping, event.grant)
+            self._renewed(mapping, mapping.grant, event.grant)
         else:
             self._tasks.start(self._commit(event.id, event.grant))
+
+    def _renewed(self, mapping: Mapping, before: Grant, grant: Grant) -> None:
+        """The same path for longer."""
+        renewed = replace(mapping, grant=grant)
+        self._table.update(renewed)
+        self._journal.renewed(renewed)
+        self._watch(renewed)
+        self._router_leg.extend(mapping.id, before.ends)
 
     async def _commit(self, id: str, grant: Grant) -> None:
         """Rules first, then the table, then the answer; a failure on the first grant gives it back."""
@@ -277,13 +281,11 @@ class Lifecycle:
     def _activate(self, mapping: Mapping, grant: Grant) -> None:
         active = replace(mapping, grant=grant, external_port=grant.external.port, state=MappingState.ACTIVE)
         try:
-            self._table.update(active)
+            self._keep(active)
         except Refusal as refusal:
             self._waiters.refuse(mapping.id, refusal)
             self.give_up(mapping)
             return
-        self._journal.note(active)
-        self._watch(active)
         if mapping.state is not MappingState.ACTIVE or not mapping.grant or mapping.grant.external != grant.external:
             LOG.info(line("mapping_open", mapping=active.id, external=grant.external, wan_port=active.wan_port,
                           upstream=grant.upstream, lifetime=grant.lifetime, **_named(active)))  # fmt: skip
@@ -322,8 +324,7 @@ class Lifecycle:
 
     def _lost(self, event: Lost) -> None:
         """Unrenewed: the router alone serves where it may."""
-        mapping = self._table.get(event.id)
-        if mapping is None:
+        if (mapping := self._table.get(event.id)) is None:
             return
         if mapping.state is MappingState.HIDDEN:
             self.give_up(mapping)
@@ -341,10 +342,7 @@ class Lifecycle:
     def _retry(self, mapping: Mapping) -> None:
         """Shown to nobody until it is granted again."""
         self._losses[mapping.id] += 1
-        retrying = replace(mapping, state=MappingState.RETRYING)
-        self._table.update(retrying)
-        self._journal.note(retrying)
-        self._watch(retrying)
+        self._keep(retrying := replace(mapping, state=MappingState.RETRYING))
         self._upstream_leg.ask(retrying)
         self._tasks.start(self._router_leg.remove(retrying))
 
@@ -370,6 +368,11 @@ class Lifecycle:
         await self._deletions.stop()
         await self._tasks.stop()
 
+    def _keep(self, mapping: Mapping) -> None:
+        self._table.update(mapping)
+        self._journal.note(mapping)
+        self._watch(mapping)
+
     def _watch(self, mapping: Mapping) -> None:
         """One timer for what comes first: the end of the lease, or of a grant that nobody has renewed by then."""
         self._timers.stop(mapping.id)
@@ -381,14 +384,12 @@ class Lifecycle:
             self._timers.set(mapping.id, lease_ends, self._lease_ended)
 
     def _grant_ended(self, id: str) -> None:
-        mapping = self._table.get(id)
-        if mapping and mapping.lease_ends is not None:
+        if (mapping := self._table.get(id)) and mapping.lease_ends is not None:
             self._timers.set(id, mapping.lease_ends, self._lease_ended)
         self._lost(Lost(id))
 
     def _lease_ended(self, id: str) -> None:
-        mapping = self._table.get(id)
-        if mapping and mapping.state is not MappingState.ENDING:
+        if (mapping := self._table.get(id)) and mapping.state is not MappingState.ENDING:
             LOG.info(line("lease_ended", mapping=id, **_named(mapping)))
             self.give_up(mapping)
 

@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections import deque
 from typing import Generic, Protocol, TypeVar
 
 PACKET_RATE = 25.0  # packets per second to one server that nobody waits for: recovery, giving back
 
+WAKE_SPACING = 0.1  # seconds between two wake-ups for renewals
 _COMPACT_ABOVE = 256  # heap entries; below, stale ones cost nothing
 
 
@@ -94,20 +96,22 @@ class Pacer(Generic[T]):
             self._renewals.append(item)
 
     def next_time(self, gap: float) -> float | None:
-        """When ``take`` would give something; ``gap`` is the least time between two packets."""
-        self._skip_cancelled()
-        if self._urgent:
-            return self._last + gap
+        """When to call ``take`` next; ``gap`` is the least time between two packets.
+
+        Renewals are taken several at a time: they go on all the time, and waking up costs more than sending.
+        """
         turn = self._turn()
-        return None if turn is None else max(turn[0], self._last + gap)
+        if turn is None:
+            return None
+        at, queue = turn
+        return max(math.ceil(at / WAKE_SPACING) * WAKE_SPACING if queue is self._renewals else at, self._last + gap)
 
     def take(self, now: float, gap: float) -> T | None:
         """The item that may send now."""
-        at = self.next_time(gap)
-        if at is None or at > now:
-            return None
         turn = self._turn()
-        self._taken_from = self._urgent if self._urgent or turn is None else turn[1]
+        if turn is None or max(turn[0], self._last + gap) > now:
+            return None
+        self._taken_from = turn[1]
         item = self._taken_from.popleft()
         item.queued = False
         return item
@@ -117,11 +121,14 @@ class Pacer(Generic[T]):
         if self._taken_from is self._spread:
             self._next_spread = max(self._next_spread, now) + 1 / PACKET_RATE
         elif self._taken_from is self._renewals:
-            self._next_renewal = max(self._next_renewal, now) + 1 / self.renewal_rate
+            self._next_renewal = max(self._next_renewal, now - WAKE_SPACING) + 1 / self.renewal_rate
         self._last = now
 
     def _turn(self) -> tuple[float, deque[T]] | None:
-        """When which of the slower queues has its turn."""
+        """Which queue has its turn, and when."""
+        self._skip_cancelled()
+        if self._urgent:
+            return float("-inf"), self._urgent
         turns = [(self._next_renewal, self._renewals), (self._next_spread, self._spread)]
         return min(((at, queue) for at, queue in turns if queue), default=None, key=lambda turn: turn[0])
 

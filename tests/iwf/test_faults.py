@@ -27,6 +27,7 @@ def broken_journal(hall: Hall, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
 
     with monkeypatch.context() as patch:
         patch.setattr(hall.journal, "note", fail)
+        patch.setattr(hall.journal, "renewed", fail)
         yield
 
 

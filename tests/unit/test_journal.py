@@ -161,11 +161,31 @@ def test_flash_is_written_only_for_what_lasts(tmp_path: Path) -> None:
 
 def test_the_run_time_journal_does_not_grow_for_ever(tmp_path: Path) -> None:
     written = _journal(tmp_path)
-    for n in range(3 * journal.SLACK_LINES):
+    for n in range(journal.SLACK // 100):
         written.record(replace(OPEN, grant=replace(GRANT, ends=2000.0 + n)))
-    lines = (tmp_path / "run" / "journal").read_text().splitlines()
-    assert len(lines) <= journal.SLACK_LINES + 10
+    assert (tmp_path / "run" / "journal").stat().st_size <= journal.SLACK + 4000
     assert _journal(tmp_path).load().mappings == (replace(OPEN, grant=replace(GRANT, ends=2000.0 + n)),)
+
+
+def test_a_renewal_is_a_short_line_and_is_read_as_the_mapping_with_other_times(tmp_path: Path) -> None:
+    written = _journal(tmp_path)
+    written.record(OPEN)
+    written.save()
+    before = (tmp_path / "run" / "journal").stat().st_size
+    renewed = replace(OPEN, grant=replace(GRANT, lifetime=700, ends=2700.0))
+    written.renewed(renewed)
+    assert (tmp_path / "run" / "journal").stat().st_size - before < 100
+    assert not written.dirty
+    assert _journal(tmp_path).load().mappings == (renewed,)
+
+
+@pytest.mark.parametrize("text", ['{"renewed": "nobody", "lifetime": 1, "ends": 1}', '{"renewed": "00000001"}'])
+def test_a_renewal_of_nothing_is_skipped(tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture) -> None:
+    _journal(tmp_path).record(OPEN)
+    with (tmp_path / "run" / "journal").open("a") as file:
+        file.write(text + "\n")
+    assert _journal(tmp_path).load().mappings == (OPEN,)
+    assert "event=journal_entry_skipped" in caplog.text
 
 
 def test_a_rewrite_keeps_what_was_loaded(tmp_path: Path) -> None:
