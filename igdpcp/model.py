@@ -259,3 +259,4 @@ class Surroundings:
     wan_devices: frozenset[str]
     lan_devices: frozenset[str]
     pcp_peers: frozenset[PcpPeer]
+    wan6_devices: frozenset[str] = frozenset()  # through which IPv6 packets of the internet come

@@ -41,9 +41,13 @@ class NatMode:
         if self._setting != "auto":
             return
         try:
-            self.routed = self._remembered.read_text().strip() == _ROUTED
-            self._news.set()
+            mode, _, device = self._remembered.read_text().strip().partition(" ")
         except (OSError, ValueError):
+            mode = device = ""
+        if mode and device in ("", self._device()):
+            self.routed = mode == _ROUTED
+            self._news.set()
+        else:
             self.routed = await self._look() is False
             self._remember()
 
@@ -95,6 +99,6 @@ class NatMode:
     def _remember(self) -> None:
         try:
             self._remembered.parent.mkdir(parents=True, exist_ok=True)
-            self._remembered.write_text(f"{_ROUTED if self.routed else _CASCADED}\n")
+            self._remembered.write_text(f"{_ROUTED if self.routed else _CASCADED} {self._device()}\n")
         except OSError as error:
             LOG.warning(line("not_remembered", file=self._remembered, error=error.strerror))

@@ -19,22 +19,29 @@ LOG = logging.getLogger("igdpcp.upstream")
 
 
 def sections_in_use(upstreams: Sequence[UpstreamConfig], snapshot: LinkSnapshot) -> tuple[UpstreamConfig, ...]:
-    """The sections of the first WAN that has an IPv4 address, or of the very first while none has one.
+    """The sections of the first WAN that has an IPv4 address and a default route, else of one that has an address.
 
-    Sections with the same device are several servers behind one WAN.
+    Sections with the same device are several servers behind one WAN. Where no WAN is up it is that of the first section.
     """
-    up = {device for device, interface in snapshot.addresses if interface.version == 4}
-    up |= {""} if snapshot.default_routes else set()
-    device = next((upstream.device for upstream in upstreams if upstream.device in up), upstreams[0].device)
+    addressed = {device for device, interface in snapshot.addresses if interface.version == 4}
+    routed = {route.device for route in snapshot.default_routes}
+    for up in ((addressed & routed) | ({""} if routed else set()), addressed):
+        for upstream in upstreams:
+            if upstream.device in up:
+                return _behind(upstreams, upstream.device)
+    return _behind(upstreams, upstreams[0].device)
+
+
+def _behind(upstreams: Sequence[UpstreamConfig], device: str) -> tuple[UpstreamConfig, ...]:
     return tuple(upstream for upstream in upstreams if upstream.device == device)
 
 
 def servers_behind(
-    sections: Sequence[UpstreamConfig], wan: Wan, answers: Iterable[DhcpAnswer], lan_devices: Iterable[str]
+    sections: Sequence[UpstreamConfig], wan: Wan, wan6_devices: Iterable[str], answers: Iterable[DhcpAnswer]
 ) -> tuple[Server, ...]:
     """The servers in the order in which they are tried: the configured ones, else what DHCP named, else a guess.
 
-    DHCPv6 may have been answered on another device than the IPv4 WAN (DS-Lite), but not on a LAN.
+    DHCPv6 may have been answered on another device than the IPv4 WAN (DS-Lite): one that leads to the internet.
     """
     configured = [
         Server(section.name, tuple(map(ip_address, section.server)), Origin.CONFIGURED)
@@ -43,7 +50,7 @@ def servers_behind(
     ]
     if configured:
         return tuple(configured)
-    learnt = list(_learnt(wan.device, answers, set(lan_devices))) if any(section.dhcp for section in sections) else []
+    learnt = list(_learnt(wan.device, set(wan6_devices), answers)) if any(section.dhcp for section in sections) else []
     if learnt:
         return tuple(learnt)
     guesses = []
@@ -55,11 +62,11 @@ def servers_behind(
     return tuple(guesses)
 
 
-def _learnt(wan_device: str, answers: Iterable[DhcpAnswer], lan_devices: set[str]) -> Iterator[Server]:
+def _learnt(wan_device: str, wan6_devices: set[str], answers: Iterable[DhcpAnswer]) -> Iterator[Server]:
     for answer in answers:
         if answer.family == 4 and answer.device == wan_device:
             yield from servers_of_dhcpv4(answer.octets)
-        elif answer.family == 6 and answer.device not in lan_devices:
+        elif answer.family == 6 and answer.device in {wan_device} | wan6_devices:
             try:
                 yield from servers_of_dhcpv6(answer.octets)
             except MalformedPcp as error:

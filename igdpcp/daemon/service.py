@@ -43,8 +43,8 @@ from igdpcp.iwf.router_leg import RouterLeg
 from igdpcp.iwf.table import MappingTable
 from igdpcp.iwf.upstream_leg import UpstreamLeg
 from igdpcp.log import RecentTroubles, line
-from igdpcp.model import Surroundings
-from igdpcp.net.dhcp import DhcpAnswers
+from igdpcp.model import Activation, Surroundings
+from igdpcp.net.dhcp import DhcpAnswer, DhcpAnswers
 from igdpcp.net.links import LinkSnapshot, LinkWatcher
 from igdpcp.net.router import RouterView
 from igdpcp.netfilter.base import GroupCommit
@@ -57,6 +57,7 @@ from igdpcp.upstreams.pcp import PcpUpstream
 
 LOG = logging.getLogger("igdpcp.daemon")
 FLASH_SECONDS = 60.0  # at most one write of the flash copy in this time
+NO_WAY_SECONDS = 30.0  # between attempts to reach a server to which there was no route
 DHCP_SECONDS = 2.0  # between looks for what DHCP says of PCP servers
 SERIAL_DIGITS = 12  # of the root device's UDN, where no serial number is configured
 AUDIT_SECONDS = 30.0  # between looks whether the kernel still has our rules
@@ -77,6 +78,7 @@ class Service:
         self._snapshot: LinkSnapshot | None = None
         self._events: EventPublisher | None = None
         self._dhcp = DhcpAnswers(Path(config.main.run_dir))
+        self._dhcp_answers: tuple[DhcpAnswer, ...] = ()
         self._serving = False
         self._ready = False
         self._keep_rules = False
@@ -110,7 +112,7 @@ class Service:
         self._serving = serve
         if serve:
             await self._doors.open(self._router.lans)
-        for work in (self._save_now_and_then(), self._audit_now_and_then(), self._watch_dhcp(), self._nat.watch()):
+        for work in (self._save_now_and_then(), self._audit_now_and_then(), self._follow_servers(), self._nat.watch()):
             self._spawn(work)
         self._ready = True
         if self._snapshot:  # links changed meanwhile
@@ -257,9 +259,13 @@ class Service:
             LOG.warning(line("another_wan", device=upstreams[0].device, upstream=upstreams[0].name))
             self._wish_restart()
             return
-        wan, lans = self._router.wan, self._router.lans
+        wan, lans, wan6 = self._router.wan, self._router.lans, self._router.wan6_devices
         self._router.update(snapshot)
-        if self._router.wan != wan:
+        if self._router.wan == wan:  # the way to a server may be another one all the same, over IPv6 above all
+            self._network_changed()
+            if self._router.wan6_devices != wan6:
+                self._spawn(self._tell_surroundings())
+        else:
             LOG.info(line("wan_changed", device=self._router.wan_device, address=self._router.wan_address or "none"))
             self._spawn(self._wan_changed())
         if self._router.lans != lans:
@@ -289,8 +295,8 @@ class Service:
         wan = self._router.wan
         self._local.network_changed()
         if self._pcp:
-            lan_devices = [lan.device for lan in self._config.lans]
-            servers = servers_behind(self._upstreams, wan, self._dhcp.read(), lan_devices)
+            self._dhcp_answers = self._dhcp.read()
+            servers = servers_behind(self._upstreams, wan, self._router.wan6_devices, self._dhcp_answers)
             self._pcp.network_changed(wan.device, wan.address, servers)
 
     async def _tell_surroundings(self) -> None:
@@ -301,6 +307,7 @@ class Service:
                 wan_devices=frozenset(filter(None, [self._router.wan_device])),
                 lan_devices=frozenset(lan.device for lan in self._router.lans),
                 pcp_peers=frozenset([peer] if peer else []),
+                wan6_devices=self._router.wan6_devices,
             )
         )
 
@@ -317,12 +324,14 @@ class Service:
             await asyncio.sleep(AUDIT_SECONDS)
             await self._router_leg.audit()
 
-    async def _watch_dhcp(self) -> None:
-        answers = self._dhcp.read()
+    async def _follow_servers(self) -> None:
+        """Notice what DHCP says of PCP servers, and try again while there was no way to one."""
+        tried = self._loop.time()
         while True:
             await asyncio.sleep(DHCP_SECONDS)
-            if (latest := self._dhcp.read()) != answers:
-                answers = latest
+            now, nowhere = self._loop.time(), self._pcp is not None and self._pcp.state is Activation.NO_WAN
+            if self._dhcp.read() != self._dhcp_answers or (nowhere and now >= tried + NO_WAY_SECONDS):
+                tried = now
                 self._network_changed()
                 await self._tell_surroundings()
 

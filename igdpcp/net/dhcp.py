@@ -16,7 +16,7 @@ from igdpcp.log import line
 LOG = logging.getLogger("igdpcp.net")
 DIGITS_LIMIT = 8192  # of one file: a DHCPv4 option has 510 at most, all options of a DHCPv6 answer some hundreds
 FILES_LIMIT = 32
-_NAME = re.compile(r"dhcp([46])\.(.+)")
+_NAME = re.compile(r"dhcp([46])\.(?!.*\.new$)(.+)")  # a file with .new behind it is being written
 _OCTETS = re.compile(rf"(?:[0-9a-f]{{2}}){{1,{DIGITS_LIMIT // 2}}}")
 
 

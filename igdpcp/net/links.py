@@ -20,20 +20,23 @@ import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Interface, IPv6Interface, ip_interface
+from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_interface
 from typing import Any
 
 from igdpcp.errors import OurFault
 from igdpcp.log import line
+from igdpcp.model import IPAddress
 
 LOG = logging.getLogger("igdpcp.net")
 SETTLE_SECONDS = 0.05  # notifications come in bursts
 RETRY_SECONDS = 5.0
 MAIN_TABLE = 254  # rtnetlink(7): RT_TABLE_MAIN
-# rtnetlink(7): RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE, RTMGRP_IPV6_IFADDR
-NOTIFICATION_GROUPS = 0x1 | 0x10 | 0x40 | 0x100
-# linux/if_addr.h: IFA_F_TEMPORARY, IFA_F_DADFAILED, IFA_F_DEPRECATED, IFA_F_TENTATIVE
-IPV6_NOT_TO_BE_NAMED = 0x01 | 0x08 | 0x20 | 0x40
+# rtnetlink(7): RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE, RTMGRP_IPV6_IFADDR, RTMGRP_IPV6_ROUTE
+NOTIFICATION_GROUPS = 0x1 | 0x10 | 0x40 | 0x100 | 0x400
+# linux/if_addr.h: IFA_F_TEMPORARY, IFA_F_DEPRECATED; IFA_F_DADFAILED, IFA_F_TENTATIVE
+IPV6_NOT_TO_BE_NAMED = 0x01 | 0x20
+IPV6_NOT_OURS = 0x08 | 0x40
+RTN_UNICAST = 1  # rtnetlink(7)
 NLM_F_REQUEST, NLM_F_DUMP = 0x1, 0x300  # netlink(7)
 NLMSG_ERROR, NLMSG_DONE, NLMSG_ALIGNTO = 2, 3, 4  # netlink(7), netlink(3)
 RTM_GETLINK, RTM_GETADDR, RTM_GETROUTE = 18, 22, 26  # linux/rtnetlink.h
@@ -52,7 +55,7 @@ class DefaultRoute:
     """A default route; ``gateway`` is None on a point-to-point link."""
 
     device: str
-    gateway: IPv4Address | None
+    gateway: IPAddress | None
     metric: int
 
 
@@ -60,12 +63,14 @@ class DefaultRoute:
 class LinkSnapshot:
     """What the kernel had at one moment: every device's index, addresses in the kernel's order, routes by metric.
 
-    IPv6 addresses are those that others can be told of: not on trial, not on their way out, not temporary.
+    ``addresses`` are those that others can be told of; ``unnamed`` are ours, too, but on their way out or temporary.
     """
 
     devices: Mapping[str, int]
     addresses: tuple[tuple[str, IPInterface], ...]
     default_routes: tuple[DefaultRoute, ...]
+    unnamed: tuple[tuple[str, IPInterface], ...] = ()
+    default_routes6: tuple[DefaultRoute, ...] = ()
 
 
 def read_links() -> LinkSnapshot:
@@ -80,17 +85,17 @@ def read_links() -> LinkSnapshot:
             addresses = _dump(sock, RTM_GETADDR, socket.AF_INET, address_message)
             addresses += _dump(sock, RTM_GETADDR, socket.AF_INET6, address_message)
             routes = _dump(sock, RTM_GETROUTE, socket.AF_INET, route_message)
+            routes6 = _dump(sock, RTM_GETROUTE, socket.AF_INET6, route_message)
     except OSError as error:
         raise OurFault(f"cannot read links and routes from the kernel: {error}") from error
     names = {message["index"]: str(attributes["IFLA_IFNAME"]) for message, attributes in links}
+    ours = [parsed for parsed in addresses if parsed[0]["index"] in names and not _has(parsed, IPV6_NOT_OURS)]
     return LinkSnapshot(
         devices={name: index for index, name in names.items()},
-        addresses=tuple(
-            (names[message["index"]], _interface(message, attributes))
-            for message, attributes in addresses
-            if message["index"] in names and _may_be_named(message)
-        ),
-        default_routes=tuple(sorted(_default_routes(routes, names), key=lambda route: route.metric)),
+        addresses=tuple(_interface(parsed, names) for parsed in ours if not _has(parsed, IPV6_NOT_TO_BE_NAMED)),
+        default_routes=_default_routes(routes, names),
+        unnamed=tuple(_interface(parsed, names) for parsed in ours if _has(parsed, IPV6_NOT_TO_BE_NAMED)),
+        default_routes6=_default_routes(routes6, names),
     )
 
 
@@ -146,26 +151,31 @@ def _attributes(message: Any) -> dict[str, Any]:
     return {attribute[0]: attribute[1] for attribute in message["attrs"]}
 
 
-def _interface(message: Any, attributes: dict[str, Any]) -> IPInterface:
+def _interface(address: Parsed, names: dict[int, str]) -> tuple[str, IPInterface]:
+    message, attributes = address
     own = attributes.get("IFA_LOCAL") or attributes["IFA_ADDRESS"]
-    return ip_interface(f"{own}/{message['prefixlen']}")
+    return names[message["index"]], ip_interface(f"{own}/{message['prefixlen']}")
 
 
-def _may_be_named(message: Any) -> bool:
-    return message["family"] == socket.AF_INET or not message["flags"] & IPV6_NOT_TO_BE_NAMED
+def _has(address: Parsed, ipv6_flags: int) -> bool:
+    message = address[0]
+    return message["family"] == socket.AF_INET6 and bool(message["flags"] & ipv6_flags)
 
 
-def _default_routes(routes: list[Parsed], names: dict[int, str]) -> list[DefaultRoute]:
+def _default_routes(routes: list[Parsed], names: dict[int, str]) -> tuple[DefaultRoute, ...]:
+    """By metric; those that are for some sources only, as OpenWrt makes them for IPv6, count as well."""
     found = []
     for message, attributes in routes:
-        if message["dst_len"] or attributes.get("RTA_TABLE", message["table"]) != MAIN_TABLE:
+        if message["dst_len"] or message["type"] != RTN_UNICAST:
+            continue
+        if attributes.get("RTA_TABLE", message["table"]) != MAIN_TABLE:
             continue
         gateway = attributes.get("RTA_GATEWAY")
         device = names.get(attributes.get("RTA_OIF", 0))
         if device:
             metric = int(attributes.get("RTA_PRIORITY", 0))
-            found.append(DefaultRoute(device, IPv4Address(gateway) if gateway else None, metric))
-    return found
+            found.append(DefaultRoute(device, ip_address(gateway) if gateway else None, metric))
+    return tuple(sorted(found, key=lambda route: route.metric))
 
 
 class LinkWatcher:

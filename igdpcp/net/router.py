@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface
 
@@ -54,26 +55,26 @@ class RouterView:
         self._lan_configs = lans
         self._wan_device = wan_device
         self._own: frozenset[tuple[str, IPAddress]] = frozenset()
+        self._fading: tuple[Lan, ...] = ()  # their addresses are not to be named any more, but still lead to hosts
+        self.wan6_devices: frozenset[str] = frozenset()
         self.wan = Wan(wan_device, None, None)
         self.lans: tuple[Lan, ...] = ()
 
     def update(self, snapshot: LinkSnapshot) -> None:
         """Take in what the kernel has now."""
         lan_devices = {lan.device for lan in self._lan_configs}
-        self._own = frozenset((_link(device, interface.ip), interface.ip) for device, interface in snapshot.addresses)
-        self.lans = tuple(
-            Lan(lan.name, lan.device, interface, snapshot.devices.get(device, 0))
-            for lan in self._lan_configs
-            for device, interface in snapshot.addresses
-            if device == lan.device
-        )
+        ours = (*snapshot.addresses, *snapshot.unnamed)
+        self._own = frozenset((_link(device, interface.ip), interface.ip) for device, interface in ours)
+        self.lans = self._lans_of(snapshot.addresses, snapshot.devices)
+        self._fading = self._lans_of(snapshot.unnamed, snapshot.devices)
+        self.wan6_devices = frozenset(route.device for route in snapshot.default_routes6) - lan_devices
         routes = [
             route
             for route in snapshot.default_routes
             if route.device not in lan_devices and self._wan_device in ("", route.device)
         ]
         device = self._wan_device or (routes[0].device if routes else "")
-        gateway = routes[0].gateway if routes else None
+        gateway = next((route.gateway for route in routes if isinstance(route.gateway, IPv4Address)), None)
         addresses = [
             interface
             for name, interface in snapshot.addresses
@@ -81,6 +82,16 @@ class RouterView:
         ]
         addresses.sort(key=lambda interface: gateway is None or gateway not in interface.network)
         self.wan = Wan(device, addresses[0].ip if addresses else None, gateway)
+
+    def _lans_of(
+        self, addresses: tuple[tuple[str, IPInterface], ...], indexes: Mapping[str, int]
+    ) -> tuple[Lan, ...]:
+        return tuple(
+            Lan(lan.name, lan.device, interface, indexes.get(device, 0))
+            for lan in self._lan_configs
+            for device, interface in addresses
+            if device == lan.device
+        )
 
     @property
     def wan_device(self) -> str:
@@ -92,7 +103,7 @@ class RouterView:
 
     def on_lan(self, address: IPAddress) -> bool:
         """Whether it is the address of a host of a LAN that is served; a link-local one does not say of which."""
-        return not _is_link_local(address) and any(self.on_lan_device(address, lan.device) for lan in self.lans)
+        return not _is_link_local(address) and any(self.on_lan_device(address, lan.device) for lan in self._lan_configs)
 
     def is_lan_address(self, address: IPAddress) -> bool:
         """Whether the address lies in a LAN that is served, the router's own there included; link-local ones do not."""
@@ -102,7 +113,7 @@ class RouterView:
         """Whether the address belongs to a host of the LAN behind this device; never the router's own addresses."""
         if (_link(device, address), address) in self._own:
             return False
-        return any(lan.device == device and _is_host(lan, address) for lan in self.lans)
+        return any(lan.device == device and _is_host(lan, address) for lan in (*self.lans, *self._fading))
 
     def port_in_use(self, protocol: Protocol, port: int) -> bool:
         return self.wan.address is not None and port_in_use(protocol, self.wan.address, port)

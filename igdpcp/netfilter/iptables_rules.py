@@ -148,10 +148,9 @@ def static_rules(surroundings: Surroundings) -> Iterator[Rule]:
         forwarded = ("addrtype", (("src-type", "!LOCAL"),))
         yield Rule("nat", DST, redirects(device), in_device=device, matches=(to_router,))
         yield Rule("nat", SRC, source_ports(device), out_device=device, matches=(forwarded,))
-        for peer in peers:
-            yield _answers(device, peer)
-        for server in sorted({peer.server for peer in peers}, key=str):
-            yield _announcements(device, server)
+        yield from _from_servers(device, [peer for peer in peers if peer.server.version == 4])
+    for device in map(device_name, sorted(surroundings.wan6_devices)):
+        yield from _from_servers(device, [peer for peer in peers if peer.server.version == 6])
     marked = ("mark", (("mark", HAIRPIN_MARK),))
     translated = ("conntrack", (("ctstate", "DNAT"),))
     for device in map(device_name, lan):
@@ -183,6 +182,13 @@ def _to_client(key: Pass | Admit, more: Matches, in_device: str = "", source: st
         "filter", FWD, "ACCEPT", in_device=in_device, source=source, destination=_host(key.client.address),
         protocol=protocol, matches=(*_port(protocol, "dport", key.client.port), *more),
     )  # fmt: skip
+
+
+def _from_servers(device: str, peers: list[PcpPeer]) -> Iterator[Rule]:
+    for peer in peers:
+        yield _answers(device, peer)
+    for server in sorted({peer.server for peer in peers}, key=str):
+        yield _announcements(device, server)
 
 
 def _announcements(device: str, server: IPAddress) -> Rule:

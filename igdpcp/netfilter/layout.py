@@ -72,6 +72,7 @@ COUNTED_SETS = {
 }
 SURROUNDINGS = {
     "wan4": "ifname",
+    "wan6": "ifname",
     "lan": "ifname",
     "pcp4": "ipv4_addr . inet_service",
     "pcp6": "ipv6_addr . inet_service",
@@ -121,14 +122,14 @@ CHAINS = {
         f"{_PASSED} counter accept",
         f"{_PORTS} iifname . ip saddr . meta l4proto . ip daddr . th dport @open4_rh counter accept",
         f"{_PORTS} iifname . meta l4proto . ip daddr . th dport @open4 counter accept",
-        f"iifname != @lan oifname @lan ct state new meta nfproto ipv6 {_TRANSPORT} jump fwd6",
+        f"iifname @wan6 oifname @lan ct state new meta nfproto ipv6 {_TRANSPORT} jump fwd6",
     ),
     "in": (
         f"iifname @wan4 udp sport {PCP_SERVER_PORT} ip saddr . udp dport @pcp4 accept",
-        f"iifname != @lan udp sport {PCP_SERVER_PORT} ip6 saddr . udp dport @pcp6 accept",
+        f"iifname @wan6 udp sport {PCP_SERVER_PORT} ip6 saddr . udp dport @pcp6 accept",
         f"iifname @wan4 ip saddr @server4 ip daddr {ALL_HOSTS} "
         f"udp sport {PCP_SERVER_PORT} udp dport {PCP_CLIENT_PORT} accept",
-        f"iifname != @lan ip6 saddr @server6 ip6 daddr {ALL_HOSTS_6} "
+        f"iifname @wan6 ip6 saddr @server6 ip6 daddr {ALL_HOSTS_6} "
         f"udp sport {PCP_SERVER_PORT} udp dport {PCP_CLIENT_PORT} accept",
     ),
 }

@@ -258,6 +258,7 @@ class NftablesBackend:
         peers = [(str(peer.server).partition("%")[0], peer) for peer in surroundings.pcp_peers]
         contents = {
             "wan4": {_device(name) for name in surroundings.wan_devices},
+            "wan6": {_device(name) for name in surroundings.wan6_devices},
             "lan": {_device(name) for name in surroundings.lan_devices},
             "pcp4": {f"{address} . {peer.port:d}" for address, peer in peers if peer.server.version == 4},
             "pcp6": {f"{address} . {peer.port:d}" for address, peer in peers if peer.server.version == 6},

@@ -14,7 +14,8 @@ from igdpcp.net.dhcp import DIGITS_LIMIT, FILES_LIMIT, DhcpAnswer, DhcpAnswers
 def test_each_file_is_the_answer_on_its_device(tmp_path: Path) -> None:
     (tmp_path / "dhcp4.wan").write_text("04c0000201\n")
     (tmp_path / "dhcp6.eth1.2").write_text("0056\n")
-    (tmp_path / "journal").write_text("04c0000201\n")
+    for other in ("journal", "dhcp4.wan.new", "dhcp6-device.wan6"):
+        (tmp_path / other).write_text("04c0000201\n")
     assert DhcpAnswers(tmp_path).read() == (
         DhcpAnswer(4, "wan", bytes.fromhex("04c0000201")),
         DhcpAnswer(6, "eth1.2", b"\0\x56"),

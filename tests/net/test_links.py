@@ -31,6 +31,8 @@ def show(snapshot):
         "devices": sorted(snapshot.devices),
         "addresses": [[device, str(interface)] for device, interface in snapshot.addresses],
         "routes": [[r.device, str(r.gateway), r.metric] for r in snapshot.default_routes],
+        "unnamed": [[device, str(interface)] for device, interface in snapshot.unnamed],
+        "routes6": [[r.device, str(r.gateway), r.metric] for r in snapshot.default_routes6],
     }), flush=True)
 
 async def main():
@@ -127,3 +129,23 @@ def test_the_daemon_runs_with_the_pyroute2_of_openwrt_24_10(lab: Lab) -> None:
     assert soap_client(lab.lan).add("tcp", 8080, topology.LAN_ADDRESS, 8080)
 
     assert daemon.status()["wan"] == {"device": "wan", "address": topology.ROUTER_WAN_ADDRESS}
+
+
+def test_ipv6_default_routes_and_addresses_that_fade_are_read_and_watched(environment: dict[str, str]) -> None:
+    with Lab(ipv6=True) as lab:
+        lab.router.run(["ip", "-6", "route", "add", "unreachable", "default", "metric", "9000"])
+        watcher = lab.router.popen([sys.executable, "-c", WATCH], name="watch", env=environment, control=True)
+
+        def next_snapshot() -> dict[str, list[object]]:
+            line = watcher.stdout.readline()
+            assert line, watcher.output()
+            return dict(json.loads(line))
+
+        assert next_snapshot()["routes6"] == [["wan", topology.CARRIER6_ADDRESS, 1024]]
+        lan = f"{topology.ROUTER_LAN6_ADDRESS}/64"
+        lab.router.run(["ip", "addr", "change", lan, "dev", "br-lan", "preferred_lft", "0"])
+        faded = next_snapshot()
+        assert ["br-lan", lan] in faded["unnamed"]
+        assert ["br-lan", lan] not in faded["addresses"]
+        lab.router.run(["ip", "-6", "route", "replace", "default", "from", "2600:1:1::/56", "dev", "wan", "metric", "7"])
+        assert ["wan", "None", 7] in next_snapshot()["routes6"]

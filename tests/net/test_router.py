@@ -8,7 +8,7 @@ from ipaddress import ip_address, ip_interface
 import pytest
 
 from igdpcp.config import LanConfig
-from igdpcp.net.links import LinkSnapshot
+from igdpcp.net.links import DefaultRoute, LinkSnapshot
 from igdpcp.net.router import RouterView
 
 ADDRESSES = (
@@ -82,3 +82,19 @@ def test_a_device_that_was_made_again_makes_another_lan():
     before, after = router(), router(indexes={**INDEXES, "br-lan": 7})
     assert [lan.interface for lan in before.lans] == [lan.interface for lan in after.lans]
     assert {lan.device for lan in set(before.lans) - set(after.lans)} == {"br-lan"}
+
+
+def test_addresses_that_fade_still_lead_to_hosts_and_are_still_our_own():
+    view = RouterView((LanConfig(name="home", device="br-lan"),), "wan")
+    fading = (("br-lan", ip_interface("2600:1::1/64")),)
+    view.update(LinkSnapshot(INDEXES, (("br-lan", ip_interface("192.168.1.1/24")),), (), unnamed=fading))
+    assert [str(lan.address) for lan in view.lans] == ["192.168.1.1"]
+    assert view.on_lan(ip_address("2600:1::50"))
+    assert not view.on_lan(ip_address("2600:1::1"))
+
+
+def test_the_internet_is_behind_the_devices_of_ipv6_default_routes_that_are_no_lans():
+    routes = tuple(DefaultRoute(device, None, 0) for device in ("wan", "wwan0", "br-lan"))
+    view = RouterView((LanConfig(name="home", device="br-lan"),), "wan")
+    view.update(LinkSnapshot(INDEXES, (), (), default_routes6=routes))
+    assert view.wan6_devices == {"wan", "wwan0"}

@@ -47,7 +47,9 @@ CARRIER = IPv4Address("203.0.113.9")  # an address that only the carrier has: no
 A6, B6, ROUTER6 = IPv6Address("2600:1::5"), IPv6Address("2600:1::6"), IPv6Address("2600:1::1")
 WAN6, SERVER6, OTHER6 = IPv6Address("2600:2::2"), IPv6Address("2600:2::1"), IPv6Address("2600:2::77")
 PCP_PORT = 40000  # of our socket, which the server may send to
-SURROUNDINGS = Surroundings(frozenset({"wan0"}), frozenset({"br-lan"}), frozenset({PcpPeer(SERVER, PCP_PORT)}))
+SURROUNDINGS = Surroundings(
+    frozenset({"wan0"}), frozenset({"br-lan"}), frozenset({PcpPeer(SERVER, PCP_PORT)}), frozenset({"wan0"})
+)
 
 COMES = 5.0  # seconds that a packet may take which must come
 STAYS_AWAY = 0.3  # seconds after which a packet that must not come has not come

@@ -79,7 +79,7 @@ def test_what_odhcp6c_does_not_know_is_left_as_it_came(tmp_path: Path) -> None:
     router = Router(tmp_path, proto="dhcpv6", l3_device="eth1", data={"passthru": options.upper()})
     router.source(HOTPLUG_HOOK, ACTION="ifup", INTERFACE="wan6", DEVICE="eth1")
     assert router.left == (DhcpAnswer(6, "eth1", bytes.fromhex(options)),)
-    router.source(HOTPLUG_HOOK, ACTION="ifdown", INTERFACE="wan6", DEVICE="eth1")
+    router.source(HOTPLUG_HOOK, ACTION="ifdown", INTERFACE="wan6")
     assert router.left == ()
 
 

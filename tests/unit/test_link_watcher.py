@@ -16,7 +16,7 @@ PATIENCE = 5.0
 
 
 def with_address(text: str) -> LinkSnapshot:
-    return LinkSnapshot(frozenset({"wan"}), (("wan", IPv4Interface(text)),), ())
+    return LinkSnapshot({"wan": 2}, (("wan", IPv4Interface(text)),), ())
 
 
 def test_the_watcher_outlives_its_callback_and_a_kernel_that_does_not_answer(

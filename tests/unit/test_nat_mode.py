@@ -28,7 +28,7 @@ class Firewall:
         monkeypatch.setattr(asyncio, "to_thread", self._at_once)
 
     def _look(self, device: str) -> bool:
-        assert device == "wan0"
+        assert device == self.device
         self.looks += 1
         if self.translates is None:
             raise RulesetError("cannot be read")
@@ -168,3 +168,19 @@ async def test_a_first_look_that_failed_is_repeated(monkeypatch: pytest.MonkeyPa
         await asyncio.sleep(3 * nat_mode.RECHECK_SECONDS)
         assert len(watched.changes) == 1
         assert watched.mode.routed is True
+
+
+@virtual
+async def test_what_was_found_of_one_wan_is_not_believed_of_another(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    firewall = Firewall(monkeypatch, translates=False)
+    async with Watched(firewall, tmp_path) as watched:
+        assert watched.decided
+    firewall.device, firewall.translates = "lte", True
+    async with Watched(firewall, tmp_path) as watched:
+        assert not watched.decided
+    async with Watched(firewall, tmp_path):
+        looks = firewall.looks
+    async with Watched(firewall, tmp_path):
+        assert firewall.looks == looks

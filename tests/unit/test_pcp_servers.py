@@ -27,19 +27,19 @@ def shown(servers: tuple[Server, ...]) -> list[tuple[Origin, str]]:
 
 def test_iwf_001_what_dhcp_names_is_asked_when_nothing_is_configured() -> None:
     answers = [DhcpAnswer(4, "wan", TOLD), DhcpAnswer(4, "wan2", bytes.fromhex("04 c0000202"))]
-    assert shown(servers_behind([SECTION], WAN, answers, ["br-lan"])) == [(Origin.DHCPV4, "192.0.2.1")]
+    assert shown(servers_behind([SECTION], WAN, ["wan6"], answers)) == [(Origin.DHCPV4, "192.0.2.1")]
 
 
 def test_a_configured_server_is_asked_whatever_dhcp_says() -> None:
     section = UpstreamConfig(name="isp", server=("100.64.0.9", "2001:db8::9"))
-    found = servers_behind([section], WAN, [DhcpAnswer(4, "wan", TOLD)], ["br-lan"])
+    found = servers_behind([section], WAN, [], [DhcpAnswer(4, "wan", TOLD)])
     assert shown(found) == [(Origin.CONFIGURED, "100.64.0.9 2001:db8::9")]
     assert found[0].identity == "isp"
 
 
-def test_dhcpv6_may_have_answered_on_another_device_but_not_on_a_lan() -> None:
-    answers = [DhcpAnswer(6, "wan6", TOLD_6), DhcpAnswer(6, "br-lan", TOLD_6)]
-    assert shown(servers_behind([SECTION], WAN, answers, ["br-lan"])) == [(Origin.DHCPV6, "2001:db8:af::1")]
+def test_dhcpv6_may_have_answered_on_another_device_that_leads_to_the_internet() -> None:
+    answers = [DhcpAnswer(6, "wan6", TOLD_6), DhcpAnswer(6, "br-lan", TOLD_6), DhcpAnswer(6, "wwan0", TOLD_6)]
+    assert shown(servers_behind([SECTION], WAN, ["wan6"], answers)) == [(Origin.DHCPV6, "2001:db8:af::1")]
 
 
 def test_the_default_router_is_the_guess_and_the_anycast_address_only_when_asked_for() -> None:
@@ -50,12 +50,12 @@ def test_the_default_router_is_the_guess_and_the_anycast_address_only_when_asked
 
 def test_dhcp_can_be_disregarded() -> None:
     section = UpstreamConfig(name="isp", dhcp=False)
-    assert shown(servers_behind([section], WAN, [DhcpAnswer(4, "wan", TOLD)], [])) == [(Origin.ROUTER, str(ROUTER))]
+    assert shown(servers_behind([section], WAN, [], [DhcpAnswer(4, "wan", TOLD)])) == [(Origin.ROUTER, str(ROUTER))]
 
 
 def test_nonsense_of_dhcp_is_reported_and_the_guess_stays(caplog: pytest.LogCaptureFixture) -> None:
     answers = [DhcpAnswer(4, "wan", b"\x03abc"), DhcpAnswer(6, "wan", b"\0")]
-    assert shown(servers_behind([SECTION], WAN, answers, [])) == [(Origin.ROUTER, str(ROUTER))]
+    assert shown(servers_behind([SECTION], WAN, [], answers)) == [(Origin.ROUTER, str(ROUTER))]
     assert "event=dhcp_unreadable device=wan" in caplog.text
 
 
@@ -69,16 +69,27 @@ ONE, OTHER, SPARE = (UpstreamConfig(name=name, device=device) for name, device i
 
 
 @pytest.mark.parametrize(
-    ("up", "expected"),
-    [(["wan", "lte"], ["one", "other"]), (["lte"], ["spare"]), ([], ["one", "other"]), (["br-lan"], ["one", "other"])],
+    ("addressed", "routed", "expected"),
+    [
+        (["wan", "lte"], ["wan", "lte"], ["one", "other"]),
+        (["wan", "lte"], ["lte"], ["spare"]),
+        (["wan", "lte"], [], ["one", "other"]),
+        (["lte"], [], ["spare"]),
+        ([], [], ["one", "other"]),
+        (["br-lan"], [], ["one", "other"]),
+    ],
 )
-def test_the_first_wan_that_is_up_is_used_with_all_its_servers(up: list[str], expected: list[str]) -> None:
-    snapshot = LinkSnapshot(frozenset(), tuple((name, IPv4Interface("100.64.1.2/24")) for name in up), ())
-    assert [section.name for section in sections_in_use([ONE, OTHER, SPARE], snapshot)] == expected
+def test_the_first_wan_that_is_up_is_used_with_all_its_servers(
+    addressed: list[str], routed: list[str], expected: list[str]
+) -> None:
+    addresses = tuple((name, IPv4Interface("100.64.1.2/24")) for name in addressed)
+    routes = tuple(DefaultRoute(name, ROUTER, 0) for name in routed)
+    found = sections_in_use([ONE, OTHER, SPARE], LinkSnapshot({}, addresses, routes))
+    assert [section.name for section in found] == expected
 
 
 def test_a_section_without_a_device_follows_the_default_route() -> None:
     sections = [SPARE, UpstreamConfig(name="any")]
     route = DefaultRoute("wan", ROUTER, 0)
-    assert [s.name for s in sections_in_use(sections, LinkSnapshot(frozenset(), (), (route,)))] == ["any"]
-    assert [s.name for s in sections_in_use(sections, LinkSnapshot(frozenset(), (), ()))] == ["spare"]
+    assert [s.name for s in sections_in_use(sections, LinkSnapshot({}, (), (route,)))] == ["any"]
+    assert [s.name for s in sections_in_use(sections, LinkSnapshot({}, (), ()))] == ["spare"]
