@@ -18,12 +18,14 @@ LINES_BURST = 10  # of one event and host, at once
 LINES_PER_SECOND = 1.0  # and in the long run
 KEYS_LIMIT = 64  # keys with a budget of their own
 
+_QUOTED = " \"'=\\"  # a value with one of these would end elsewhere for who splits the line as a shell does
+
 
 def _quote(value: Any) -> str:
     text = str(value)
     if len(text) > VALUE_LIMIT:
         text = text[:VALUE_LIMIT] + "..."
-    if text and text.isascii() and text.isprintable() and not any(c in ' "=\\' for c in text):
+    if text and text.isascii() and text.isprintable() and not any(c in _QUOTED for c in text):
         return text
     return json.dumps(text).replace("\x7f", "\\u007f")
 

@@ -18,7 +18,7 @@ def test_fields_follow_the_event_and_absent_ones_are_left_out() -> None:
 
 
 @pytest.mark.parametrize(
-    "value", ["", "two words", 'a"b', "a=b", "back\\slash", "line\nbreak", "\x1b[31m", "é", "\x7f"]
+    "value", ["", "two words", 'a"b', "it's", "a=b", "back\\slash", "line\nbreak", "\x1b[31m", "é", "\x7f"]
 )
 def test_what_could_be_mistaken_for_something_else_is_quoted_in_printable_ascii(value: str) -> None:
     text = log.line("x", v=value).partition("v=")[2]
