@@ -165,7 +165,7 @@ def status(session: Session) -> None:
 @_json_option
 @click.pass_obj
 def mappings(session: Session) -> None:
-    """List the mappings."""
+    """List the mappings, and the pinholes for IPv6."""
     session.show(session.ask({"command": "mappings"}, ANSWER_SECONDS), screen.mappings_table)
 
 
@@ -210,24 +210,24 @@ def add(
 
 
 @main.command()
-@click.argument("protocol", type=click.Choice(["tcp", "udp"], case_sensitive=False), required=False)
-@click.argument("external_port", type=click.IntRange(1, 65535), required=False)
-@click.option("--id", "mapping_id", help="Instead of protocol and port: the id from 'mappings --json'.")
+@click.argument("kind", type=click.Choice(["tcp", "udp", "pinhole"], case_sensitive=False), required=False)
+@click.argument("number", type=click.IntRange(1, 65535), required=False)
+@click.option("--id", "row_id", help="Instead of the above: the id from 'mappings --json'.")
 @_remote_host
 @_json_option
 @click.pass_obj
-def delete(
-    session: Session, protocol: str | None, external_port: int | None, mapping_id: str | None, remote_host: str | None
-) -> None:
-    """Close EXTERNAL_PORT, or the mapping with that id."""
-    if (mapping_id is None) == (protocol is None or external_port is None):
-        raise click.UsageError("say either PROTOCOL and EXTERNAL_PORT, or --id")
-    request: Answer = {"command": "delete", "id": mapping_id}
-    if protocol is not None:
+def delete(session: Session, kind: str | None, number: int | None, row_id: str | None, remote_host: str | None) -> None:
+    """Close the external port NUMBER of tcp or udp, the pinhole NUMBER, or what has that id."""
+    if (row_id is None) == (kind is None or number is None):
+        raise click.UsageError("say either tcp, udp or pinhole and its number, or --id")
+    request: Answer = {"command": "delete", "id": row_id}
+    if kind == "pinhole":
+        request["id"] = f"pinhole-{number}"
+    elif kind is not None:
         request = {
             "command": "delete",
-            "protocol": protocol.lower(),
-            "external_port": external_port,
+            "protocol": kind.lower(),
+            "external_port": number,
             "remote_host": remote_host or "",
         }
     session.show(session.ask(request, CHANGE_SECONDS), screen.deleted)

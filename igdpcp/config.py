@@ -6,7 +6,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, IPv6Network
 from typing import Any
 
 from igdpcp import option_values, uci
@@ -15,7 +15,9 @@ from igdpcp.option_values import Reader
 from igdpcp.uci import Section
 
 NOTIFY_INTERVAL_LIMIT = 900  # half of CACHE-CONTROL's max-age: UPnP Device Architecture 2.0, section 1.2.2
+SOAP_DEADLINE_LIMIT = 18  # seconds; the HTTP server gives up a little later
 ANY_ADDRESS = IPv4Network("0.0.0.0/0")
+ANY_PORTS = range(0, 65536)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,13 +84,20 @@ class UpstreamConfig:
 
 @dataclass(frozen=True, slots=True)
 class PermissionConfig:
-    """Section ``permission``: the first one that matches decides."""
+    """Section ``permission``: the first one that matches decides.
+
+    An IPv4 network is for mappings, an IPv6 network for pinholes; ANY_ADDRESS is for both.
+    """
 
     name: str = ""
     action: str = "deny"  # allow | deny
-    external_ports: range = range(0, 65536)
-    internal_addresses: IPv4Network = ANY_ADDRESS
-    internal_ports: range = range(0, 65536)
+    external_ports: range = ANY_PORTS
+    internal_addresses: IPv4Network | IPv6Network = ANY_ADDRESS
+    internal_ports: range = ANY_PORTS
+
+    @property
+    def is_for_pinholes(self) -> bool:
+        return self.internal_addresses == ANY_ADDRESS or self.internal_addresses.version == 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +134,7 @@ _MAIN: Mapping[str, Reader] = {
     "presentation_url": option_values.http_url,
     "notify_interval": option_values.number(int, 60, NOTIFY_INTERVAL_LIMIT, "a number of seconds"),
     "unreachable_policy": option_values.choice("local", "error"),
-    "soap_deadline": option_values.number(float, 0.1, 90, "a number of seconds"),
+    "soap_deadline": option_values.number(float, 0.1, SOAP_DEADLINE_LIMIT, "a number of seconds"),
     "external_ip_probe": option_values.boolean,
     "allow_private_external": option_values.boolean,
     "description_option": option_values.boolean,
@@ -224,6 +233,8 @@ class _Reading:
         upstreams = self.upstreams()
         lans = self.lans({upstream.device for upstream in upstreams})
         permissions = self.permissions()
+        if main.max_pinholes:
+            self.warn_of_pinholes(permissions)
         if not lans:
             raise ConfigError([*self.warnings, "no section 'lan' is left: there is no LAN to serve"])
         return Config(main, lans, upstreams, permissions, tuple(self.warnings))
@@ -278,6 +289,18 @@ class _Reading:
             self.warnings += [f"{problem}; the rule denies any value of it" for problem in problems]
             rules.append(rule)
         return tuple(rules) or (PermissionConfig(name="none-left"),)
+
+    def warn_of_pinholes(self, rules: tuple[PermissionConfig, ...]) -> None:
+        """Who denies by IPv4 networks only may not know that an IPv6 host is not denied by that."""
+        if any(rule.internal_addresses.version == 6 for rule in rules):
+            return
+        allowing = [place for place, rule in enumerate(rules) if rule.action == "allow" and rule.is_for_pinholes]
+        for rule in rules[: allowing[-1] if allowing else 0]:
+            if rule.action == "deny" and not rule.is_for_pinholes:
+                self.warn(
+                    f"section '{rule.name}' option 'int_addr': {rule.internal_addresses} denies no IPv6 pinhole; "
+                    "name an IPv6 network in a rule too, or set max_pinholes to 0"
+                )
 
     def only(self, section_type: str) -> tuple[str, Section] | None:
         """The one section of a type that allows one; more of them are reported."""

@@ -58,6 +58,7 @@ class Reason(enum.StrEnum):
     CANCELLED = "deleted before it was granted"
     CONFLICT = "port belongs to another client"
     PORT_IN_USE = "port is used by the router itself"
+    OPERATORS_ENTRY = "entry was made by the operator"
     FOREIGN_CLIENT = "may only map to its own address"
     NOT_PERMITTED = "no permission rule allows it"
     QUOTA = "too many mappings"

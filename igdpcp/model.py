@@ -112,7 +112,7 @@ class MappingRequest:
 class Grant:
     """An upstream's answer: the external endpoint, for ``lifetime`` seconds, until loop time ``ends``.
 
-    ``nonce`` is what owns it at ``server`` (an identity, not an address), for the internal tuple ``internal``.
+    ``nonce`` is what owns it at ``server`` (what is stored of one), for the internal tuple ``internal``.
     """
 
     upstream: str
@@ -188,7 +188,7 @@ class UpstreamRequest:
 
     ``internal`` is the internal tuple as the upstream sees it; its address UNKNOWN_ADDRESS stands for the router's own.
     ``external_port`` 0: no preference. ``exact``: refuse rather than grant another port (PREFER_FAILURE, RFC 6887
-    section 13.2). ``until`` None: as long as possible. ``nonce`` was used at ``server``; empty: derive it.
+    section 13.2). ``until`` None: as long as possible. ``grant``: what was granted for it before; its nonce owns that.
     """
 
     id: str
@@ -197,11 +197,9 @@ class UpstreamRequest:
     external_port: int
     exact: bool
     until: float | None
-    external_address: IPv4Address | None = None
     remote_host: IPv4Address | None = None
     description: str = ""
-    nonce: bytes = b""
-    server: str = ""
+    grant: Grant | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from ipaddress import IPv4Network, ip_address
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Any
 
 UNIX_PATH_LIMIT = 107  # bytes in sockaddr_un, less the closing zero
@@ -67,12 +67,12 @@ def port_range(text: str) -> range:
     return range(low, high + 1)
 
 
-def network(text: str) -> IPv4Network:
-    """An IPv4 network, or one address; host bits are dropped."""
+def network(text: str) -> IPv4Network | IPv6Network:
+    """A network, or one address; host bits are dropped."""
     try:
-        return IPv4Network(text, strict=False)
+        return ip_network(text, strict=False)
     except ValueError:
-        raise ValueError("is not an IPv4 address or network like 192.168.1.0/24") from None
+        raise ValueError("is not an address or network like 192.168.1.0/24 or 2001:db8::/64") from None
 
 
 def server(text: str) -> str:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Draw for people what the daemon reports: the status on one screen, mappings as a table.
+"""Draw for people what the daemon reports: the status on one screen, mappings and pinholes as a table.
 
 What comes from LAN hosts (descriptions, agents) is shown printable and clipped, whatever bytes it has.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Iterable
+from ipaddress import ip_interface
 from typing import Any
 
 from igdpcp.model import Activation, Mode
@@ -16,6 +17,7 @@ WIDTH = 80
 HEIGHT = 24
 LABEL_WIDTH = 10
 CELL_LIMIT = 40  # characters of one cell of a table
+NETWORK_LIMIT = 20  # characters of a network: all that one of IPv4 can have
 ERRORS_SHOWN = 3
 ADVICE_SHOWN = 2
 
@@ -70,10 +72,11 @@ def status_screen(status: Status) -> str:
         ("Upstream", _upstream(status), 2),
         ("Address", _address(status), 2),
         ("Mappings", _counts(status["mappings"]), 1),
+        ("Pinholes", _pinholes(status["pinholes"]), 1),
         ("IGD", _advertising(status["igd"]), 2),
         ("Firewall", _firewall(status["firewall"]), 2),
     ):
-        lines += _labelled(label, [value], limit)
+        lines += _labelled(label, [value] if value else [], limit)
     advice = _labelled("To do", _advice(status)[:ADVICE_SHOWN] or ["nothing"], 2)
     errors = _errors(status["errors"]) or ["none"]
     room = HEIGHT - len(lines) - len(advice)
@@ -108,20 +111,11 @@ def _chain(status: Status) -> list[str]:
 
 
 def _networks(lans: list[dict[str, Any]]) -> str:
+    """The network of the first LAN, and how many LANs more there are."""
     if not lans:
         return "none"
     more = f" +{len(lans) - 1}" if len(lans) > 1 else ""
-    return f"{_network(lans[0])}{more}"
-
-
-def _network(lan: dict[str, Any]) -> str:
-    """The network of an interface address: ADDRESS with the bits of the host cleared, /PREFIX."""
-    octets = str(lan["address"] or "").split(".")
-    if len(octets) != 4 or not all(octet.isdecimal() for octet in octets):
-        return "no address"
-    prefix = int(lan["prefix"])
-    value = int.from_bytes(bytes(int(octet) & 0xFF for octet in octets)) >> (32 - prefix) << (32 - prefix)
-    return f"{'.'.join(map(str, value.to_bytes(4)))}/{prefix}"
+    return printable(ip_interface(lans[0]["addresses"][0]).network, NETWORK_LIMIT) + more
 
 
 def _upstream(status: Status) -> str:
@@ -150,12 +144,16 @@ def _counts(mappings: dict[str, Any]) -> str:
     return ", ".join(parts)
 
 
+def _pinholes(pinholes: dict[str, Any]) -> str:
+    """Empty while there are none."""
+    return f"{pinholes['open']} open for IPv6 (limit {pinholes['limit']})" if pinholes["open"] else ""
+
+
 def _advertising(igd: dict[str, Any]) -> str:
-    if igd["conflict"]:
-        return (
-            f"not advertised: {igd['conflict']}" if not igd["advertising"] else f"advertised beside {igd['conflict']}"
-        )
-    return f"advertised at {igd['location']}" if igd["advertising"] else "not advertised"
+    if not igd["advertising"]:
+        return f"not advertised: {igd['conflict']}" if igd["conflict"] else "not advertised"
+    besides = f", but not beside {igd['conflict']}" if igd["conflict"] else ""
+    return f"advertised at {igd['location']}{besides}"
 
 
 def _firewall(firewall: dict[str, Any]) -> str:
@@ -181,7 +179,7 @@ def _advice(status: Status) -> list[str]:
         advice.append(UNUSABLE_ADVICE)
     elif status["activation"]["state"] in ACTIVATION_ADVICE and status["upstream"]["type"] != "none":
         advice.append(ACTIVATION_ADVICE[status["activation"]["state"]])
-    if status["igd"]["conflict"] and not status["igd"]["advertising"]:
+    if status["igd"]["conflict"]:
         advice.append("Stop the other IGD, or set option 'force' to 1 in /etc/config/igdpcp.")
     warnings = status.get("warnings", [])
     if warnings:
@@ -193,8 +191,22 @@ def _advice(status: Status) -> list[str]:
 Mapping = dict[str, Any]
 
 
+def _endpoint(address: str | None, port: int) -> str:
+    return f"[{address}]:{port}" if ":" in (address or "") else f"{address or '?'}:{port}"
+
+
 def _external(mapping: Mapping) -> str:
-    return f"{mapping['external_address'] or '?'}:{mapping['external_port']}"
+    return _endpoint(mapping["external_address"], mapping["external_port"])
+
+
+def _client(mapping: Mapping) -> str:
+    return _endpoint(mapping["client"], mapping["client_port"])
+
+
+def _remote(mapping: Mapping) -> str:
+    """Who may come in; empty: everybody."""
+    port = mapping.get("remote_port")
+    return _endpoint(mapping["remote_host"] or "*", port) if port else str(mapping["remote_host"])
 
 
 def _lease(mapping: Mapping) -> str:
@@ -202,10 +214,11 @@ def _lease(mapping: Mapping) -> str:
 
 
 _COLUMNS: tuple[tuple[str, Callable[[Mapping], object]], ...] = (
+    ("PINHOLE", lambda m: m["id"].removeprefix("pinhole-") if m["kind"] == "pinhole" else ""),
     ("PROTO", lambda m: m["protocol"]),
     ("EXTERNAL", _external),
-    ("CLIENT", lambda m: f"{m['client']}:{m['client_port']}"),
-    ("FROM", lambda m: m["remote_host"]),
+    ("CLIENT", _client),
+    ("FROM", _remote),
     ("LEASE LEFT", _lease),
     ("STATE", lambda m: f"{m['state']}, local_only" if m["local_only"] else m["state"]),
     ("ASKED BY", lambda m: m["requester"] or m["owner"]),
@@ -215,7 +228,10 @@ _COLUMNS: tuple[tuple[str, Callable[[Mapping], object]], ...] = (
 
 
 def mappings_table(mappings: list[Mapping]) -> str:
-    """The answer to 'mappings' as a table; a column that is empty for all of them is left out."""
+    """The answer to 'mappings' as a table; a column that is empty for all of them is left out.
+
+    A pinhole has its number in a column of its own: 'delete pinhole NUMBER' closes it.
+    """
     if not mappings:
         return "no mappings"
     columns = []
@@ -230,12 +246,14 @@ def mappings_table(mappings: list[Mapping]) -> str:
 def added(mapping: Mapping) -> str:
     """What 'add' achieved, in a sentence."""
     where = f"{mapping['protocol']} {_external(mapping)}"
-    target = f"{mapping['client']}:{mapping['client_port']}"
+    target = _client(mapping)
     note = " This router only: the carrier has not opened it." if mapping["local_only"] else ""
     return f"{where} reaches {target} ({_lease(mapping)}).{note}"
 
 
 def deleted(mapping: Mapping) -> str:
     """What 'delete' did, in a sentence."""
-    target = f"{mapping['client']}:{mapping['client_port']}"
+    if mapping["kind"] == "pinhole":
+        return f"The pinhole to {mapping['protocol']} {_client(mapping)} is closed."
+    target = _client(mapping)
     return f"{mapping['protocol']} {_external(mapping)} is closed; it reached {target}."

@@ -6,14 +6,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Hashable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from uuid import UUID
 
+from igdpcp.daemon.delivery_turns import Delivery, DeliveryTurns
 from igdpcp.daemon.event_delivery import deliver
 from igdpcp.daemon.http_server import Peer
+from igdpcp.daemon.lan_hosts import HostOf, by_address
 from igdpcp.errors import MalformedRequest, OurFault
 from igdpcp.log import SparingLog
 from igdpcp.model import IPAddress
@@ -22,8 +23,6 @@ from igdpcp.upnp.gena import Renew, Subscribe, Subscription, parse_request
 from igdpcp.upnp.http import HttpRequest, HttpResponse
 
 MODERATION = 0.3  # seconds in which changes are gathered into one event
-DELIVERIES_AT_ONCE = 16  # connections to subscribers
-DELIVERIES_PER_HOST = 2  # of them to one host: who never answers holds up nobody else
 _UUID_BITS = 128
 
 # The evented variables of a service in the device tree of that version, as the control point at that address sees them.
@@ -52,6 +51,7 @@ class _Subscriber:
 
     subscription: Subscription
     peer: Peer
+    host: Hashable
     busy: bool = False  # an event is on its way
     leaving: bool = False  # unsubscribed, and still to get the initial event
 
@@ -59,8 +59,8 @@ class _Subscriber:
 class EventPublisher:
     """The subscriptions to all services; every event is delivered in the background.
 
-    A subscriber that does not answer holds at most ``DELIVERIES_PER_HOST`` connections, each for a bounded time.
-    Nothing is kept for it meanwhile but a place in the queue: what an event says is decided when it leaves.
+    A subscriber that does not answer holds few connections, each for a bounded time. Nothing is kept for it meanwhile
+    but a place in the queue: what an event says is decided when it leaves.
     """
 
     def __init__(
@@ -71,6 +71,7 @@ class EventPublisher:
         max_subscriptions: int,
         max_subscriptions_per_host: int,
         rng: random.Random,
+        host_of: HostOf = by_address,
         deliver: Deliver = deliver,
     ) -> None:
         """``http_port`` of our own server, where events are never sent."""
@@ -80,13 +81,14 @@ class EventPublisher:
         self._limit = max_subscriptions
         self._limit_per_host = max_subscriptions_per_host
         self._rng = rng
+        self._host_of = host_of
         self._deliver = deliver
         self._loop = asyncio.get_running_loop()
         self._log = SparingLog(logging.getLogger("igdpcp.events"), self._loop.time)
         self._subscribers: dict[str, _Subscriber] = {}  # by SID
         self._waiting: dict[str, _Subscriber] = {}  # who may have to be told something, the longest waiting first
+        self._turns = DeliveryTurns(self._loop.time)
         self._deliveries: set[asyncio.Task[None]] = set()
-        self._deliveries_to: Counter[IPAddress] = Counter()
         self._moderation: asyncio.TimerHandle | None = None
         self._expiry: asyncio.TimerHandle | None = None
 
@@ -127,15 +129,17 @@ class EventPublisher:
     # -- requests ------------------------------------------------------------------------------------------------
 
     def _subscribe(self, wish: Subscribe, peer: Peer, service: Service, tree: int) -> HttpResponse:
-        if older := self._same(wish, service, tree):
-            self._remove(older, "subscribed again")
-        elif self._is_full_for(peer.address):
+        host = self._host_of(peer.address, peer.device)
+        older = self._same(wish, peer, service, tree)
+        if older is None and self._is_full_for(host):
             self.counters.over_limit += 1
             self._log.write(logging.INFO, "subscription_refused", peer.address, reason="too many subscriptions")
             return HttpResponse(HTTPStatus.SERVICE_UNAVAILABLE)
         sid = f"uuid:{UUID(int=self._rng.getrandbits(_UUID_BITS), version=4)}"
         subscription = Subscription(sid, service, tree, wish.callback, self._loop.time() + wish.timeout)
-        self._subscribers[sid] = subscriber = _Subscriber(subscription, peer)
+        self._subscribers[sid] = subscriber = _Subscriber(subscription, peer, host)
+        if older:
+            self._remove(older, "subscribed again")
         self._watch_expiry()
         self.counters.subscribed += 1
         self._log.write(
@@ -169,22 +173,23 @@ class EventPublisher:
     def _find(self, sid: str, peer: Peer, service: Service, tree: int) -> _Subscriber:
         """The subscription that this host has there under that SID; raises MalformedRequest."""
         subscriber = self._subscribers.get(sid)
-        if subscriber is not None and not subscriber.leaving and subscriber.peer.address == peer.address:
+        if subscriber is not None and not subscriber.leaving and _is_same_end(subscriber.peer, peer):
             subscription = subscriber.subscription
             if subscription.service is service and subscription.tree == tree:
                 return subscriber
         raise MalformedRequest("no such subscription", HTTPStatus.PRECONDITION_FAILED)
 
-    def _same(self, wish: Subscribe, service: Service, tree: int) -> _Subscriber | None:
+    def _same(self, wish: Subscribe, peer: Peer, service: Service, tree: int) -> _Subscriber | None:
         """The subscription that a subscriber who has forgotten it asks for again."""
         for subscriber in self._subscribers.values():
             have = subscriber.subscription
-            if have.callback == wish.callback and have.service is service and have.tree == tree:
+            is_same = have.callback == wish.callback and have.service is service and have.tree == tree
+            if is_same and _is_same_end(subscriber.peer, peer):
                 return subscriber
         return None
 
-    def _is_full_for(self, host: IPAddress) -> bool:
-        of_host = sum(subscriber.peer.address == host for subscriber in self._subscribers.values())
+    def _is_full_for(self, host: Hashable) -> bool:
+        of_host = sum(subscriber.host == host for subscriber in self._subscribers.values())
         return len(self._subscribers) >= self._limit or of_host >= self._limit_per_host
 
     # -- the end of subscriptions --------------------------------------------------------------------------------
@@ -194,6 +199,8 @@ class EventPublisher:
         subscription = subscriber.subscription
         del self._subscribers[subscription.sid]
         self._waiting.pop(subscription.sid, None)
+        if all(other.host != subscriber.host for other in self._subscribers.values()):
+            self._turns.forget(subscriber.host)
         service = subscription.service.type
         self._log.write(logging.INFO, "subscription_ended", subscriber.peer.address, service=service, reason=reason)
 
@@ -229,40 +236,45 @@ class EventPublisher:
             self._begin_deliveries()
 
     def _begin_deliveries(self) -> None:
-        """Begin what the ceilings allow."""
-        for sid, subscriber in list(self._waiting.items()):
-            host = subscriber.peer.address
-            if len(self._deliveries) >= DELIVERIES_AT_ONCE:
-                return
-            if subscriber.busy or self._deliveries_to[host] >= DELIVERIES_PER_HOST:
-                continue
-            del self._waiting[sid]
-            subscription = subscriber.subscription
-            event = subscription.next_event(self._read(subscription.service, subscription.tree, host))
+        """Begin what the ceilings allow, in turn."""
+        while subscriber := self._next():
+            subscription, peer = subscriber.subscription, subscriber.peer
+            del self._waiting[subscription.sid]
+            event = subscription.next_event(self._read(subscription.service, subscription.tree, peer.address))
             if subscriber.leaving:
                 self._remove(subscriber, "unsubscribed")
             if event is not None:
                 self._begin_delivery(subscriber, event)
 
+    def _next(self) -> _Subscriber | None:
+        """Of those that may be told, the longest waiting one of the host that was told longest ago."""
+        ready = (each for each in self._waiting.values() if not each.busy and self._turns.may_begin(each.host))
+        return min(ready, key=lambda subscriber: self._turns.last_turn(subscriber.host), default=None)
+
     def _begin_delivery(self, subscriber: _Subscriber, event: bytes) -> None:
         subscriber.busy = True
-        self._deliveries_to[subscriber.peer.address] += 1
-        task = self._loop.create_task(self._notify(subscriber, event))
+        delivery = self._turns.begin(subscriber.host)
+        task = self._loop.create_task(self._carry(subscriber, event, delivery))
         self._deliveries.add(task)
         task.add_done_callback(lambda task: self._delivery_ended(task, subscriber))
 
     def _delivery_ended(self, task: asyncio.Task[None], subscriber: _Subscriber) -> None:
         self._deliveries.discard(task)
-        host = subscriber.peer.address
-        self._deliveries_to[host] -= 1
-        if not self._deliveries_to[host]:
-            del self._deliveries_to[host]
         subscriber.busy = False
         self._begin_deliveries()
 
-    async def _notify(self, subscriber: _Subscriber, event: bytes) -> None:
+    async def _carry(self, subscriber: _Subscriber, event: bytes, delivery: Delivery) -> None:
+        taken = False
+        try:
+            taken = await self._notify(subscriber, event)
+        finally:
+            self._turns.end(delivery, taken=taken)
+
+    async def _notify(self, subscriber: _Subscriber, event: bytes) -> bool:
+        """Deliver an event; whether it was taken."""
         subscription, peer = subscriber.subscription, subscriber.peer
         status: int | None = None
+        nobody_listens = False
         reason: object
         try:
             status = await self._deliver(peer, subscription.callback.port, event)
@@ -271,15 +283,22 @@ class EventPublisher:
             reason = "does not answer in time"
         except (OSError, OurFault, MalformedRequest) as error:
             reason = error
+            nobody_listens = isinstance(error, ConnectionRefusedError)
         if status is not None and HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES:
             self.counters.delivered += 1
             subscription.delivered()
-            return
+            return True
         self.counters.failed += 1
         self._log.write(logging.DEBUG, "event_lost", peer.address, service=subscription.service.type, reason=reason)
-        if subscription.failed(status) and subscription.sid in self._subscribers:
+        if subscription.failed(status, nobody_listens=nobody_listens) and subscription.sid in self._subscribers:
             self.counters.dropped += 1
             self._remove(subscriber, f"events are not taken: {reason}")
+        return False
+
+
+def _is_same_end(one: Peer, other: Peer) -> bool:
+    """Whether they are the same address of the same LAN: a link-local one can be on several."""
+    return one.address == other.address and one.device == other.device
 
 
 def _accepted(sid: str, timeout: int) -> HttpResponse:

@@ -8,7 +8,7 @@ import contextlib
 import logging
 import socket
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
@@ -50,7 +50,7 @@ class HttpCounters:
     requests: int = 0
     not_on_lan: int = 0  # connections from hosts that are not served
     over_limit: int = 0  # connections beyond a ceiling
-    gave_way: int = 0  # connections that waited, ended for a host that holds fewer
+    gave_way: int = 0  # connections whose peers were waited for, ended for a host that holds fewer
     malformed: int = 0
     timeouts: int = 0
     unread: int = 0  # connections ended since too many bytes of responses waited to be read
@@ -88,11 +88,11 @@ class Connection:
     )  # fmt: skip
 
     def __init__(
-        self, shared: Shared, sock: socket.socket, host: str, peer: Peer, loop: asyncio.AbstractEventLoop
+        self, shared: Shared, sock: socket.socket, host: Hashable, peer: Peer, loop: asyncio.AbstractEventLoop
     ) -> None:
-        """``sock`` does not block; ``host`` is the name by which its host's connections are counted."""
+        """``sock`` does not block; ``host`` stands for the host, whose connections are counted."""
         self.host = host
-        self.waiting_since: float | None = None  # for bytes of the peer; None: it is the peer who waits
+        self.waiting_since: float | None = None  # for the peer to send or to read; None: it is the peer who waits
         self._shared = shared
         self._socket = sock
         self._peer = peer
@@ -241,6 +241,7 @@ class Connection:
         self._unsent = data[sent:]
         self._stop_reading()
         self._loop.add_writer(self._socket, self._send_more)
+        self.waiting_since = self._loop.time()
         self._timer = self._loop.call_later(RESPONSE_TIMEOUT, self._expire)
         self._shared.response_waits()
 
@@ -264,7 +265,9 @@ class Connection:
             self._shared.ended(self)
             self._shared.part(self._socket)
         elif self._http.holds_more:
-            # What is pipelined waits for its turn: others have theirs first.
+            # What is pipelined waits for its turn: others have theirs first, who would be kept out for it too.
+            self.waiting_since = self._loop.time()
+            self._stop_reading()  # until then: nothing may come between
             self._loop.call_soon(self._advance, self._http.resume)
         else:
             self._idle = True

@@ -8,7 +8,7 @@ import logging
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import ip_address
@@ -16,6 +16,7 @@ from operator import itemgetter
 
 from igdpcp.daemon.http_connection import Connection, Handler, HttpCounters, Peer, reset_on_close
 from igdpcp.daemon.http_parting import PartingSockets
+from igdpcp.daemon.lan_hosts import HostOf, by_address
 from igdpcp.daemon.wall_clock import http_date
 from igdpcp.log import SparingLog, line
 from igdpcp.model import IPAddress
@@ -49,9 +50,10 @@ class _Door:
 class HttpServer:
     """Hands every request of an admitted LAN host to ``handler``; one request of a connection at a time.
 
-    When all places are taken, a host that holds fewer than another gets the place of a connection from which a request
-    is awaited: of the hosts that hold most, the one that has been waited for longest. So a host is kept out only while
-    requests are being answered on every connection of those that hold more, or when it holds as many as any other.
+    When all places are taken, a host that holds fewer than another gets the place of a connection whose peer has to do
+    something, send a request or read a response: of the hosts that hold most, the one that has been waited for longest.
+    So a host is kept out only while the handler is busy for every connection of those that hold more, or when it holds
+    as many as any other.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class HttpServer:
         *,
         max_connections: int = CONNECTIONS_LIMIT,
         max_connections_per_host: int = CONNECTIONS_PER_HOST,
+        host_of: HostOf = by_address,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         """``admit`` tells for an address and a device whether that host is served; ``server`` is the Server header."""
@@ -72,11 +75,12 @@ class HttpServer:
         self.log = SparingLog(_log)
         self._max_connections = max_connections
         self._max_connections_per_host = max_connections_per_host
+        self._host_of = host_of
         self._wall_clock = wall_clock
         self._loop = asyncio.get_running_loop()
         self._doors: dict[socket.socket, _Door] = {}
         self._connections: dict[Connection, _Door] = {}
-        self._per_host: dict[str, int] = {}  # connections
+        self._per_host: dict[Hashable, int] = {}  # connections
         self._parting = PartingSockets(self._loop)
         self._fields = b""
         self._fields_second = -1
@@ -128,7 +132,7 @@ class HttpServer:
         """Keep the bytes that wait below their ceiling, at the cost of the host that has most of them waiting."""
         waiting = [connection for connection in self._connections if connection.unsent]
         while sum(connection.unsent for connection in waiting) > UNSENT_LIMIT:
-            per_host: Counter[str] = Counter()
+            per_host: Counter[Hashable] = Counter()
             for connection in waiting:
                 per_host[connection.host] += connection.unsent
             most = max(waiting, key=lambda connection: (per_host[connection.host], connection.unsent))
@@ -162,31 +166,31 @@ class HttpServer:
             except OSError as error:
                 self._pause(door, error)
                 return
-            self._take(door, sock, remote[0])
+            self._take(door, sock, _address(remote[0]))
             if self._loop.time() > latest:
                 return
 
-    def _take(self, door: _Door, sock: socket.socket, host: str) -> None:
+    def _take(self, door: _Door, sock: socket.socket, address: IPAddress) -> None:
         """Serve a connection, or end it at once."""
         self.counters.connections += 1
-        address = _address(host)
-        host = f"{host}%{door.device}"  # a link-local address of one LAN may be another host's on another LAN
         if not self.admit(address, door.device):
             self.counters.not_on_lan += 1
             reset_on_close(sock)
             sock.close()
-        elif not self._has_room(host):
+            return
+        host = self._host_of(address, door.device)
+        if not self._has_room(host):
             self.counters.over_limit += 1
             reset_on_close(sock)
             sock.close()
-        else:
-            sock.setblocking(False)
-            connection = Connection(self, sock, host, Peer(address, door.address, door.device), self._loop)
-            self._connections[connection] = door
-            self._per_host[host] = self._per_host.get(host, 0) + 1
-            connection.receive()
+            return
+        sock.setblocking(False)
+        connection = Connection(self, sock, host, Peer(address, door.address, door.device), self._loop)
+        self._connections[connection] = door
+        self._per_host[host] = self._per_host.get(host, 0) + 1
+        connection.receive()
 
-    def _has_room(self, host: str) -> bool:
+    def _has_room(self, host: Hashable) -> bool:
         """Whether the host may have another connection; one that only waits may have to go for it."""
         held = self._per_host.get(host, 0)
         if held >= self._max_connections_per_host:

@@ -12,6 +12,7 @@ from collections import Counter
 from igdpcp.config import MainConfig
 from igdpcp.daemon.boot_id import BootId
 from igdpcp.daemon.http_server import HttpServer
+from igdpcp.daemon.lan_hosts import HostOf, by_address
 from igdpcp.daemon.ssdp_server import SsdpServer
 from igdpcp.daemon.status import Status
 from igdpcp.errors import OurFault
@@ -38,7 +39,9 @@ class LanDoors:
         http: HttpServer,
         router: RouterView,
         status: Status,
+        host_of: HostOf = by_address,
     ) -> None:
+        """``host_of`` tells whose searches count together."""
         self.left_out = 0  # addresses beyond the ceiling
         self._main = main
         self._identity = identity
@@ -46,6 +49,7 @@ class LanDoors:
         self._http = http
         self._router = router
         self._status = status
+        self._host_of = host_of
         self._ssdp: SsdpServer | None = None
         self._lans: tuple[Lan, ...] = ()
         self._listeners: dict[Lan, socket.socket] = {}  # of HTTP; what has no control URL is not advertised
@@ -76,10 +80,10 @@ class LanDoors:
             self._listeners.clear()
 
     def _within_ceiling(self, lans: tuple[Lan, ...]) -> tuple[Lan, ...]:
-        """As many of each device as may be served: those that are served already first."""
+        """As many of each device as may be served: IPv4 first, then what is served already."""
         served: Counter[str] = Counter()
         chosen = []
-        for lan in sorted(lans, key=lambda lan: lan not in self._listeners):
+        for lan in sorted(lans, key=lambda lan: (lan.is_ipv6, lan not in self._listeners)):
             if served[lan.device] < ADDRESSES_PER_LAN:
                 chosen.append(lan)
             served[lan.device] += 1
@@ -122,6 +126,7 @@ class LanDoors:
             searches_per_second=main.searches_per_second,
             force=main.force,
             admit=self._router.on_lan_device,
+            host_of=self._host_of,
             rng=random.SystemRandom(),
         )
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from ipaddress import AddressValueError, IPv4Address
 from typing import Any
 
@@ -11,8 +11,9 @@ from igdpcp.daemon.control import Command
 from igdpcp.daemon.status import Status
 from igdpcp.errors import OurFault, Reason, Refusal
 from igdpcp.iwf.interworking import Interworking
+from igdpcp.iwf.pinholes import Pinholes
 from igdpcp.iwf.table import MappingTable
-from igdpcp.model import Endpoint, MappingRequest, Owner, Protocol, Requester
+from igdpcp.model import Endpoint, MappingRequest, Owner, Pinhole, Protocol, Requester
 
 _OPERATOR = Requester(None, Owner.OPERATOR, "igdpcp-cli")
 DESCRIPTION_LIMIT = 256
@@ -28,11 +29,16 @@ class Operator:
         table: MappingTable,
         status: Status,
         release: Callable[[], Awaitable[None]],
+        *,
+        pinholes: Pinholes | None = None,
+        open_pinholes: Iterable[Pinhole] = (),
     ) -> None:
         self._interworking = interworking
         self._table = table
         self._status = status
         self._release = release
+        self._pinholes = pinholes
+        self._open_pinholes = open_pinholes
 
     def commands(self) -> dict[str, Command]:
         """By the name in the request's ``command``."""
@@ -61,15 +67,21 @@ class Operator:
 
     async def _delete(self, asked: dict[str, Any]) -> dict[str, Any]:
         if "id" in asked:
-            mapping = self._table.get(str(asked["id"]))
-            if mapping is None:
-                raise Refusal(Reason.NO_SUCH_ENTRY, f"id {asked['id']}")
-            await self._interworking.close(mapping)
-            return self._status.row(mapping)
+            return await self._delete_by_id(str(asked["id"]))
         protocol, port = _protocol(asked), _number(asked, "external_port", 65535)
         remote_host = _address(asked, "remote_host") if asked.get("remote_host") else None
         gone = await self._interworking.delete_port_mapping(_OPERATOR, protocol, port, remote_host)
         return self._status.row(gone)
+
+    async def _delete_by_id(self, id: str) -> dict[str, Any]:
+        if mapping := self._table.get(id):
+            await self._interworking.close(mapping)
+            return self._status.row(mapping)
+        pinhole = next((pinhole for pinhole in self._open_pinholes if pinhole.name == id), None)
+        if pinhole is None or self._pinholes is None:
+            raise Refusal(Reason.NO_SUCH_ENTRY, f"id {id}")
+        await self._pinholes.delete(_OPERATOR, pinhole.id)
+        return self._status.pinhole_row(pinhole)
 
     async def _release_all(self, _: dict[str, Any]) -> dict[str, Any]:
         await self._release()

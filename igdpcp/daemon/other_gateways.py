@@ -1,29 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
 """Is another gateway on the LANs? Searched for by IPv4, and noticed whenever one announces itself.
 
-What says that it is another gateway is believed only when it names the address that it sends from and accepts a TCP
-connection there. A host of the LAN that really listens, or forges the address of one that does, can still silence
-this gateway for as long as it goes on; ``option force 1`` is the remedy.
+What says that it is another gateway is believed only when it names the address that it sends from and serves the
+description of a gateway there. A host that does so can silence this gateway on its own LAN for as long as it goes on;
+``option force 1`` is the remedy.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from ipaddress import IPv4Address
+from urllib.parse import quote
 
 from igdpcp.daemon.flood_guard import FloodGuard, plain_address
-from igdpcp.log import RateLimit, SparingLog, line
+from igdpcp.log import RateLimit, SparingLog
 from igdpcp.model import IPAddress
 from igdpcp.net.router import Lan
 from igdpcp.net.sockets import SSDP_GROUP, SSDP_PORT, ssdp_searcher
+from igdpcp.upnp.actions import DEVICE_TYPES, DEVICE_URN, Level
 from igdpcp.upnp.description import DeviceIdentity
 from igdpcp.upnp.ssdp import (
     GATEWAY,
     MESSAGE_LIMIT,
     Sighting,
+    host_port,
     parse_announcement,
     parse_answer,
     search_request,
@@ -31,17 +35,20 @@ from igdpcp.upnp.ssdp import (
 
 SEARCHES = 2  # of each LAN, as datagrams get lost
 SEARCH_MX = 1
-CHECK_TIMEOUT = 1.0  # seconds that another gateway has to accept a connection
+CHECK_TIMEOUT = 2.0  # seconds that another gateway has to show its description
+DESCRIPTION_LIMIT = 64 * 1024  # bytes of it that are read
 CHECKS_LIMIT = 8  # addresses that are checked at a time
 CHECKS_BURST = 5  # of one address
 CHECKS_PER_SECOND = 1.0
 RECEIVE_BATCH = 32  # datagrams read before others get their turn
 
-_log = logging.getLogger("igdpcp.ssdp")
+_SAFE_IN_PATH = "/?&=%:;@!$'()*+,~-._"  # RFC 3986: what may stand in path and query
+_FOUND = re.compile(rb"HTTP/1\.[01] 200[ \r\n]")  # an error's text may repeat what was asked for
+_GATEWAY_TYPE = f"{DEVICE_URN}{DEVICE_TYPES[Level.ROOT]}:".encode()
 
 
 class OtherGateways:
-    """``seen`` is set when there is one, until ``forget``; ``conflict`` says which, until a search finds none."""
+    """``conflicts`` says which there is on a device, until a search finds none; ``changed`` is set with each change."""
 
     def __init__(
         self,
@@ -51,9 +58,10 @@ class OtherGateways:
         log: SparingLog,
     ) -> None:
         """``identity`` is our own; ``admit`` tells whether a host of that device is served, others do not count."""
-        self.seen = asyncio.Event()
-        self.conflict: str | None = None
+        self.conflicts: dict[str, str] = {}
+        self.changed = asyncio.Event()
         self.unconfirmed = 0  # that turned out to be none
+        self._confirmed: set[str] = set()  # devices, since they were last searched
         self._identity = identity
         self._admit = admit
         self._guard = guard
@@ -83,24 +91,23 @@ class OtherGateways:
             check.cancel()
         await asyncio.gather(*checks, return_exceptions=True)
 
-    def forget(self) -> None:
-        """What was seen may be gone."""
-        self.seen.clear()
+    async def search(self, lans: Collection[Lan], spacing: float) -> None:
+        """Search these LANs and wait for the checks of what answered; where nothing is found, nothing is there.
 
-    async def search(self, lans: Iterable[Lan], spacing: float) -> None:
-        """Search these LANs, and wait for the checks of what answered; an answer counts whenever it comes.
-
-        ``spacing`` is the seconds after each search.
+        An answer counts whenever it comes. ``spacing`` is the seconds after each search.
         """
+        devices = {lan.device for lan in lans}
+        self._confirmed -= devices
         searched = [(lan, self._searchers[lan]) for lan in lans if lan in self._searchers]
         for _ in range(SEARCHES if searched else 0):
             for lan, searcher in searched:
                 self._send(lan, searcher)
             await asyncio.sleep(spacing)
-        if self._checks:
+        if searched and self._checks:
             await asyncio.wait(self._checks.values(), timeout=CHECK_TIMEOUT)
-        if not self.seen.is_set():
-            self.conflict = None
+        for device in devices - self._confirmed:
+            if self.conflicts.pop(device, None):
+                self.changed.set()
 
     def heard(self, device: str, data: bytes, address: IPAddress) -> None:
         """Check what may be another gateway, one check of an address at a time."""
@@ -135,33 +142,54 @@ class OtherGateways:
                 self.heard(device, data, plain_address(sender[0]))
 
     async def _check(self, device: str, sighting: Sighting, endpoint: tuple[IPv4Address, int]) -> None:
-        """Believe it when it accepts a connection: anybody on the LAN can send that a gateway is somewhere."""
+        """Believe it when it serves a gateway's description: anybody can send that a gateway is somewhere."""
         address, tcp_port = endpoint
         try:
             async with asyncio.timeout(CHECK_TIMEOUT):
-                transport, _ = await self._loop.create_connection(asyncio.Protocol, str(address), tcp_port)
-        except OSError:  # TimeoutError is one
-            self._doubt(sighting, address, "nobody accepts connections there")
-            return
-        transport.abort()
-        self._confirm(device, sighting, address)
+                is_gateway = await _serves_a_gateway(address, tcp_port, sighting.location)
+        except (OSError, ValueError):  # TimeoutError is an OSError
+            is_gateway = False
+        if is_gateway:
+            self._confirm(device, sighting, address)
+        else:
+            self._doubt(sighting, address, "no gateway's description is served there")
 
     def _doubt(self, sighting: Sighting, address: IPAddress, reason: str) -> None:
         self.unconfirmed += 1
         self._log.write(logging.INFO, "ssdp_no_gateway", address, location=sighting.location, reason=reason)
 
     def _confirm(self, device: str, sighting: Sighting, address: IPv4Address) -> None:
-        self.seen.set()
-        if self.conflict is not None:
+        self._confirmed.add(device)
+        if device in self.conflicts:
             return
-        self.conflict = f"{address} ({device}) {sighting.location} {sighting.server}".strip()
-        _log.error(
-            line(
-                "ssdp_conflict",
-                address=address,
-                device=device,
-                location=sighting.location,
-                server=sighting.server,
-                reason="another UPnP gateway is on this LAN: stop it (miniupnpd?), or set option force 1",
-            )
+        self.conflicts[device] = f"{address} ({device}) {sighting.location} {sighting.server}".strip()
+        self.changed.set()
+        self._log.write(
+            logging.ERROR,
+            "ssdp_conflict",
+            address,
+            device=device,
+            location=sighting.location,
+            server=sighting.server,
+            reason="another UPnP gateway is on this LAN: stop it (miniupnpd?), or set option force 1",
         )
+
+
+async def _serves_a_gateway(address: IPv4Address, tcp_port: int, location: str) -> bool:
+    """Whether there is a description at this URL, whose host is ``address``, and it is a gateway's.
+
+    Raises OSError when nobody answers; what is read is bounded.
+    """
+    path = quote(location.partition("://")[2].partition("/")[2], safe=_SAFE_IN_PATH)
+    reader, writer = await asyncio.open_connection(str(address), tcp_port)
+    try:
+        writer.write(f"GET /{path} HTTP/1.0\r\nHost: {host_port(address, tcp_port)}\r\n\r\n".encode())
+        description = bytearray()
+        while len(description) < DESCRIPTION_LIMIT and _GATEWAY_TYPE not in description:
+            piece = await reader.read(DESCRIPTION_LIMIT - len(description))
+            if not piece:
+                break
+            description += piece
+        return _FOUND.match(description) is not None and _GATEWAY_TYPE in description
+    finally:
+        writer.transport.abort()

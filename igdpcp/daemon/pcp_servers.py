@@ -21,7 +21,7 @@ LOG = logging.getLogger("igdpcp.upstream")
 def sections_in_use(upstreams: Sequence[UpstreamConfig], snapshot: LinkSnapshot) -> tuple[UpstreamConfig, ...]:
     """The sections of the first WAN that has an IPv4 address and a default route, else of one that has an address.
 
-    Sections with the same device are several servers behind one WAN. Where no WAN is up it is that of the first section.
+    Sections with the same device are several servers behind one WAN. While no WAN is up it is the first section's.
     """
     addressed = {device for device, interface in snapshot.addresses if interface.version == 4}
     routed = {route.device for route in snapshot.default_routes}

@@ -24,6 +24,7 @@ from igdpcp.daemon.firewall_service import FirewallService
 from igdpcp.daemon.http_server import HttpServer
 from igdpcp.daemon.igd_handler import IgdHandler
 from igdpcp.daemon.lan_doors import LanDoors
+from igdpcp.daemon.lan_hosts import LanHosts
 from igdpcp.daemon.link_service import LinkService
 from igdpcp.daemon.nat_mode import NatMode
 from igdpcp.daemon.operator import Operator
@@ -43,7 +44,7 @@ from igdpcp.iwf.router_leg import RouterLeg
 from igdpcp.iwf.table import MappingTable
 from igdpcp.iwf.upstream_leg import UpstreamLeg
 from igdpcp.log import RecentTroubles, line
-from igdpcp.model import Activation, Surroundings
+from igdpcp.model import Surroundings
 from igdpcp.net.dhcp import DhcpAnswer, DhcpAnswers
 from igdpcp.net.links import LinkSnapshot, LinkWatcher
 from igdpcp.net.router import RouterView
@@ -108,7 +109,10 @@ class Service:
         self._network_changed()
         await self._tell_surroundings()
         await self._restart.restore()
-        control.commands = Operator(self._interworking, self._table, self._status, self.release).commands()
+        control.commands = Operator(
+            self._interworking, self._table, self._status, self.release, pinholes=self._pinholes,
+            open_pinholes=self._pinhole_table,
+        ).commands()  # fmt: skip
         self._serving = serve
         if serve:
             await self._doors.open(self._router.lans)
@@ -152,7 +156,7 @@ class Service:
 
     async def _make_hall(self, secret: bytes, run_dir: Path, state_dir: Path) -> None:
         main, events = self._config.main, asyncio.Queue[UpstreamEvent]()
-        self._table, pinhole_table = MappingTable(self._shown_changed), PinholeTable()
+        self._table, self._pinhole_table = MappingTable(self._shown_changed), PinholeTable()
         self._journal = Journal(run_dir, state_dir, self._loop.time, lambda: self._table.system_update_id)
         self._closers.append(self._close_journal)
         backend = await asyncio.to_thread(choose_backend, main.backend, main.nft_table)
@@ -164,17 +168,16 @@ class Service:
             self._local, routed=self._nat.routed, fall_back=main.unreachable_policy == "local", emit=events.put_nowait
         )
         self._pcp = self._make_pcp(secret)
-        self._router_leg = RouterLeg(self._ruleset, self._router, self._table, pinhole_table)
-        self._upstream_leg = UpstreamLeg(main, self._fallback, self._router, self._journal)
+        self._router_leg = RouterLeg(self._ruleset, self._router, self._table, self._pinhole_table)
+        self._upstream_leg = UpstreamLeg(main, self._fallback, self._journal)
+        policy = Policy(main, self._config.permissions, self._router)
         self._lifecycle = Lifecycle(
-            main=main, table=self._table, upstream=self._fallback, router_leg=self._router_leg,
+            main=main, table=self._table, policy=policy, upstream=self._fallback, router_leg=self._router_leg,
             upstream_leg=self._upstream_leg, journal=self._journal, changed=self._shown_changed,
         )  # fmt: skip
-        policy = Policy(main, self._config.permissions, self._router)
         self._pinholes = Pinholes(
-            main=main, table=pinhole_table, policy=policy, router=self._router, router_leg=self._router_leg,
-            journal=self._journal,
-        )  # fmt: skip
+            main=main, table=self._pinhole_table, policy=policy, router_leg=self._router_leg, journal=self._journal
+        )
         self._restart = Restart(
             table=self._table, upstream=self._fallback, router_leg=self._router_leg, upstream_leg=self._upstream_leg,
             journal=self._journal, lifecycle=self._lifecycle, pinholes=self._pinholes,
@@ -204,7 +207,7 @@ class Service:
 
     def _make_doors(self, secret: bytes, state_dir: Path) -> None:
         main = self._config.main
-        udns, boot_id = udns_from(secret.hex()), BootId(state_dir)
+        udns, boot_id, hosts = udns_from(secret.hex()), BootId(state_dir), LanHosts()
         identity = with_config_id(
             DeviceIdentity(
                 friendly_name=main.friendly_name,
@@ -224,6 +227,7 @@ class Service:
         self._events = EventPublisher(
             read=variables.evented, http_port=main.http_port, max_subscriptions=main.max_subscriptions,
             max_subscriptions_per_host=main.max_subscriptions_per_host, rng=random.SystemRandom(),
+            host_of=hosts.host_of,
         )  # fmt: skip
         self._closers.append(self._events.close)
         igd_handler = IgdHandler(
@@ -235,15 +239,17 @@ class Service:
         http = HttpServer(
             igd_handler.handle, self._router.on_lan_device, identity.server,
             max_connections=main.max_connections, max_connections_per_host=main.max_connections_per_host,
+            host_of=hosts.host_of,
         )  # fmt: skip
         self._status = Status(
             config=self._config, upstreams=self._upstreams, router=self._router, table=self._table,
             interworking=self._interworking, upstream_leg=self._upstream_leg, router_leg=self._router_leg,
             ruleset=self._ruleset, fallback=self._fallback, pcp=self._pcp, igd_handler=igd_handler, http=http,
             events=self._events, troubles=self._troubles, started=self._started,
+            pinholes=self._pinhole_table,
         )  # fmt: skip
         self._doors = LanDoors(main=main, identity=identity, boot_id=boot_id, http=http, router=self._router,
-                               status=self._status)  # fmt: skip
+                               status=self._status, host_of=hosts.host_or_stranger)  # fmt: skip
         self._closers.append(self._doors.close)
 
     # -- the network ---------------------------------------------------------------------------------------------
@@ -259,12 +265,11 @@ class Service:
             LOG.warning(line("another_wan", device=upstreams[0].device, upstream=upstreams[0].name))
             self._wish_restart()
             return
-        wan, lans, wan6 = self._router.wan, self._router.lans, self._router.wan6_devices
+        wan, lans = self._router.wan, self._router.lans
         self._router.update(snapshot)
         if self._router.wan == wan:  # the way to a server may be another one all the same, over IPv6 above all
             self._network_changed()
-            if self._router.wan6_devices != wan6:
-                self._spawn(self._tell_surroundings())
+            self._spawn(self._tell_surroundings())
         else:
             LOG.info(line("wan_changed", device=self._router.wan_device, address=self._router.wan_address or "none"))
             self._spawn(self._wan_changed())
@@ -286,6 +291,7 @@ class Service:
             self._lifecycle.wan_changed()
 
     async def _lans_changed(self) -> None:
+        self._lifecycle.lans_changed()
         self._pinholes.lans_changed()
         await self._tell_surroundings()
         if self._serving:
@@ -329,7 +335,7 @@ class Service:
         tried = self._loop.time()
         while True:
             await asyncio.sleep(DHCP_SECONDS)
-            now, nowhere = self._loop.time(), self._pcp is not None and self._pcp.state is Activation.NO_WAN
+            now, nowhere = self._loop.time(), self._pcp is not None and self._pcp.peer is None
             if self._dhcp.read() != self._dhcp_answers or (nowhere and now >= tried + NO_WAY_SECONDS):
                 tried = now
                 self._network_changed()

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from igdpcp.daemon.flood_guard import FloodGuard, plain_address
+from igdpcp.daemon.lan_hosts import HostOf
 from igdpcp.daemon.ssdp_sockets import Door, Link, Sender, SsdpSockets
 from igdpcp.daemon.wall_clock import http_date
 from igdpcp.errors import MalformedRequest
@@ -46,6 +47,7 @@ class Searches:
         guard: FloodGuard,
         counters: SsdpCounters,
         admit: Callable[[IPAddress, str], bool],
+        host_of: HostOf,
         per_second: int,
         clock: Callable[[], float],
         wall_clock: Callable[[], float],
@@ -56,6 +58,7 @@ class Searches:
         self.doors = SsdpSockets(guard, self._heard)
         self._counters = counters
         self._admit = admit
+        self._host_of = host_of
         self._send = send
         self._other_message = other_message
         self._wall_clock = wall_clock
@@ -69,15 +72,11 @@ class Searches:
         self._waiting = self._waiting or []
 
     def release(self) -> None:
-        """Answer what was kept, by the doors that are shown."""
+        """Answer what was kept, by the doors that are shown, and keep nothing more."""
         waiting, self._waiting = self._waiting or [], None
         for door, through, search, sender in waiting:
             if door.shown:
                 self._answer(door, through, search, sender)
-
-    def drop(self) -> None:
-        """Forget what was kept, and keep nothing more."""
-        self._waiting = None
 
     def _heard(self, door: Door | None, link: Link, data: bytes, sender: Sender) -> None:
         address = plain_address(sender[0])
@@ -101,7 +100,7 @@ class Searches:
         door = self._door_for(asker, heard_by, link)
         if door is None or not (door.shown or self._waiting is not None) or not answers(search, door.presence):
             return
-        if self._host_limit.take(sender[0]) is None or self._limit.take("") is None:
+        if self._host_limit.take(self._host_of(asker, link.device)) is None or self._limit.take("") is None:
             self._counters.over_limit += 1
         elif door.shown:
             self._answer(door, heard_by or door, search, sender)

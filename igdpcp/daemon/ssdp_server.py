@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SSDP on the LANs: makes the gateway found and announces it, unless another gateway is already there."""
+"""SSDP on the LANs: makes the gateway found and announces it, but not where another gateway already is."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from itertools import zip_longest
 
 from igdpcp.daemon.boot_id import BootId
 from igdpcp.daemon.flood_guard import FloodGuard
+from igdpcp.daemon.lan_hosts import HostOf, by_address
 from igdpcp.daemon.other_gateways import OtherGateways
 from igdpcp.daemon.ssdp_searches import Searches, SsdpCounters
 from igdpcp.daemon.ssdp_sockets import Door, Sender
@@ -26,7 +27,7 @@ from igdpcp.upnp.description import DeviceIdentity
 from igdpcp.upnp.ssdp import MAX_AGE, Presence, alive, byebye, host_port, update
 
 PROBE_SPACING = 0.1  # seconds after each search for others at the start: with two the first answer takes 0.2 s
-CONFLICT_RECHECK = 60.0  # seconds between searches for a gateway that kept us silent
+CONFLICT_RECHECK = 60.0  # seconds between searches where a gateway keeps us silent
 RECHECK_SPACING = 1.25  # seconds: long enough for every answer
 ALIVE_SETS = 2  # UPnP Device Architecture 1.1 section 1.2.2: at most 3, as datagrams get lost
 ALIVE_SET_SPACING = 0.25
@@ -38,7 +39,7 @@ _log = logging.getLogger("igdpcp.ssdp")
 
 
 class SsdpServer:
-    """Makes the gateway found on every LAN; ``conflict`` says who else is a gateway there, and keeps it silent."""
+    """Makes the gateway found on every LAN, but keeps silent where another gateway is; ``conflict`` says where."""
 
     def __init__(
         self,
@@ -52,10 +53,10 @@ class SsdpServer:
         force: bool,
         admit: Callable[[IPAddress, str], bool],
         rng: random.Random,
+        host_of: HostOf = by_address,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         """``force``: advertise beside other gateways. ``admit`` tells whether a host of that device is served."""
-        self.advertising = False
         self._identity = replace(identity, boot_id=boot_id.value)
         self._boot_id = boot_id
         self._http_port = http_port
@@ -64,21 +65,30 @@ class SsdpServer:
         self._force = force
         self._rng = rng
         self._spoken = False  # in this boot instance
+        self._sets_due = 0  # announcements that are to follow one another soon
+        self._announce_at = 0.0
         self._counters = SsdpCounters()
         self._task: asyncio.Task[None] | None = None
-        clock = asyncio.get_running_loop().time
+        self._clock = clock = asyncio.get_running_loop().time
         self._log = SparingLog(_log, clock)
         self._guard = FloodGuard()
         self._others = OtherGateways(identity, admit, self._guard, self._log)
         self._searches = Searches(
-            guard=self._guard, counters=self._counters, admit=admit, per_second=searches_per_second, clock=clock,
-            wall_clock=wall_clock, send=self._send, other_message=(lambda *_: None) if force else self._others.heard,
+            guard=self._guard, counters=self._counters, admit=admit, host_of=host_of, per_second=searches_per_second,
+            clock=clock, wall_clock=wall_clock, send=self._send,
+            other_message=(lambda *_: None) if force else self._others.heard,
         )  # fmt: skip
         self._doors = self._searches.doors
 
     @property
+    def advertising(self) -> bool:
+        """Whether the gateway can be found anywhere."""
+        return any(door.shown for door in self._doors)
+
+    @property
     def conflict(self) -> str | None:
-        return self._others.conflict
+        """Which other gateways there are, each with its device."""
+        return "; ".join(self._others.conflicts.values()) or None
 
     @property
     def counters(self) -> SsdpCounters:
@@ -102,28 +112,22 @@ class SsdpServer:
         faults = self._open(coming)
         if not going and len(faults) == len(coming):
             return faults
-        remaining = [door for door in self._doors if door not in going]
         await self._halt()
         self._searches.hold()
-        if self.advertising:
-            links = {door.link for door in remaining}
-            await self._say([door for door in going if door.link not in links], byebye)
-            following = self._boot_id.following
-            await self._say([door for door in remaining if door.shown], lambda presence: update(presence, following))
+        links = {door.link for door in self._doors if door not in going}
+        await self._say([door for door in going if door.shown and door.link not in links], byebye)
         for door in going:
             self._close(door)
-        if self._spoken:
-            self._begin_boot_instance()
-        if remaining:
+        await self._begin_boot_instance()
+        if list(self._doors):
             self._task = asyncio.get_running_loop().create_task(self._run())
-        self.advertising = self.advertising and bool(remaining)
         return faults
 
     async def stop(self) -> None:
         """Say goodbye and close the sockets."""
         await self._halt()
         await self._others.stop()
-        await self._withdraw()
+        await self._withdraw(self._doors)
         for door in self._doors:
             self._close(door)
         self._guard.close()
@@ -134,7 +138,8 @@ class SsdpServer:
             try:
                 with contextlib.ExitStack() as undo:
                     undo.callback(self._doors.close, self._doors.open(lan, self._presence(lan)))
-                    self._others.open(lan)
+                    if not self._force:
+                        self._others.open(lan)
                     undo.pop_all()
             except OurFault as fault:
                 faults[lan] = fault
@@ -154,63 +159,74 @@ class SsdpServer:
     # -- being there ---------------------------------------------------------------------------------------------
 
     async def _run(self) -> None:
-        """Look for others where we are not shown, advertise until one is seen, keep silent while it is there."""
-        if not self.advertising:
-            self._others.forget()
+        """Look for others where we are not shown; be there wherever there is none, whatever changes."""
         hidden = [door for door in self._doors if not door.shown]
         links = {door.link for door in self._doors if door.shown}
         flush = self._say([door for door in hidden if door.link not in links], byebye)
         to_search = [] if self._force else [door.lan for door in hidden]
         await asyncio.gather(flush, self._others.search(to_search, PROBE_SPACING))
-        while True:
-            if not self._others.seen.is_set():
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._look_again())
+            while True:
+                self._others.changed.clear()
+                await self._withdraw([door for door in self._doors if door.lan.device in self._others.conflicts])
+                await self._show()
                 await self._advertise()
-            self._searches.drop()
-            await self._withdraw()
+
+    async def _look_again(self) -> None:
+        while True:
             await asyncio.sleep(CONFLICT_RECHECK)
-            self._others.forget()
-            await self._others.search([door.lan for door in self._doors], RECHECK_SPACING)
+            silent = [door.lan for door in self._doors if door.lan.device in self._others.conflicts]
+            await self._others.search(silent, RECHECK_SPACING)
 
-    async def _advertise(self) -> None:
-        """Answer those who waited, announce, and again and again; returns when another gateway was seen."""
-        if self._spoken and not self.advertising:
-            self._begin_boot_instance()
-        self._spoken = True
-        self._show()
-        if await self._pause(self._rng.uniform(0, ALIVE_START_JITTER)):
-            return
-        for _ in range(ALIVE_SETS):
-            await self._say(self._doors, alive)
-            if await self._pause(ALIVE_SET_SPACING):
-                return
-        while not await self._pause(self._notify_interval * (1 - self._rng.uniform(*EARLY))):
-            await self._say(self._doors, alive)
-
-    def _show(self) -> None:
-        if not self.advertising:
-            self.advertising = True
-            _log.info(line("ssdp_advertising", igd_version=self._igd_version, server=self._identity.server))
-        for door in self._doors:
-            door.shown = True
+    async def _show(self) -> None:
+        """Show the gateway where it may be but is not: answer those who waited, and announce it soon."""
+        if self._coming():
+            await self._begin_boot_instance()
+        if coming := self._coming():
+            if not self.advertising:
+                _log.info(line("ssdp_advertising", igd_version=self._igd_version, server=self._identity.server))
+            for door in coming:
+                door.shown = True
+        if coming or not self._spoken:
+            self._sets_due = ALIVE_SETS
+            self._announce_at = self._clock() + self._rng.uniform(0, ALIVE_START_JITTER)
+        self._spoken = self._spoken or self.advertising
         self._searches.release()
 
-    async def _withdraw(self) -> None:
+    def _coming(self) -> list[Door]:
+        return [door for door in self._doors if not door.shown and door.lan.device not in self._others.conflicts]
+
+    async def _advertise(self) -> None:
+        """Announce again and again; returns when another gateway was seen, or one is gone."""
+        while not await self._pause(self._announce_at - self._clock() if self.advertising else None):
+            await self._say([door for door in self._doors if door.shown], alive)
+            self._sets_due -= 1
+            early = self._rng.uniform(*EARLY)
+            pause = ALIVE_SET_SPACING if self._sets_due > 0 else self._notify_interval * (1 - early)
+            self._announce_at = self._clock() + pause
+
+    async def _withdraw(self, doors: Iterable[Door]) -> None:
         """Fall silent: with another gateway on the LAN, control points would map on either."""
-        shown = [door for door in self._doors if door.shown]
+        shown = [door for door in doors if door.shown]
         for door in shown:
             door.shown = False
-        self.advertising = False
         await self._say(shown, byebye)
 
-    async def _pause(self, seconds: float) -> bool:
-        """Whether another gateway was seen before or meanwhile."""
+    async def _pause(self, seconds: float | None) -> bool:
+        """Whether another gateway was seen, or one is gone, before or meanwhile."""
         try:
-            await asyncio.wait_for(self._others.seen.wait(), seconds)
+            await asyncio.wait_for(self._others.changed.wait(), seconds)
         except TimeoutError:
             return False
         return True
 
-    def _begin_boot_instance(self) -> None:
+    async def _begin_boot_instance(self) -> None:
+        """Take the next boot number where this one was shown; who is shown says so before."""
+        if not self._spoken:
+            return
+        following = self._boot_id.following
+        await self._say([door for door in self._doors if door.shown], lambda presence: update(presence, following))
         self._boot_id.advance()
         self._identity = replace(self._identity, boot_id=self._boot_id.value)
         self._spoken = False

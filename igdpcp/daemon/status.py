@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the control socket tells: the whole state in one dictionary, and the mappings as rows."""
+"""What the control socket tells: the whole state in one dictionary, mappings and pinholes as rows."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 from igdpcp import __version__
@@ -14,13 +15,16 @@ from igdpcp.daemon.igd_handler import IgdHandler
 from igdpcp.daemon.ssdp_server import SsdpServer
 from igdpcp.iwf import translate
 from igdpcp.iwf.interworking import Interworking
+from igdpcp.iwf.pinhole_table import PinholeTable
 from igdpcp.iwf.router_leg import RouterLeg
 from igdpcp.iwf.table import MappingTable
 from igdpcp.iwf.upstream_leg import UpstreamLeg
 from igdpcp.log import RecentTroubles
-from igdpcp.model import Mapping, MappingState, Mode
+from igdpcp.model import Mapping, MappingState, Mode, Pinhole
 from igdpcp.net.router import RouterView
 from igdpcp.netfilter.base import GroupCommit
+from igdpcp.upnp.description import ROOT_PATH, VERSIONS
+from igdpcp.upnp.ssdp import host_port
 from igdpcp.upstreams.fallback import FallbackUpstream
 from igdpcp.upstreams.pcp import PcpUpstream
 
@@ -48,6 +52,7 @@ class Status:
         events: EventPublisher,
         troubles: RecentTroubles,
         started: float,
+        pinholes: PinholeTable | Sequence[Pinhole] = (),
     ) -> None:
         self._config = config
         self._upstreams = upstreams
@@ -64,6 +69,7 @@ class Status:
         self._events = events
         self._troubles = troubles
         self._started = started
+        self._pinholes = pinholes
         self._loop = asyncio.get_running_loop()
         self.ssdp: SsdpServer | None = None  # another one whenever the LANs change
 
@@ -80,12 +86,10 @@ class Status:
             "external_address": str(address) if address else None,
             "external_address_reason": reason,
             "wan": {"device": self._router.wan_device, "address": _text(self._router.wan_address)},
-            "lans": [
-                {"device": lan.device, "address": str(lan.address), "prefix": lan.interface.network.prefixlen}
-                for lan in self._router.lans
-            ],
+            "lans": self._lans(),
             "igd": self._igd(),
             "mappings": self._counts(),
+            "pinholes": {"open": len(self._pinholes), "limit": self._config.main.max_pinholes},
             "firewall": await self._firewall(),
             "errors": [{"seconds_ago": round(now - at), "text": text} for at, text in self._troubles.lines],
             "uptime_seconds": round(now - self._started),
@@ -99,13 +103,14 @@ class Status:
         }
 
     async def mappings(self) -> list[dict[str, Any]]:
-        """Every mapping, also those that control points are not shown."""
-        return [self.row(mapping) for mapping in self._table]
+        """Every mapping, also those that control points are not shown, and every pinhole."""
+        return [*map(self.row, self._table), *map(self.pinhole_row, self._pinholes)]
 
     def row(self, mapping: Mapping) -> dict[str, Any]:
         """One mapping for people and programs; times are seconds from now."""
         request, grant, now = mapping.request, mapping.grant, self._loop.time()
         return {
+            "kind": "mapping",
             "id": mapping.id,
             "protocol": request.protocol.name.lower(),
             "external_address": str(grant.external.address) if grant else None,
@@ -124,6 +129,38 @@ class Status:
             "grant_left": max(0, round(grant.ends - now)) if grant else None,
             "upstream": grant.upstream if grant else None,
         }
+
+    def pinhole_row(self, pinhole: Pinhole) -> dict[str, Any]:
+        """One pinhole, with what a mapping's row has: from outside it is reached at the client's own address."""
+        request = pinhole.request
+        return {
+            "kind": "pinhole",
+            "id": pinhole.name,
+            "protocol": request.protocol.name.lower(),
+            "external_address": str(request.client),
+            "external_port": request.client_port,
+            "client": str(request.client),
+            "client_port": request.client_port,
+            "wan_port": None,
+            "remote_host": _text(request.remote_host) or "",
+            "remote_port": request.remote_port,
+            "description": "",
+            "requester": _text(request.requester.address) or "",
+            "owner": request.requester.owner.value,
+            "agent": request.requester.agent,
+            "state": MappingState.ACTIVE.value,
+            "local_only": False,
+            "lease_left": max(0, round(pinhole.lease_ends - self._loop.time())),
+            "grant_left": None,
+            "upstream": None,
+        }
+
+    def _lans(self) -> list[dict[str, Any]]:
+        """Each device with the router's addresses on it, IPv4 first."""
+        addresses: dict[str, list[str]] = {}
+        for lan in sorted(self._router.lans, key=lambda lan: lan.is_ipv6):
+            addresses.setdefault(lan.device, []).append(str(lan.interface))
+        return [{"device": device, "addresses": of_device} for device, of_device in addresses.items()]
 
     def _activation(self, now: float) -> dict[str, Any]:
         if self._pcp is None:
@@ -152,14 +189,15 @@ class Status:
         }
 
     def _igd(self) -> dict[str, Any]:
-        lan = next((lan for lan in self._router.lans if not lan.is_ipv6), None)
-        port = self._config.main.http_port
+        main = self._config.main
+        lan = min(self._router.lans, key=lambda lan: (lan.is_ipv6, lan.is_link_local), default=None)
+        path = ROOT_PATH[VERSIONS[0] if main.igd_version == "auto" else int(main.igd_version)]
         return {
             "advertising": bool(self.ssdp and self.ssdp.advertising),
             "conflict": self.ssdp.conflict if self.ssdp else None,
-            "http_port": port,
-            "location": f"http://{lan.address}:{port}/rootDesc.xml" if lan else None,
-            "version": self._config.main.igd_version,
+            "http_port": main.http_port,
+            "location": f"http://{host_port(lan.address, main.http_port)}{path}" if lan else None,
+            "version": main.igd_version,
         }
 
     def _counts(self) -> dict[str, Any]:

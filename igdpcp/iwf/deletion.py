@@ -105,10 +105,7 @@ class Deletions:
             gone[id] = (current, result)
         self._table.forget(gone, self._loop.time())
         for id, (_, result) in gone.items():
-            if result is None:
-                self._upstream_leg.leaving.add(id)
-            elif not translate.untold(result):
-                self._journal.gone(id)
+            self._upstream_leg.settled(id, result)
         await asyncio.gather(*(self._router_leg.remove(mapping) for mapping, _ in gone.values()))
         return stay
 

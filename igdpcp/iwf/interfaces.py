@@ -43,7 +43,7 @@ class Lost:
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """The upstream answered the deletion of ``id``: PCP result ``result`` (0: it is gone; NETWORK_FAILURE: untold)."""
+    """The upstream answered the deletion of ``id``: PCP result ``result`` (0: gone; NETWORK_FAILURE: untold so far)."""
 
     id: str
     result: int

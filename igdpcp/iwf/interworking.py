@@ -164,6 +164,8 @@ class Interworking:
 
     async def _add(self, request: MappingRequest) -> Mapping:
         while held := self._table.find(request.protocol, request.external_port):
+            if self._policy.is_kept_from(request.requester, held):
+                raise Refusal(Reason.OPERATORS_ENTRY)
             if held.request.client.address != request.client.address or held.request.remote_host != request.remote_host:
                 raise Refusal(Reason.CONFLICT, f"{held.request.client.address} holds it")
             if held.state is not MappingState.ENDING:
@@ -175,7 +177,7 @@ class Interworking:
 
     async def _add_any(self, request: MappingRequest) -> Mapping:
         for held in (self._table.find_client(request), self._table.find(request.protocol, request.external_port)):
-            if held and _refreshes(held, request):
+            if held and _refreshes(held, request) and not self._policy.is_kept_from(request.requester, held):
                 return await self._repeat(held, request)
         return await self._open(request)
 
@@ -189,6 +191,8 @@ class Interworking:
         current = self._table.get(held.id)
         if current is None or current.state is MappingState.ENDING:
             raise Refusal(Reason.CANCELLED)
+        if self._policy.is_kept_from(request.requester, current):
+            raise Refusal(Reason.OPERATORS_ENTRY)
         if held.mode is Mode.ROUTED and held.request.client != request.client:
             await self.close(current)
             return await self._open(request)
@@ -196,32 +200,34 @@ class Interworking:
                         description=request.description)  # fmt: skip
         if joined and asked == held.request:
             return held
-        lease_ends = self._now() + request.lease if request.lease else None
-        refreshed = replace(current, request=asked, lease_ends=lease_ends)
-        await self._lifecycle.refresh(refreshed)
+        refreshed = await self._lifecycle.refresh(current, asked)
         if current.state is MappingState.RETRYING:
             return await self._lifecycle.join(current.id)
         return refreshed
 
     async def _open(self, request: MappingRequest) -> Mapping:
-        self._policy.has_room(request, self._table)
-        mapping = self._table.plan(request, self._upstream.mode, self._now(), self._router.port_in_use)
+        mapping = self._plan(request)
         try:
             return await self._lifecycle.open(mapping)
         except Refusal as refusal:
             if mapping.mode is Mode.ROUTED or not _may_open_elsewhere(refusal):
                 raise
-        return await self._open_elsewhere(request, mapping.wan_port)
+        return await self._lifecycle.open(self._plan(request, avoided=mapping.wan_port))
 
-    async def _open_elsewhere(self, request: MappingRequest, wan_port: int) -> Mapping:
-        """Once more from another WAN port, which nothing at the upstream is known of."""
+    def _plan(self, request: MappingRequest, avoided: int = 0) -> Mapping:
+        """Claim the ports for it, at no WAN port that is ``avoided``: the upstream has had something against that.
+
+        Where the router grants alone, the WAN port is the external one, and so has to be permitted.
+        """
+        mode = self._upstream.mode
 
         def in_use(protocol: Protocol, port: int) -> bool:
-            return port == wan_port or self._router.port_in_use(protocol, port)
+            if port == avoided or (mode is Mode.LOCAL and not self._policy.permits(request, port)):
+                return True
+            return self._router.port_in_use(protocol, port)
 
         self._policy.has_room(request, self._table)
-        mapping = self._table.plan(request, self._upstream.mode, self._now(), in_use)
-        return await self._lifecycle.open(mapping)
+        return self._table.plan(request, mode, self._now(), in_use)
 
     def _closable(self, requester: Requester, mapping: Mapping, manage: bool) -> bool:
         if not manage and not self._policy.owns(requester, mapping):

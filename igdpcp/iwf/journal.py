@@ -16,8 +16,9 @@ import logging
 import os
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from typing import Any
 from igdpcp import jsonio
 from igdpcp.errors import OurFault
 from igdpcp.iwf import journal_entries
-from igdpcp.iwf.journal_entries import Entry
+from igdpcp.iwf.journal_entries import Entry, Lasting
 from igdpcp.log import line
 from igdpcp.model import Mapping, Pinhole
 
@@ -91,7 +92,13 @@ class Journal:
         self._live: dict[str, Entry] = {}
         self._compact = self._appended = 0  # characters of the run-time file: as last rewritten, and since
         self._file: TextIOWrapper | None = None
-        self.dirty = False
+        self._ahead: Counter[Lasting] = Counter()  # how many of each there are more, or less, than in the flash copy
+        self._unwritten = False  # the flash copy is not what was to be written last
+
+    @property
+    def dirty(self) -> bool:
+        """Whether the flash copy lacks something that lasts, or holds what is gone."""
+        return self._unwritten or bool(self._ahead)
 
     def load(self) -> Left:
         """What an earlier process left; a damaged file is set aside and reported."""
@@ -107,7 +114,7 @@ class Journal:
                 LOG.error(line("journal_damaged", file=path, kept_as=aside, error=error))
                 continue
             self._live = entries  # until each is recorded anew or gone, a rewrite must not lose it
-            self.dirty = path == self._run
+            self._unwritten = path == self._run
             return Left(
                 tuple(sorted(self._mappings(), key=lambda mapping: mapping.serial)),
                 tuple(entry for entry in entries.values() if isinstance(entry, Pinhole)),
@@ -121,14 +128,12 @@ class Journal:
         before = self._live.get(key)
         try:
             text = _line(self._encode(entry) | {"update_id": self._update_id()})
-            self._live[key] = entry
+            self._know(key, entry)
             self._append(text)
         except (OSError, ValueError) as error:
             if before is None:
-                self._live.pop(key, None)
+                self._know(key, None)
             raise OurFault(f"cannot write {self._run}: {error}") from error
-        if _lasting(before) != _lasting(entry):
-            self.dirty = True
 
     def note(self, entry: Entry) -> None:
         """Store this version of an entry that is true already; a failure is logged."""
@@ -147,10 +152,9 @@ class Journal:
 
     def gone(self, key: str) -> None:
         """Nothing of this entry is left anywhere; a failure is logged."""
-        entry = self._live.pop(key, None)
-        if entry is None:
+        if key not in self._live:
             return
-        self.dirty = self.dirty or isinstance(entry, Mapping)
+        self._know(key, None)
         try:
             self._append(_line({"gone": key, "update_id": self._update_id()}))
         except OSError as error:
@@ -165,7 +169,8 @@ class Journal:
         """What writes the flash copy of this moment, to be called in any thread; None when nothing changed."""
         if not self.dirty:
             return None
-        self.dirty = False
+        self._unwritten = False
+        self._ahead.clear()
         live, update_id = self._mappings(), self._update_id()
 
         def write() -> None:
@@ -173,7 +178,7 @@ class Journal:
                 body = self._snapshot(live, update_id)
                 _write_atomically(self._flash, body + _line({"sha256": _digest(body)}))
             except OSError:
-                self.dirty = True
+                self._unwritten = True
                 raise
 
         return write
@@ -183,6 +188,19 @@ class Journal:
             self._file = None
             with contextlib.suppress(OSError):  # what could not be flushed is in the next snapshot
                 file.close()
+
+    def _know(self, key: str, entry: Entry | None) -> None:
+        """This is what lives by that key now, None: nothing."""
+        for version, count in ((self._live.get(key), -1), (entry, 1)):
+            if isinstance(version, Mapping):
+                lasting = journal_entries.lasting(version)
+                self._ahead[lasting] += count
+                if not self._ahead[lasting]:
+                    del self._ahead[lasting]
+        if entry is None:
+            self._live.pop(key, None)
+        else:
+            self._live[key] = entry
 
     def _append(self, text: str) -> None:
         if self._file is None or self._appended > 2 * self._compact + SLACK:
@@ -251,11 +269,6 @@ def _line(entry: dict[str, Any]) -> str:
     text = jsonio.dumps(entry) + "\n"
     text.encode()
     return text
-
-
-def _lasting(entry: Entry | None) -> Mapping | None:
-    """What is worth a flash write: everything of a mapping but the times, which renewals move for ever."""
-    return replace(entry, grant=None, lease_ends=None) if isinstance(entry, Mapping) else None
 
 
 def _digest(text: str) -> str:

@@ -24,7 +24,9 @@ from typing import Any
 from igdpcp.config import MainConfig
 from igdpcp.errors import Reason, Refusal, RulesetError
 from igdpcp.iwf import translate
-from igdpcp.iwf.background import Tasks, Timers
+from igdpcp.iwf.absences import Absences
+from igdpcp.iwf.background import Tasks
+from igdpcp.iwf.deadlines import Deadlines
 from igdpcp.iwf.deletion import Deletions
 from igdpcp.iwf.interfaces import (
     AddressChanged,
@@ -37,17 +39,19 @@ from igdpcp.iwf.interfaces import (
     UpstreamEvent,
 )
 from igdpcp.iwf.journal import Journal
+from igdpcp.iwf.mapping_log import MappingLog
+from igdpcp.iwf.policy import Policy
+from igdpcp.iwf.refreshing import Refreshing
 from igdpcp.iwf.router_leg import RouterLeg
 from igdpcp.iwf.table import MappingTable
 from igdpcp.iwf.upstream_leg import UpstreamLeg
 from igdpcp.iwf.waiters import Waiters
 from igdpcp.log import line
-from igdpcp.model import Activation, Grant, Mapping, MappingState, Mode
+from igdpcp.model import Activation, Grant, IPAddress, Mapping, MappingRequest, MappingState, Mode
 
 LOG = logging.getLogger("igdpcp.iwf")
 HIDDEN_SECONDS = 30.0  # how long a grant that came too late waits for the control point's retry
 LOCAL_SECONDS = 1.0  # what the router alone may take when the upstream has used up the deadline
-ROUNDING = 1.0  # a grant that ends this near to its lease ends with it: lifetimes are whole seconds
 _UNSEEN = (MappingState.PLANNED, MappingState.HIDDEN)
 
 
@@ -62,6 +66,7 @@ class Lifecycle:
         *,
         main: MainConfig,
         table: MappingTable,
+        policy: Policy,
         upstream: Fallback,
         router_leg: RouterLeg,
         upstream_leg: UpstreamLeg,
@@ -70,6 +75,7 @@ class Lifecycle:
     ) -> None:
         self._main = main
         self._table = table
+        self._policy = policy
         self._upstream = upstream
         self._router_leg = router_leg
         self._upstream_leg = upstream_leg
@@ -77,13 +83,18 @@ class Lifecycle:
         self._changed = changed
         self._loop = asyncio.get_running_loop()
         self._waiters = Waiters()
-        self._timers = Timers[str]()
+        self._timers = Deadlines(lease_ended=self._lease_ended, unrenewed=self._unrenewed)
         self._tasks = Tasks()
+        self._absences = Absences(policy.serves, self._client_gone)
+        self._log = MappingLog()
         self._losses: Counter[str] = Counter()  # how often a mapping's grant was lost
         self._opens = True
         self._deletions = Deletions(
             main=main, table=table, upstream=upstream, router_leg=router_leg, upstream_leg=upstream_leg,
             journal=journal, reopen=self._reopen,
+        )  # fmt: skip
+        self._refreshing = Refreshing(
+            table=table, router_leg=router_leg, upstream_leg=upstream_leg, keep=self._keep
         )  # fmt: skip
         self._handlers: dict[type, Callable[[Any], None]] = {
             Granted: self._granted,
@@ -144,7 +155,7 @@ class Lifecycle:
 
     def _drop_unseen(self, id: str) -> None:
         if (mapping := self._table.get(id)) and mapping.state in _UNSEEN:
-            LOG.info(line("late_grant_given_back", mapping=id, **_named(mapping)))
+            self._log.tell("late_grant_given_back", mapping)
             self.give_up(mapping)
 
     def open_no_more(self) -> None:
@@ -153,31 +164,9 @@ class Lifecycle:
 
     # -- changing ------------------------------------------------------------------------------------------------
 
-    async def refresh(self, mapping: Mapping) -> None:
-        """A repeated request: new lease, description or client port; the path is open already and stays open.
-
-        Raises RulesetError when the rules cannot be led to another client port: then nothing has changed. Goes on when
-        its caller is cancelled, so that table, kernel and journal agree.
-        """
-        await asyncio.shield(self._tasks.start(self._refresh(mapping)))
-
-    async def _refresh(self, mapping: Mapping) -> None:
-        old = self._table.get(mapping.id)
-        assert old is not None
-        self._table.update(mapping)
-        if mapping.visible and mapping.grant and old.request.client != mapping.request.client:
-            try:
-                await self._router_leg.put(mapping, mapping.grant)
-            except RulesetError:
-                if current := self._table.get(mapping.id):
-                    self._table.update(replace(current, request=old.request, lease_ends=old.lease_ends))
-                raise
-        current = self._table.get(mapping.id)
-        if current is None or current.state is MappingState.ENDING:
-            raise Refusal(Reason.CANCELLED)
-        self._journal.note(current)
-        self._upstream_leg.ask(current)
-        self._watch(current)
+    async def refresh(self, mapping: Mapping, asked: MappingRequest) -> Mapping:
+        """The request was repeated with ``asked``; as ``Refreshing.refresh``."""
+        return await self._refreshing.refresh(mapping, asked)
 
     def wan_changed(self) -> None:
         """The router's WAN device or address is another one: rewrite the rules of what is open, and ask from there."""
@@ -187,14 +176,28 @@ class Lifecycle:
             if mapping.state is not MappingState.ENDING:
                 self._upstream_leg.ask(mapping, urgent=False)
 
+    def lans_changed(self) -> None:
+        """The LANs are others, or were just found: what leads to a host that has left them ends when that lasts."""
+        self._absences.look(mapping.request.client.address for mapping in self._table)
+
+    def _client_gone(self, address: IPAddress) -> None:
+        for mapping in self._table:
+            if mapping.request.client.address == address and mapping.state is not MappingState.ENDING:
+                self._log.tell("mapping_led_astray", mapping)
+                self.give_up(mapping)
+
     def adopt(self, mapping: Mapping) -> None:
-        """Take over a mapping of an earlier process and ask for it again; it is shown while its grant runs."""
+        """Take over a mapping of an earlier process and ask for it again; it is shown while its grant runs.
+
+        Raises Refusal when its ports are held, or when it may not be any more.
+        """
         assert mapping.grant is not None
+        self._policy.permit(mapping.request, mapping.external_port)
         if mapping.grant.ends <= self._loop.time():
             mapping = replace(mapping, state=MappingState.RETRYING)
         self._table.restore(mapping)
         self._journal.note(mapping)
-        self._watch(mapping)
+        self._timers.watch(mapping)
         self._upstream_leg.ask(mapping, urgent=False)
 
     # -- ending --------------------------------------------------------------------------------------------------
@@ -216,9 +219,9 @@ class Lifecycle:
         """Wait until a deletion on its way is decided."""
         await self._deletions.decided(id)
 
-    def give_up(self, mapping: Mapping) -> None:
-        """Forget a mapping at once; rules and grant follow in the background."""
-        self._waiters.refuse(mapping.id, Refusal(Reason.CANCELLED))
+    def give_up(self, mapping: Mapping, why: Refusal | None = None) -> None:
+        """Forget a mapping at once, and tell who waits for it why; rules and grant follow in the background."""
+        self._waiters.refuse(mapping.id, why or Refusal(Reason.CANCELLED))
         self._timers.stop(mapping.id)
         self._losses.pop(mapping.id, None)
         self._table.forget([mapping.id], self._loop.time())
@@ -235,7 +238,11 @@ class Lifecycle:
     def _granted(self, event: Granted) -> None:
         if (mapping := self._table.get(event.id)) is None or mapping.state is MappingState.ENDING:
             return
-        if self._unseen(mapping):
+        port = event.grant.external.port
+        if not self._policy.permits(mapping.request, port):
+            self._log.tell("grant_not_permitted", mapping, granted_port=port)
+            self.give_up(mapping, Refusal(Reason.NO_PORT, f"port {port} was granted, which is not permitted"))
+        elif self._unseen(mapping):
             self._hide(mapping, event.grant)
         elif mapping.state is MappingState.ACTIVE and mapping.grant and mapping.grant.leads_as(event.grant):
             self._renewed(mapping, mapping.grant, event.grant)
@@ -247,7 +254,7 @@ class Lifecycle:
         renewed = replace(mapping, grant=grant)
         self._table.update(renewed)
         self._journal.renewed(renewed)
-        self._watch(renewed)
+        self._timers.watch(renewed)
         self._router_leg.extend(mapping.id, before.ends)
 
     async def _commit(self, id: str, grant: Grant) -> None:
@@ -275,20 +282,18 @@ class Lifecycle:
         if mapping and mapping.state is MappingState.ACTIVE:
             self._activate(mapping, grant)  # what is granted is so; the router's leg is repaired by itself
         elif mapping and mapping.state is not MappingState.ENDING:
-            self._waiters.refuse(id, Refusal(Reason.RULESET, str(error)))
-            self.give_up(mapping)
+            self.give_up(mapping, Refusal(Reason.RULESET, str(error)))
 
     def _activate(self, mapping: Mapping, grant: Grant) -> None:
         active = replace(mapping, grant=grant, external_port=grant.external.port, state=MappingState.ACTIVE)
         try:
             self._keep(active)
         except Refusal as refusal:
-            self._waiters.refuse(mapping.id, refusal)
-            self.give_up(mapping)
+            self.give_up(mapping, refusal)
             return
         if mapping.state is not MappingState.ACTIVE or not mapping.grant or mapping.grant.external != grant.external:
-            LOG.info(line("mapping_open", mapping=active.id, external=grant.external, wan_port=active.wan_port,
-                          upstream=grant.upstream, lifetime=grant.lifetime, **_named(active)))  # fmt: skip
+            self._log.tell("mapping_open", active, external=grant.external, wan_port=active.wan_port,
+                           upstream=grant.upstream, lifetime=grant.lifetime)  # fmt: skip
         self._waiters.tell(active)
 
     def _unseen(self, mapping: Mapping) -> bool:
@@ -313,7 +318,7 @@ class Lifecycle:
             self.give_up(mapping)
             return
         local = mapping.grant is not None and mapping.grant.upstream == Mode.LOCAL
-        LOG.warning(line("grant_refused", mapping=event.id, result=result, local_only=int(local), **_named(mapping)))
+        self._log.warn("grant_refused", mapping, result=result, local_only=int(local))
         if mapping.state is MappingState.ACTIVE and mapping.grant and mapping.grant.ends <= self._loop.time():
             self._unserved(mapping)
         elif translate.external_port_is_taken(event.result) and not local:
@@ -329,7 +334,7 @@ class Lifecycle:
         if mapping.state is MappingState.HIDDEN:
             self.give_up(mapping)
         elif mapping.state is MappingState.ACTIVE and not self._upstream.overdue(event.id):
-            LOG.warning(line("grant_lost", mapping=event.id, **_named(mapping)))
+            self._log.warn("grant_lost", mapping)
             self._unserved(mapping)
 
     def _unserved(self, mapping: Mapping) -> None:
@@ -364,36 +369,21 @@ class Lifecycle:
     async def stop(self) -> None:
         """End the work in flight; rules, grants and journal stay as they are."""
         self._timers.stop_all()
+        self._absences.stop()
         self._waiters.refuse_all(Refusal(Reason.CANCELLED, "the service stops"))
         await self._deletions.stop()
+        await self._refreshing.stop()
         await self._tasks.stop()
 
     def _keep(self, mapping: Mapping) -> None:
         self._table.update(mapping)
         self._journal.note(mapping)
-        self._watch(mapping)
+        self._timers.watch(mapping)
 
-    def _watch(self, mapping: Mapping) -> None:
-        """One timer for what comes first: the end of the lease, or of a grant that nobody has renewed by then."""
-        self._timers.stop(mapping.id)
-        grant, lease_ends = mapping.grant, mapping.lease_ends
-        counts = grant and mapping.state is MappingState.ACTIVE
-        if grant and counts and (lease_ends is None or grant.ends + ROUNDING < lease_ends):
-            self._timers.set(mapping.id, grant.ends, self._grant_ended)
-        elif lease_ends is not None:
-            self._timers.set(mapping.id, lease_ends, self._lease_ended)
-
-    def _grant_ended(self, id: str) -> None:
-        if (mapping := self._table.get(id)) and mapping.lease_ends is not None:
-            self._timers.set(id, mapping.lease_ends, self._lease_ended)
+    def _unrenewed(self, id: str) -> None:
         self._lost(Lost(id))
 
     def _lease_ended(self, id: str) -> None:
         if (mapping := self._table.get(id)) and mapping.state is not MappingState.ENDING:
-            LOG.info(line("lease_ended", mapping=id, **_named(mapping)))
+            self._log.tell("lease_ended", mapping)
             self.give_up(mapping)
-
-
-def _named(mapping: Mapping) -> dict[str, object]:
-    request = mapping.request
-    return {"protocol": request.protocol.name, "external_port": mapping.external_port, "client": request.client}

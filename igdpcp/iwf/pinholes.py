@@ -14,14 +14,14 @@ from dataclasses import replace
 
 from igdpcp.config import MainConfig
 from igdpcp.errors import Reason, Refusal, RulesetError
+from igdpcp.iwf.absences import Absences
 from igdpcp.iwf.background import Tasks, Timers
-from igdpcp.iwf.interfaces import Router
 from igdpcp.iwf.journal import Journal
 from igdpcp.iwf.pinhole_table import PinholeTable
 from igdpcp.iwf.policy import Policy
 from igdpcp.iwf.router_leg import RouterLeg
 from igdpcp.log import SparingLog
-from igdpcp.model import Pinhole, PinholeRequest, Requester
+from igdpcp.model import IPAddress, Pinhole, PinholeRequest, Requester
 
 
 class Pinholes:
@@ -35,14 +35,12 @@ class Pinholes:
         main: MainConfig,
         table: PinholeTable,
         policy: Policy,
-        router: Router,
         router_leg: RouterLeg,
         journal: Journal,
     ) -> None:
         self._main = main
         self._table = table
         self._policy = policy
-        self._router = router
         self._router_leg = router_leg
         self._journal = journal
         self._now: Callable[[], float] = asyncio.get_running_loop().time
@@ -50,6 +48,7 @@ class Pinholes:
         self._log = SparingLog(logging.getLogger("igdpcp.iwf"))
         self._timers = Timers[int]()
         self._tasks = Tasks()
+        self._absences = Absences(policy.serves, self._client_gone)
 
     @property
     def inbound_allowed(self) -> bool:
@@ -109,19 +108,31 @@ class Pinholes:
     # -- what happens by itself ----------------------------------------------------------------------------------
 
     def restore(self, left: Iterable[Pinhole]) -> None:
-        """Take over what an earlier process left and what is still possible; the next sync brings the rules."""
+        """Take over what an earlier process left and what may still be; the next sync brings the rules."""
         for pinhole in left:
-            known = self._table.get(pinhole.id) or self._table.find(pinhole.request)
-            if known or not self.inbound_allowed or pinhole.lease_ends <= self._now() or not self._led(pinhole):
+            try:
+                self._adopt(pinhole)
+            except Refusal as refusal:
+                self._tell("pinhole_not_adopted", pinhole, reason=refusal)
                 self._journal.gone(pinhole.name)
-                continue
-            self._table.restore(pinhole)
-            self._watch(pinhole)
+
+    def _adopt(self, pinhole: Pinhole) -> None:
+        self.must_be_allowed()
+        if pinhole.lease_ends <= self._now():
+            raise Refusal(Reason.NO_SUCH_PINHOLE, "its lease has ended")
+        if self._table.get(pinhole.id) or self._table.find(pinhole.request):
+            raise Refusal(Reason.PINHOLE_SPACE, "another one has its place")
+        self._policy.permit_pinhole(pinhole.request)
+        self._table.restore(pinhole)
+        self._watch(pinhole)
 
     def lans_changed(self) -> None:
-        """A pinhole may not lead to an address that has left the LANs: it is somebody else's by then."""
+        """The LANs are others, or were just found: what leads to an address that has left them ends when that lasts."""
+        self._absences.look(pinhole.request.client for pinhole in self._table)
+
+    def _client_gone(self, address: IPAddress) -> None:
         for pinhole in self._table:
-            if not self._led(pinhole):
+            if pinhole.request.client == address:
                 self._end(pinhole, "pinhole_led_astray")
 
     def close_all(self) -> None:
@@ -132,6 +143,7 @@ class Pinholes:
     async def stop(self) -> None:
         """End the work in flight; rules and journal stay as they are."""
         self._timers.stop_all()
+        self._absences.stop()
         await self._tasks.stop()
 
     def _lease_ended(self, id: int) -> None:
@@ -193,15 +205,13 @@ class Pinholes:
         self._table.forget(pinhole.id)
         self._journal.gone(pinhole.name)
 
-    def _tell(self, event: str, pinhole: Pinhole) -> None:
+    def _tell(self, event: str, pinhole: Pinhole, reason: Refusal | None = None) -> None:
         request = pinhole.request
         self._log.write(
             logging.INFO, event, request.client, id=pinhole.id, protocol=request.protocol.name,
             port=request.client_port, remote_host=request.remote_host, remote_port=request.remote_port or None,
+            reason=reason,
         )  # fmt: skip
 
     def _watch(self, pinhole: Pinhole) -> None:
         self._timers.set(pinhole.id, pinhole.lease_ends, self._lease_ended)
-
-    def _led(self, pinhole: Pinhole) -> bool:
-        return self._router.on_lan(pinhole.request.client)

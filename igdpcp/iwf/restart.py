@@ -12,6 +12,7 @@ from igdpcp.errors import Refusal
 from igdpcp.iwf.interfaces import Fallback
 from igdpcp.iwf.journal import Journal
 from igdpcp.iwf.lifecycle import Lifecycle
+from igdpcp.iwf.mapping_log import MappingLog
 from igdpcp.iwf.pinholes import Pinholes
 from igdpcp.iwf.router_leg import RouterLeg
 from igdpcp.iwf.table import MappingTable
@@ -45,6 +46,7 @@ class Restart:
         self._journal = journal
         self._lifecycle = lifecycle
         self._pinholes = pinholes
+        self._log = MappingLog()
         self._now = asyncio.get_running_loop().time
 
     async def restore(self) -> None:
@@ -61,10 +63,12 @@ class Restart:
             try:
                 self._lifecycle.adopt(replace(mapping, mode=self._upstream.mode))
             except Refusal as refusal:
-                LOG.warning(line("not_adopted", mapping=mapping.id, reason=refusal))
+                self._log.warn("not_adopted", mapping, reason=refusal)
                 left.append(mapping)
         for mapping in left:
             self._return_to_upstream(mapping)
+        self._lifecycle.lans_changed()
+        self._pinholes.lans_changed()
         await self._router_leg.sync()
         LOG.info(line("restored", mappings=len(self._table), given_back=len(self._upstream_leg.leaving)))
 

@@ -119,6 +119,8 @@ class RouterLeg:
 
     async def surround(self, surroundings: Surroundings) -> None:
         """The ruleset is for these devices and servers from now on."""
+        if surroundings == self._surroundings and not self.problem:
+            return
         self._surroundings = surroundings
         try:
             await self._ruleset.surroundings(surroundings)

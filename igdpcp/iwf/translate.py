@@ -65,6 +65,7 @@ CONDITIONS = {
     Reason.CANCELLED: ACTION_FAILED,
     Reason.CONFLICT: Codes(718, 718),
     Reason.PORT_IN_USE: Codes(718, 729),
+    Reason.OPERATORS_ENTRY: Codes(718, 729),
     Reason.FOREIGN_CLIENT: Codes(718, 606),
     Reason.NOT_PERMITTED: Codes(718, 606),
     Reason.QUOTA: Codes(501, 728),

@@ -8,20 +8,20 @@ from dataclasses import replace
 
 from igdpcp.config import MainConfig
 from igdpcp.iwf import translate
-from igdpcp.iwf.interfaces import Fallback, Router
+from igdpcp.iwf.interfaces import Fallback
 from igdpcp.iwf.journal import Journal
-from igdpcp.model import UNKNOWN_ADDRESS, Endpoint, Grant, Mapping, MappingState, Mode, UpstreamRequest
+from igdpcp.model import UNKNOWN_ADDRESS, Endpoint, Mapping, MappingState, Mode, UpstreamRequest
 
 
 class UpstreamLeg:
     """Asks and gives back; ``leaving`` are the mappings that are forgotten here and not answered for there."""
 
-    def __init__(self, main: MainConfig, upstream: Fallback, router: Router, journal: Journal) -> None:
+    def __init__(self, main: MainConfig, upstream: Fallback, journal: Journal) -> None:
         self._main = main
         self._upstream = upstream
-        self._router = router
         self._journal = journal
         self._some_released = asyncio.Event()
+        self._untold: set[str] = set()  # journalled, and not answered for
         self.leaving: set[str] = set()
 
     def ask(self, mapping: Mapping, *, urgent: bool = True) -> None:
@@ -38,21 +38,26 @@ class UpstreamLeg:
         self._upstream.unmap(mapping.id, urgent=False)
 
     def give_back_left(self, mapping: Mapping) -> None:
-        """Let go of what an earlier process asked for, unless it did so from an address that we no longer have."""
-        grant, address = mapping.grant, self._router.wan_address
-        if mapping.mode is not Mode.ROUTED and grant and address and grant.internal.address != address:
-            self._journal.gone(mapping.id)
-            return
+        """Let go of what an earlier process asked for."""
         self._leave(mapping)
         self._upstream.give_back(self._request(mapping))
 
     def released(self, id: str, result: int) -> None:
-        """The upstream answered, or could not be told: then the journal keeps it for the next start."""
-        if id in self.leaving:
-            self.leaving.discard(id)
+        """The upstream answered for what is leaving, or could not tell its server; then the answer may yet come."""
+        if id in self.leaving or id in self._untold:
+            self.settled(id, result)
             self._some_released.set()
-            if not translate.untold(result):
-                self._journal.gone(id)
+
+    def settled(self, id: str, result: int | None) -> None:
+        """What became of a deletion: nothing (None) or nobody (untold) keeps it journalled, also for the next start."""
+        for waiting in (self.leaving, self._untold):
+            waiting.discard(id)
+        if result is None:
+            self.leaving.add(id)
+        elif translate.untold(result):
+            self._untold.add(id)
+        else:
+            self._journal.gone(id)
 
     async def all_released(self) -> None:
         """Wait until the upstream has answered for all that it was told to let go."""
@@ -67,28 +72,18 @@ class UpstreamLeg:
     def _request(self, mapping: Mapping) -> UpstreamRequest:
         """What the upstream is asked, with what it granted before as the wish.
 
-        A nonce belongs to an internal tuple: one that was used from another WAN address owns nothing at this one.
+        The router's own address is for the upstream to know: it is the one that its server sees.
         """
         request, grant = mapping.request, mapping.grant
-        if grant and grant.upstream == Mode.LOCAL:
-            grant = None
-        internal = self._internal(mapping, grant)
+        own = Endpoint(UNKNOWN_ADDRESS, mapping.wan_port)
         return UpstreamRequest(
             id=mapping.id,
             protocol=request.protocol,
-            internal=internal,
+            internal=request.client if mapping.mode is Mode.ROUTED else own,
             external_port=mapping.external_port,
             exact=not request.any_port,
             until=mapping.lease_ends,
-            external_address=grant.external.address if grant else None,
             remote_host=request.remote_host,
             description=request.description if self._main.description_option else "",
-            nonce=grant.nonce if grant and grant.internal == internal else b"",
-            server=grant.server if grant else "",
+            grant=grant if grant and grant.upstream != Mode.LOCAL else None,
         )
-
-    def _internal(self, mapping: Mapping, grant: Grant | None) -> Endpoint:
-        if mapping.mode is Mode.ROUTED:
-            return mapping.request.client
-        known = self._router.wan_address or (grant.internal.address if grant else UNKNOWN_ADDRESS)
-        return Endpoint(known, mapping.wan_port)

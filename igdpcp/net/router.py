@@ -83,9 +83,7 @@ class RouterView:
         addresses.sort(key=lambda interface: gateway is None or gateway not in interface.network)
         self.wan = Wan(device, addresses[0].ip if addresses else None, gateway)
 
-    def _lans_of(
-        self, addresses: tuple[tuple[str, IPInterface], ...], indexes: Mapping[str, int]
-    ) -> tuple[Lan, ...]:
+    def _lans_of(self, addresses: tuple[tuple[str, IPInterface], ...], indexes: Mapping[str, int]) -> tuple[Lan, ...]:
         return tuple(
             Lan(lan.name, lan.device, interface, indexes.get(device, 0))
             for lan in self._lan_configs

@@ -11,7 +11,7 @@ from igdpcp.pcp.events import MappingGranted, MappingRefused
 from igdpcp.pcp.message import MapResponse, ResultCode
 from igdpcp.pcp.options import OptionCode
 from igdpcp.pcp.slot import Held, Phase, Slot
-from igdpcp.pcp.timing import RENEWAL_GAP, SCHEDULED_LIFETIME_MAX, error_lifetime
+from igdpcp.pcp.timing import ERROR_LIFETIME_CAP, RENEWAL_GAP, SCHEDULED_LIFETIME_MAX, error_lifetime
 from igdpcp.pcp.transactions import Transactions
 
 _SHEDDABLE = {OptionCode.DESCRIPTION, OptionCode.FILTER, OptionCode.PREFER_FAILURE}
@@ -57,7 +57,10 @@ class Answers:
             self._give_back(slot, response, now)
 
     def _delete_answered(self, slot: Slot, response: MapResponse, now: float) -> None:
-        """Only a create's answer has a port and means that the mapping lives, or never did: keep on deleting."""
+        """Only a create's answer has a port and means that the mapping lives, or never did: keep on deleting.
+
+        A success with a lifetime is the end of the mapping here; its port stays taken there (section 15).
+        """
         alive = response.lifetime > 0 or response.result != ResultCode.SUCCESS
         if slot.create_pending and response.external_port and alive:
             slot.create_pending = False
@@ -67,6 +70,9 @@ class Answers:
                 slot.give_up = slot.held.ends
                 self._transactions.arm(slot)
             return
+        if response.result == ResultCode.SUCCESS and response.lifetime and (port := slot.last_port):
+            until = now + min(response.lifetime, ERROR_LIFETIME_CAP)
+            self._transactions.refusals.keep_busy((slot.internal[0], port), slot.internal, until)
         self._transactions.released(slot, response.result, now)
 
     def _gone(self, slot: Slot, now: float) -> None:
@@ -80,6 +86,7 @@ class Answers:
         assert slot.wanted is not None
         held = slot.held = _held(slot, response, now)
         slot.assigned = (held.address, held.port)
+        slot.only_copy = False
         slot.unconfirmed, slot.suggest_assigned_address, slot.refusals = False, True, 0
         self._transactions.refusals.forget_request(slot.request_key)
         slot.begin(Phase.HELD)
@@ -99,7 +106,10 @@ class Answers:
     def _refused(self, slot: Slot, response: MapResponse, now: float) -> None:
         if self._is_late(slot, response):
             self._counters["late"] += 1
-        elif not self._asks_for_less(slot, response, now):
+            return
+        if slot.only_copy:
+            slot.exposed = slot.only_copy = False
+        if not self._asks_for_less(slot, response, now):
             self._refused_for_good(slot, response, now)
         elif slot.phase is Phase.CREATING:
             self._transactions.create(slot, now)
@@ -135,7 +145,6 @@ class Answers:
             slot.begin(Phase.HELD)
             self._transactions.schedule(slot, until)
             return
-        slot.exposed = slot.sent > 1  # an earlier copy may have been granted
         slot.begin(Phase.WAITING)
         slot.due = until
         self._transactions.arm(slot)

@@ -31,7 +31,7 @@ from igdpcp.pcp.events import (
     StateLossDetected,
     WantedMapping,
 )
-from igdpcp.pcp.liveness import Liveness, Probe
+from igdpcp.pcp.liveness import Liveness, Probe, pause
 from igdpcp.pcp.mappings import Mappings
 from igdpcp.pcp.message import (
     HEADER_LENGTH,
@@ -49,7 +49,7 @@ from igdpcp.pcp.natpmp import is_natpmp_refusal
 from igdpcp.pcp.nonce import derive
 from igdpcp.pcp.pacing import PACKET_RATE, Pacer
 from igdpcp.pcp.slot import InternalTuple, Slot
-from igdpcp.pcp.timing import RECOVERY_DELAY, Timing, error_lifetime
+from igdpcp.pcp.timing import RECOVERY_DELAY, Timing
 from igdpcp.pcp.transactions import Transactions
 
 NATPMP_RETRY = 300  # seconds; RFC 6886 section 9 lets a client try PCP again at any time
@@ -81,10 +81,12 @@ class PcpClient:
         self._rng = rng
         self._timing = timing
         self._own: IPAddress | None = None
+        self._last_own: IPAddress | None = None
         self._internal: IPAddress | None = None
         self._last_internal: IPAddress | None = None
         self._map_unsupported = False
         self._usable = True
+        self._unusable_times = 0
         self._recovery_ends = float("-inf")
         self._events: deque[Event] = deque()
         self._epoch = EpochRecord()
@@ -155,10 +157,11 @@ class PcpClient:
         self._start_probe(now)
 
     def address_changed(self, address: IPAddress | None, now: float, internal: IPAddress | None = None) -> None:
-        """Our source address is this; None: no network, nothing is sent.
+        """Our source address is this; None: no network, nothing is sent and no silence counts.
 
         ``internal`` is the address that our own mappings are for, where it is another (IPv4 mappings asked for over
-        IPv6). Mappings for the one before become mappings for this one, and all are created anew from here.
+        IPv6). Mappings for the one before become mappings for this one, and all are created anew from here. At another
+        address than the last the server is PROBING until it answers.
         """
         if address is not None:
             address = _plain(address)
@@ -166,14 +169,17 @@ class PcpClient:
         if (address, internal) == (self._own, self._internal):
             return
         self._own, self._internal = address, internal
+        self._liveness.begin_anew()
         if address is None or internal is None:
             return
         self._epoch = EpochRecord()
-        self._map_unsupported = False
-        self._liveness.answered()
+        self._map_unsupported, self._unusable_times = False, 0
+        unasked_from_here = self._last_own not in (None, address)
+        if unasked_from_here:
+            self._enter(ServerState.PROBING, f"asking {self.server[0]}", now)
         self._mappings.move(self._last_internal if self._last_internal != internal else None, internal, now)
-        self._last_internal = internal
-        if self.state is ServerState.LOST:
+        self._last_own, self._last_internal = address, internal
+        if unasked_from_here or self.state is ServerState.LOST:
             self._start_probe(now)
 
     def server_moved(self, address: IPAddress, now: float) -> None:
@@ -182,7 +188,7 @@ class PcpClient:
         Answers from the address before are ignored.
         """
         self.server = (_plain(address), self.server[1])
-        self._liveness.answered()
+        self._liveness.begin_anew()
         self._enter(ServerState.PROBING, f"asking {self.server[0]}", now)
         self._mappings.retry(now)
         self._start_probe(now)
@@ -207,9 +213,7 @@ class PcpClient:
             self._pacer.push(self._probe, urgent=True)
         deadline = self._liveness.deadline()
         if deadline is not None and now >= deadline:
-            self._enter(ServerState.LOST, f"{self._liveness.unanswered} transmissions unanswered", now)
-            if not self._probe.running:
-                self._start_probe(now)
+            self._silent(now)
 
     def datagrams_to_send(self, now: float) -> list[bytes]:
         """The datagrams that may leave for the server now."""
@@ -272,6 +276,7 @@ class PcpClient:
             self._answers.take(slot, response, self._own, now)
             self._unusable(response.result, result_name(response.result), response.lifetime, now)
             return
+        self._unusable_times = 0
         came_back = self._alive(now)
         self._answers.take(slot, response, self._own, now)
         if came_back:
@@ -291,7 +296,7 @@ class PcpClient:
         if response.result in UNUSABLE - {ResultCode.UNSUPP_OPCODE}:
             self._unusable(response.result, result_name(response.result), response.lifetime, now)
         elif self._map_unsupported and len(self._mappings):
-            self._liveness.answered()
+            self._liveness.begin_anew()
         elif self._alive(now):
             self._mappings.retry(now)
 
@@ -312,9 +317,17 @@ class PcpClient:
         self._events.append(StateLossDetected(epoch))
         self._mappings.recover(now + max(0.0, begun) + self._rng.uniform(0, RECOVERY_DELAY))
 
+    def _silent(self, now: float) -> None:
+        if self._liveness.is_proved:
+            self._enter(ServerState.LOST, f"{self._liveness.unanswered} transmissions unanswered", now)
+        else:
+            self._liveness.begin_anew()
+        if not self._probe.running:
+            self._start_probe(now)
+
     def _alive(self, now: float) -> bool:
         """The server works; whether it was LOST until now."""
-        self._liveness.answered()
+        self._liveness.begin_anew()
         if self.state is ServerState.ACTIVE:
             return False
         was_lost = self.state is ServerState.LOST
@@ -325,9 +338,11 @@ class PcpClient:
 
     def _unusable(self, result: int, reason: str, lifetime: int, now: float) -> None:
         """The server is there, but not for us: nothing is asked until the refusal ends, then at the slowest pace."""
-        until = now + error_lifetime(lifetime)
+        if self._transactions.refusals.everything(now) is None:
+            self._unusable_times += 1
+        until = now + pause(lifetime, self._unusable_times)
         self._transactions.refusals.refuse_everything(result, until)
-        self._liveness.answered()
+        self._liveness.begin_anew()
         self._enter(ServerState.LOST, reason, now, usable=False)
         self._mappings.hold(now)
         self._probe.postpone()

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address
 
 from igdpcp.errors import MalformedPcp
@@ -18,6 +18,7 @@ SERVERS_LIMIT = 16  # of one DHCP answer; more are not looked at
 
 _IPV4_LENGTH = 4
 _IPV6_LENGTH = 16
+_OF_DEVICE = "/"  # in the identity of a server that was guessed: device and address
 _TLV_HEAD = 4  # RFC 8415 section 21.1: option-code, option-len
 
 
@@ -47,6 +48,36 @@ class Server:
     def trusted(self) -> bool:
         """Whether it may be asked on behalf of other hosts (RFC 6970 section 6: THIRD_PARTY)."""
         return self.origin in (Origin.CONFIGURED, Origin.DHCPV4, Origin.DHCPV6)
+
+    @property
+    def mark(self) -> str:
+        """What is stored of it with what it granted, so that it is recognised under another identity."""
+        return " ".join(dict.fromkeys([*self.identity.split(), *map(str, self.addresses)]))
+
+    def made(self, mark: str) -> bool:
+        """Whether the mark is this server's: it has its identity, or one of its addresses.
+
+        The routers behind two devices are two even where both have the same private address.
+        """
+        ours, theirs = set(self.mark.split()), set(mark.split())
+        devices = [{word for word in words if _OF_DEVICE in word} for words in (ours, theirs)]
+        if all(devices) and devices[0] != devices[1]:
+            return False
+        return not ours.isdisjoint(theirs)
+
+
+def known_as(servers: Iterable[Server], known: Iterable[Server]) -> tuple[Server, ...]:
+    """The servers under the identities by which they are known, for those own the nonces that were used.
+
+    Lists change: the default router turns out to be what DHCP names, or DHCP names another address of a server.
+    """
+    found, left = list[Server](), list(known)
+    for server in servers:
+        if same := next((each for each in left if server.made(each.mark)), None):
+            left = [each for each in left if each.identity != same.identity]
+            server = replace(server, identity=same.identity)
+        found.append(server)
+    return tuple(found)
 
 
 def learnt(addresses: Iterable[IPAddress], origin: Origin) -> Server | None:
@@ -90,13 +121,19 @@ class Choice:
     """The servers and their addresses in the order in which they are tried, and where we are.
 
     One server is asked at a time: control points are shown one external address. An address that answers is kept until
-    it stops answering.
+    it stops answering. IPv4 mappings asked for over IPv6 need THIRD_PARTY: only trusted servers are asked there.
     """
 
     def __init__(self, servers: Iterable[Server]) -> None:
-        self._all = [(server, address) for server in servers for address in server.addresses]
+        self._all = [
+            (server, address)
+            for server in servers
+            for address in server.addresses
+            if server.trusted or address.version == 4
+        ]
         self._at = 0
         self._untried = len(self._all) - 1
+        self._refusing: set[str] = set()
 
     @property
     def server(self) -> Server:
@@ -111,27 +148,39 @@ class Choice:
     def __len__(self) -> int:
         return len(self._all)
 
-    def prefer(self, server: Server, address: IPAddress) -> None:
-        """Begin with this one, if it is among them."""
-        if (server, address) in self._all:
-            self._at = self._all.index((server, address))
+    def prefer(self, identity: str, address: IPAddress) -> None:
+        """Begin with this server, if it is among them, and with this address of it, if it has it."""
+        places = [at for at, (server, _) in enumerate(self._all) if server.identity == identity]
+        self._at = next((at for at in places if self._all[at][1] == address), places[0] if places else 0)
 
     def answered(self) -> None:
         """It answers: should it stop, everything else is tried before anything is tried again."""
         self._untried = len(self._all) - 1
 
+    def refused(self) -> None:
+        """This server answers and does not do what is needed: it is not tried again in this round."""
+        self._refusing.add(self.server.identity)
+
     def failed(self) -> bool:
         """Go on to what is tried next; False: all have failed in this round, and it stays where it is."""
-        if not self._untried:
-            return False
-        self._untried -= 1
-        self._at = (self._at + 1) % len(self._all)
-        return True
+        at = self._at
+        while self._untried:
+            self._untried -= 1
+            at = (at + 1) % len(self._all)
+            if self._all[at][0].identity not in self._refusing:
+                self._at = at
+                return True
+        return False
 
     def begin_anew(self) -> None:
         """Begin another round, with the first address of all."""
         self._at = 0
+        self.go_round()
+
+    def go_round(self) -> None:
+        """Begin another round where we are."""
         self._untried = len(self._all) - 1
+        self._refusing.clear()
 
 
 def _options(octets: bytes) -> Iterator[tuple[int, bytes]]:

@@ -6,9 +6,17 @@ from __future__ import annotations
 import random
 
 from igdpcp.pcp.events import ServerState
-from igdpcp.pcp.timing import Timing
+from igdpcp.pcp.timing import Timing, error_lifetime
 
 PROBE_INTERVAL_MAX = 900.0  # a lost server is asked at least this often
+
+
+def pause(lifetime: int, refusals: int) -> float:
+    """How long a server that refused everything, ``refusals`` times in a row, is not asked, in seconds.
+
+    What the server said counts (RFC 6887 section 7.4); where it said too little, a lost server's interval is enough.
+    """
+    return min(error_lifetime(lifetime, refusals), max(error_lifetime(lifetime), PROBE_INTERVAL_MAX))
 
 
 class Liveness:
@@ -20,24 +28,29 @@ class Liveness:
         self.reason = "not asked yet"
         self.since: float | None = None
         self.unanswered = 0
-        self._silent_since: float | None = None
+        self._deadline: float | None = None
 
     def transmitted(self, now: float) -> None:
         """A packet left that should be answered."""
         self.unanswered += 1
-        if self._silent_since is None:
-            self._silent_since = now
+        if self._deadline is None:
+            self._deadline = now + self._timing.patience
+        if self.unanswered == self._timing.mrc:
+            self._deadline = max(self._deadline, now + self._timing.last_chance)
 
-    def answered(self) -> None:
-        """Something valid came."""
+    def begin_anew(self) -> None:
+        """Something valid came, or what was sent before says nothing (any more)."""
         self.unanswered = 0
-        self._silent_since = None
+        self._deadline = None
 
     def deadline(self) -> float | None:
-        """When silence alone makes the server LOST, None while too little was sent."""
-        if self.state is ServerState.LOST or self._silent_since is None or self.unanswered < max(self._timing.mrc, 1):
-            return None
-        return self._silent_since + self._timing.patience
+        """When a silence is long enough to mean something: LOST if it ``is_proved``, else that somebody has to ask."""
+        return None if self.state is ServerState.LOST else self._deadline
+
+    @property
+    def is_proved(self) -> bool:
+        """Whether enough was sent: a renewal is one packet, and the next may leave hours later."""
+        return self.unanswered >= self._timing.mrc
 
     def enter(self, state: ServerState, reason: str, now: float) -> bool:
         """Set state and reason; whether one of them is new."""

@@ -5,12 +5,17 @@ from __future__ import annotations
 
 from collections.abc import Collection, Hashable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from igdpcp.model import IPAddress
 from igdpcp.pcp.message import ResultCode
 from igdpcp.pcp.options import OptionCode
 
-REMEMBERED_REFUSALS = 1024  # requests; a LAN host can make as many differ as it likes
+REMEMBERED_REFUSALS = 1024  # requests, and ports; a LAN host can make as many differ as it likes
+
+K = TypeVar("K")
+V = TypeVar("V")
+ExternalPort = tuple[int, int]  # protocol and port
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +37,7 @@ class Shed:
 
 
 class Refusals:
-    """The refusals of one server: of everything, of other hosts, of new mappings, of one request, and of options."""
+    """The refusals of one server: of everything, of other hosts, of new mappings, of a request, a port, of options."""
 
     def __init__(self) -> None:
         self._everything: Refusal | None = None
@@ -40,6 +45,7 @@ class Refusals:
         self._others: Refusal | None = None
         self._own: IPAddress | None = None
         self._requests: dict[Hashable, Refusal] = {}
+        self._busy: dict[ExternalPort, tuple[Hashable, Refusal]] = {}
         self._shed_until: dict[str, float] = {}
 
     def refuse_everything(self, result: int, until: float) -> None:
@@ -60,10 +66,16 @@ class Refusals:
 
     def refuse_request(self, request: Hashable, result: int, until: float) -> None:
         """Not this request before ``until``; the oldest of too many is forgotten."""
-        self._requests.pop(request, None)
-        if len(self._requests) >= REMEMBERED_REFUSALS:
-            del self._requests[next(iter(self._requests))]
-        self._requests[request] = Refusal(result, until)
+        _remember(self._requests, request, Refusal(result, until))
+
+    def keep_busy(self, port: ExternalPort, owner: Hashable, until: float) -> None:
+        """The port is nobody's but ``owner``'s before ``until``: its mapping lives that much longer than its delete."""
+        _remember(self._busy, port, (owner, Refusal(ResultCode.CANNOT_PROVIDE_EXTERNAL, until)))
+
+    def of_port(self, port: ExternalPort, asker: Hashable, now: float) -> Refusal | None:
+        """The standing refusal of this very port to whoever is not the one that it is kept for."""
+        owner, refusal = self._busy.get(port, (None, None))
+        return _standing(refusal, now) if owner != asker else None
 
     def forget_request(self, request: Hashable) -> None:
         """The request was granted."""
@@ -77,10 +89,11 @@ class Refusals:
         """The standing refusal of all requests on behalf of other hosts."""
         return _standing(self._others, now)
 
-    def new_mapping(self, host: IPAddress, request: Hashable, now: float) -> Refusal | None:
-        """The standing refusal that concerns just this request, for a new mapping of ``host``."""
+    def create(self, host: IPAddress, request: Hashable, *, is_new: bool, now: float) -> Refusal | None:
+        """The standing refusal of this request for ``host``; unless it ``is_new``, the server has granted it before."""
         others = self.of_others(now) if host != self._own else None
-        return others or _standing(self._new_mappings, now) or _standing(self._requests.get(request), now)
+        new = _standing(self._new_mappings, now) if is_new else None
+        return others or new or _standing(self._requests.get(request), now)
 
     def shed(self, now: float) -> Shed:
         """What requests leave out now."""
@@ -110,6 +123,13 @@ def _most_likely(result: int, sent: Collection[int], clears_filters: bool) -> st
     if unsupported and OptionCode.PREFER_FAILURE in sent:
         return "prefer_failure"
     return ""
+
+
+def _remember(known: dict[K, V], key: K, value: V) -> None:
+    known.pop(key, None)
+    if len(known) >= REMEMBERED_REFUSALS:
+        del known[next(iter(known))]
+    known[key] = value
 
 
 def _standing(refusal: Refusal | None, now: float) -> Refusal | None:

@@ -60,7 +60,8 @@ class Held:
 class Slot:
     """State of one internal tuple.
 
-    ``exposed``: the server may hold a mapping. ``create_pending``: the delete overtook a create that is unanswered.
+    ``exposed``: the server may hold a mapping; ``only_copy``: for no other reason than the one packet on its way, so a
+    refusal proves that there is none. ``create_pending``: the delete overtook a create that is unanswered.
     ``unconfirmed``: the server may have lost what it granted. ``leaving``: keys to be told when the delete is over.
     """
 
@@ -70,6 +71,7 @@ class Slot:
     phase: Phase = Phase.WAITING
     held: Held | None = None
     exposed: bool = False
+    only_copy: bool = False
     unconfirmed: bool = False
     create_pending: bool = False
     leaving: list[str] = field(default_factory=list)
@@ -98,6 +100,12 @@ class Slot:
         """What makes two requests for a new mapping the same one (RFC 6887 section 8.3)."""
         assert self.wanted is not None
         return self.internal, self.wanted.external_port, self.wanted.exact, self.wanted.remote_hosts
+
+    @property
+    def is_new(self) -> bool:
+        """Whether its request is for a new mapping, not for one that was granted, be it to an earlier process."""
+        assert self.wanted is not None
+        return self.held is None and not (self.exposed and self.wanted.nonce)
 
     @property
     def sent_codes(self) -> set[int]:
@@ -129,6 +137,13 @@ class Slot:
         if self.held:
             return self.held.port
         return self.wanted.external_port if self.wanted and self.wanted.exact else 0
+
+    @property
+    def last_port(self) -> int:
+        """The external port that the server holds or held last; 0: not known."""
+        if self.held:
+            return self.held.port
+        return self.assigned[1] if self.assigned else 0
 
     def create_request(self, own: IPAddress, lifetime: int, shed: Shed) -> MapRequest:
         """The request that creates, renews or recreates the mapping."""

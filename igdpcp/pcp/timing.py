@@ -11,6 +11,7 @@ from igdpcp.pcp.message import LIFETIME_MAX
 
 RAND = 0.1  # section 8.1.1: every computed timeout varies by this much
 PATIENCE = 15  # in IRTs: four transmissions, at 0, 1, 3 and 7, and the last timeout
+LAST_CHANCE = 4  # in IRTs: three transmissions, at 0, 1 and 3, of a request that came late in a silence
 RENEWAL_GAP = 4.0  # section 11.2.1: two renewals of one mapping are never closer
 SCHEDULED_LIFETIME_MAX = 86400  # section 15: an absurdly long lifetime is treated like a sane one
 RECOVERY_DELAY = 5.0  # section 14.1.3: all clients together must not flood a server that lost its state
@@ -33,6 +34,11 @@ class Timing:
     def patience(self) -> float:
         """How long four transmissions take that nobody answers."""
         return PATIENCE * self.irt
+
+    @property
+    def last_chance(self) -> float:
+        """How long the last of the transmissions that prove a silence waits for its answer at least."""
+        return LAST_CHANCE * self.irt
 
     def retransmission(self, previous: float | None, rng: random.Random, ceiling: float = math.inf) -> float:
         """The timeout after a transmission, given the one before it (None: this was the first transmission)."""

@@ -8,10 +8,10 @@ import random
 from collections.abc import Callable
 
 from igdpcp.model import IPAddress
-from igdpcp.pcp.events import Event, MappingLost, MappingRefused, MappingReleased
+from igdpcp.pcp.events import Event, MappingLost, MappingRefused, MappingReleased, WantedMapping
 from igdpcp.pcp.message import ResultCode, encode
 from igdpcp.pcp.pacing import Timers
-from igdpcp.pcp.refusals import Refusals
+from igdpcp.pcp.refusals import Refusal, Refusals
 from igdpcp.pcp.slot import InternalTuple, Phase, Slot
 from igdpcp.pcp.timing import RENEWAL_GAP, SCHEDULED_LIFETIME_MAX, Timing, remaining, renewal
 
@@ -71,7 +71,7 @@ class Transactions:
             return True
         refusal = self.refusals.everything(now)
         if refusal is None and not slot.held:
-            refusal = self.refusals.new_mapping(slot.internal[1], slot.request_key, now)
+            refusal = self._refusal_of_create(slot, wanted, now)
         if refusal is None:
             return False
         slot.begin(Phase.WAITING)
@@ -79,6 +79,13 @@ class Transactions:
         if tell:
             self.emit(MappingRefused(wanted.key, refusal.result, math.ceil(refusal.until - now)))
         return True
+
+    def _refusal_of_create(self, slot: Slot, wanted: WantedMapping, now: float) -> Refusal | None:
+        protocol, host, _ = slot.internal
+        refusal = self.refusals.create(host, slot.request_key, is_new=slot.is_new, now=now)
+        if refusal or not wanted.exact:
+            return refusal
+        return self.refusals.of_port((protocol, wanted.external_port), slot.internal, now)
 
     def extend(self, slot: Slot, now: float, *, urgent: bool = True) -> None:
         """The lease's end moved: ask at once if the server would have given that long, else renewals see to it."""
@@ -206,6 +213,7 @@ class Transactions:
             assert slot.wanted is not None
             lifetime = remaining(slot.wanted.until, now)
             slot.packet = encode(slot.create_request(own, lifetime, self.refusals.shed(now)))
+        slot.only_copy = not slot.exposed
         slot.exposed = True
         self._transmitted(slot, now)
         return slot.packet

@@ -2,7 +2,8 @@
 """SOAP envelopes as control points write them: bytes to the action's name and the texts of its arguments.
 
 Control points break XML in known ways, above all by not escaping ``&`` and ``<``. A strict parser goes first; only
-what it refuses is mended, once, and parsed again.
+what it refuses is mended and parsed again, and only what it refuses then is cut apart: what stands between the tags of
+an argument is its text, whatever it looks like.
 """
 
 from __future__ import annotations
@@ -24,6 +25,10 @@ _PADDING = b"\0 \t\r\n"
 _BOM = b"\xef\xbb\xbf"
 _BARE_AMPERSAND = re.compile(r"&(?!(?:amp|lt|gt|quot|apos|#[0-9]{1,7}|#x[0-9A-Fa-f]{1,6});)")
 _BARE_BRACKET = re.compile(r"<(?![A-Za-z_/!?])")
+_NAME = r"[A-Za-z_][\w.-]*"
+_ACTION = re.compile(rf"<(?:{_NAME}:)?Body(?:\s[^<>]*)?>\s*<((?:{_NAME}:)?{_NAME})(?:\s[^<>]*)?>")
+_ARGUMENT = re.compile(rf"<((?:{_NAME}:)?{_NAME})(?:\s[^<>]*)?(?<!/)>")
+_CDATA = ("<![CDATA[", "]]>")
 
 
 class Envelope:
@@ -38,6 +43,7 @@ class Envelope:
         self._in_action = False
         self._parts: list[str] | None = None
         self._size = 0
+        self._fault: UpnpFault | None = None
 
     @property
     def namespace(self) -> str:
@@ -58,10 +64,10 @@ class Envelope:
             self.action, self._prefix, self._in_action = name, prefix, True
         elif depth == 4 and self._in_action:
             if name in self.values:
-                raise UpnpFault(_INVALID_ARGS, "an argument is given twice")
+                self._fault = UpnpFault(_INVALID_ARGS, "an argument is given twice")
             self._parts, self._size = [], 0
         elif self._parts is not None:
-            raise UpnpFault(_INVALID_ARGS, "an element inside an argument")
+            self._fault = UpnpFault(_INVALID_ARGS, "an element inside an argument")
 
     def end(self, tag: str) -> None:
         depth = len(self._path)
@@ -80,6 +86,11 @@ class Envelope:
             raise UpnpFault(_STRING_TOO_LONG, "an argument is too long")
         self._parts.append(text)
 
+    def check(self) -> None:
+        """Raises UpnpFault for what the arguments had wrong, which is not known before it is known to be XML."""
+        if self._fault:
+            raise self._fault
+
 
 def _refuse(*_: object) -> NoReturn:
     raise MalformedRequest("document type declarations are not accepted")
@@ -91,13 +102,25 @@ def read_envelope(body: bytes) -> Envelope:
     try:
         envelope = _parse(body)
     except expat.ExpatError:
-        try:
-            envelope = _parse(_mended(body))
-        except expat.ExpatError as error:
-            raise MalformedRequest(f"body is not XML: {expat.ErrorString(error.code)}") from error
+        envelope = _parse_mended(_mended(body))
     if not envelope.action:
         raise MalformedRequest("no action element in the SOAP body")
+    envelope.check()
     return envelope
+
+
+def _parse_mended(text: str) -> Envelope:
+    try:
+        return _parse(text.encode())
+    except expat.ExpatError as error:
+        reason = f"body is not XML: {expat.ErrorString(error.code)}"
+    action = _ACTION.search(text)
+    if action is None:
+        raise MalformedRequest(reason)
+    try:
+        return _parse(_cut_apart(text, action).encode())
+    except expat.ExpatError as error:
+        raise UpnpFault(_INVALID_ARGS, reason) from error
 
 
 def _parse(body: bytes) -> Envelope:
@@ -115,10 +138,30 @@ def _parse(body: bytes) -> Envelope:
     return envelope
 
 
-def _mended(body: bytes) -> bytes:
+def _mended(body: bytes) -> str:
     """The body with bare ``&`` and ``<`` escaped, what XML forbids gone and Latin-1 taken for what is not UTF-8."""
     try:
         text = body.decode()
     except UnicodeDecodeError:
         text = body.decode("latin-1")
-    return _BARE_BRACKET.sub("&lt;", _BARE_AMPERSAND.sub("&amp;", text.translate(NOT_XML))).encode()
+    return _BARE_BRACKET.sub("&lt;", _BARE_AMPERSAND.sub("&amp;", text.translate(NOT_XML)))
+
+
+def _cut_apart(text: str, action: re.Match[str]) -> str:
+    """The body with everything escaped that stands inside an argument of the action: each ends with its own tag."""
+    at, end = action.end(), text.rfind(f"</{action[1]}")
+    pieces = [text[:at]]
+    while argument := _ARGUMENT.search(text, at, max(at, end)):
+        close = text.find(f"</{argument[1]}", argument.end(), end)
+        if close < 0:
+            break
+        pieces += [text[at : argument.end()], _escaped(text[argument.end() : close])]
+        at = close
+    return "".join([*pieces, text[at:]])
+
+
+def _escaped(value: str) -> str:
+    opening, closing = _CDATA
+    if value.startswith(opening) and value.find(closing) == len(value) - len(closing):
+        return value
+    return value.replace("<", "&lt;").replace(closing, "]]&gt;")

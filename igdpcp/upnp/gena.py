@@ -171,16 +171,22 @@ class Subscription:
         self._told |= self._telling
         self._failures = 0
 
-    def failed(self, status: int | None) -> bool:
+    def failed(self, status: int | None, *, nobody_listens: bool = False) -> bool:
         """The event is lost, with this answer (None: none came); whether the subscription has to end.
 
-        The subscriber may have got it all the same, so that what it knows of these variables is unknown: the next event
-        carries them whatever they are.
+        It ends when nobody listens for the initial event: there is no subscriber. Else the subscriber may have got it
+        all the same, so that what it knows of these variables is unknown: the next event carries them whatever they
+        are.
         """
         for name in self._telling:
             self._told.pop(name, None)
         self._failures += 1
-        return status == HTTPStatus.PRECONDITION_FAILED or self._failures >= FAILURES_LIMIT
+        is_initial = self.next_seq == 1
+        return (
+            status == HTTPStatus.PRECONDITION_FAILED
+            or self._failures >= FAILURES_LIMIT
+            or (is_initial and nobody_listens)
+        )
 
 
 def _unmet(reason: str) -> MalformedRequest:

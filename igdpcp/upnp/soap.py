@@ -233,13 +233,18 @@ def _call(wanted: str, envelope: Envelope) -> Call:
     arguments: dict[str, Value] = {}
     for argument, variable in target.inputs:
         text = envelope.values.get(argument.name)
-        if text is not None:
+        if text is not None and not _is_left_empty(text, argument):
             arguments[argument.name] = _typed(argument.name, text, variable, target.version)
         elif argument.default is not None:
             arguments[argument.name] = argument.default
         else:
             raise UpnpFault(INVALID_ARGS, f"{argument.name} is missing")
     return Call(target.service, target.version, target.urn, target.action, arguments)
+
+
+def _is_left_empty(text: str, argument: Argument) -> bool:
+    """Whether it stands for nothing: an empty element where no value is empty, but some value is taken for granted."""
+    return not text.strip() and argument.default not in (None, "")
 
 
 def _typed(name: str, text: str, variable: StateVariable, version: int) -> Value:

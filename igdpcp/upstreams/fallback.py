@@ -9,7 +9,7 @@ from ipaddress import IPv4Address
 
 from igdpcp.iwf.interfaces import Emit, Granted, Lost, Refused, StateChanged, UpstreamEvent
 from igdpcp.log import line
-from igdpcp.model import Activation, Endpoint, Mode, UpstreamRequest
+from igdpcp.model import Activation, Mode, UpstreamRequest
 from igdpcp.pcp.message import ResultCode
 from igdpcp.upstreams.local import RETRY_AFTER, LocalUpstream
 from igdpcp.upstreams.pcp import PcpUpstream
@@ -79,11 +79,11 @@ class FallbackUpstream:
     def map(self, request: UpstreamRequest, *, urgent: bool = True) -> None:
         self._requests[request.id] = request
         pcp = self._pcp
-        if pcp is None or self.untrusted:
+        if pcp is None:
             self._alone(request)
             return
-        absent = pcp.state in _ABSENT and not self._keeps_asking
-        if not absent or request.id in pcp:
+        absent = self.untrusted or (pcp.state in _ABSENT and not self._keeps_asking)
+        if not absent or request.id in pcp or request.grant:  # what a server holds has to be given back some day
             pcp.map(request, urgent=urgent)
         if absent and not pcp.grants(request.id):
             self._alone(request)
@@ -138,13 +138,8 @@ class FallbackUpstream:
                 self._pcp.map(self._as_shown(request), urgent=False)
 
     def _as_shown(self, request: UpstreamRequest) -> UpstreamRequest:
-        """With the port that the control point was told, from the address that the router has by now."""
-        port = request.internal.port
-        return replace(
-            request,
-            external_port=port,
-            internal=Endpoint(self._local.external_address or request.internal.address, port),
-        )
+        """With the port that the control point was told."""
+        return replace(request, external_port=request.internal.port)
 
     @property
     def _keeps_asking(self) -> bool:

@@ -85,5 +85,5 @@ class LocalUpstream:
         left = LIFETIME if request.until is None else max(1, min(LIFETIME, round(request.until - now)))
         if left == LIFETIME:
             self._renewals[id] = self._loop.call_later(LIFETIME / 2, self._grant, id)
-        external = Endpoint(address, request.internal.port)
-        self._emit(Granted(id, Grant(self.name, request.internal, external, left, now + left)))
+        endpoint = Endpoint(address, request.internal.port)
+        self._emit(Granted(id, Grant(self.name, endpoint, endpoint, left, now + left)))

@@ -23,7 +23,6 @@ from igdpcp.iwf.interfaces import (
 )
 from igdpcp.log import line
 from igdpcp.model import (
-    UNKNOWN_ADDRESS,
     Activation,
     Endpoint,
     Grant,
@@ -38,14 +37,15 @@ from igdpcp.pcp.client import (
     MappingReleased,
     ServerState,
     StateLossDetected,
-    WantedMapping,
 )
 from igdpcp.pcp.discovery import Origin, Server
 from igdpcp.pcp.message import ResultCode
 from igdpcp.pcp.nonce import derive
 from igdpcp.pcp.timing import Timing
 from igdpcp.upstreams.address_probe import PROBE_ID, probe, takes_its_place
+from igdpcp.upstreams.debts import Debts
 from igdpcp.upstreams.server_line import ServerLine
+from igdpcp.upstreams.wishes import Wishes
 
 LOG = logging.getLogger("igdpcp.upstream")
 
@@ -83,13 +83,17 @@ class PcpUpstream:
         self._loop = asyncio.get_running_loop()
         self._line = ServerLine(
             timing=Timing(irt=config.retransmit_initial), secret=secret, rng=rng, log_wire=main.log_wire,
-            event=self._handle, state_changed=self._server_state, engine_made=self._ask_all,
-            internal_changed=self._follow_address, asked_anew=self._asked_anew, peer_changed=peer_changed,
+            event=self._handle, state_changed=self._server_state, server_left=self._server_left,
+            engine_made=self._begin_anew, asked_anew=self._asked_anew, peer_changed=peer_changed,
         )  # fmt: skip
-        self._requests: dict[str, UpstreamRequest] = {}
+        self._wishes = Wishes(self._line)
+        self._requests: dict[str, UpstreamRequest] = {}  # what is wanted, with the last grant of each
+        self._asked: set[str] = set()  # those that the engine knows
         self._granted: set[str] = set()
-        self._leaving: set[str] = set()
-        self._owed: dict[str, UpstreamRequest] = {}  # to be given back as soon as there is a server
+        self._leaving: dict[str, UpstreamRequest] = {}  # those that the engine gives back
+        self._debts = Debts()
+        self._probing = False
+        self._heard = False  # whether the server has said anything, be it a refusal
         self._state = Activation.NO_WAN
         self.reason = "the WAN has no address yet"
         self.state_since = self._loop.time()
@@ -142,10 +146,22 @@ class PcpUpstream:
     @property
     def counters(self) -> Counter[str]:
         """What was sent, received and ignored, and why."""
-        return self._line.counters
+        return self._line.counters + Counter(debts_dropped=self._debts.dropped)
+
+    @property
+    def device(self) -> str:
+        """The device through which the server is reached; "" when it is not known, or nobody is asked."""
+        return self._line.device
 
     def network_changed(self, device: str, address: IPv4Address | None, servers: Iterable[Server]) -> None:
-        """The WAN is this device with this address (None: it is down), and these are the servers behind it."""
+        """The WAN is this device with this address (None: it is down), and these are the servers behind it.
+
+        May be called whenever something may have changed; when nothing has, nothing happens.
+        """
+        self._apply(device, address, servers)
+        self._ask_all()  # the server may be trusted by now
+
+    def _apply(self, device: str, address: IPv4Address | None, servers: Iterable[Server]) -> None:
         if problem := self._line.network_changed(device, address, servers):
             self.up_since = None
             self._set_state(Activation.NO_WAN, problem)
@@ -159,45 +175,40 @@ class PcpUpstream:
         return id in self._granted
 
     def map(self, request: UpstreamRequest, *, urgent: bool = True) -> None:
+        known = self._requests.get(request.id)
+        if request.grant is None and known:
+            request = replace(request, grant=known.grant)
         self._requests[request.id] = request
-        self._leaving.discard(request.id)
-        if engine := self._line.engine:
-            if takes_its_place(request):
-                self._end_probe()
-            engine.want(self._wanted(request), self._loop.time(), urgent=urgent)
-            self._line.pump()
+        self._leaving.pop(request.id, None)
+        self._debts.forget(request.id)
+        self._want(request, urgent)
+        self._line.pump()
 
     def unmap(self, id: str, *, urgent: bool = True) -> None:
         self._granted.discard(id)
         if id in self._leaving:
             return
         request = self._requests.pop(id, None)
-        engine = self._line.engine
-        if request and engine is None and request.nonce:
-            self._owed[id] = request
-        elif request is None or engine is None:
-            self._emit(Released(id, ResultCode.SUCCESS))
-        else:
-            self._leaving.add(id)
-            engine.drop(id, self._loop.time(), urgent=urgent)
+        if request and id in self._asked:
+            assert self._line.engine is not None
+            self._asked.discard(id)
+            self._leaving[id] = request
+            self._line.engine.drop(id, self._loop.time(), urgent=urgent)
             self._line.pump()
+        elif request and request.grant:
+            self._debts.add(request)
+        else:
+            self._emit(Released(id, ResultCode.SUCCESS))
 
     def give_back(self, request: UpstreamRequest) -> None:
-        engine = self._line.engine
-        if engine is None:
-            self._owed[request.id] = request
-            return
-        if takes_its_place(request):
-            self._end_probe()
-        wanted = self._wanted(request)
-        nonce = wanted.nonce or derive(
-            self._secret, self.identity, wanted.protocol, wanted.internal_address, wanted.internal_port
-        )
-        now = self._loop.time()
-        engine.want(replace(wanted, nonce=nonce), now, urgent=False)
-        self._leaving.add(request.id)
-        engine.drop(request.id, now, urgent=False)
-        self._line.pump()
+        if self._line.engine and self._wishes.is_of_another_server(request):
+            self._debts.add(request)
+            self._emit(Released(request.id, ResultCode.NETWORK_FAILURE))
+        elif self._wishes.may_be_told(request):
+            self._tell(request)
+            self._line.pump()
+        else:
+            self._debts.add(request)
 
     def announce(self) -> None:
         if engine := self._line.engine:
@@ -210,34 +221,72 @@ class PcpUpstream:
 
     # -- what the line says --------------------------------------------------------------------------------------
 
-    def _ask_all(self) -> None:
-        """Another server knows nothing: everything is asked for, and what is owed is given back."""
-        engine = self._line.engine
-        assert engine is not None
+    def _server_left(self) -> None:
+        """A deletion on its way is owed to the server until it is asked again, or the grant has ended by itself."""
+        for request in self._leaving.values():
+            if request.grant:
+                self._debts.add(request)
+            self._emit(Released(request.id, ResultCode.NETWORK_FAILURE))
+        self._leaving.clear()
+
+    def _begin_anew(self) -> None:
+        """Another server knows nothing: everything is asked for, and what is owed to it is given back."""
+        self._asked.clear()
         self._granted.clear()
-        while self._leaving:  # whoever knows of them is not asked any more
-            self._emit(Released(self._leaving.pop(), ResultCode.NETWORK_FAILURE))
+        self._probing = self._heard = False
         self.up_since = None
-        for request in self._requests.values():
-            engine.want(self._wanted(request), self._loop.time(), urgent=False)
-        owed, self._owed = self._owed, {}
-        for request in owed.values():
-            self.give_back(request)
+        self._ask_all()
 
-    def _follow_address(self, before: IPv4Address) -> None:
-        """What was asked for our old address is meant for the new one; the engine does the same."""
-        internal = self._line.internal
-        if internal is None:
+    def _ask_all(self) -> None:
+        """Ask for what the engine does not know yet, as far as it may, and give back what is owed."""
+        for request in [each for each in self._requests.values() if each.id not in self._asked]:
+            self._want(request, urgent=False)
+        now = self._loop.time()
+        for request in self._debts.take(lambda owed: owed.grant is not None and owed.grant.ends <= now):
+            self._emit(Released(request.id, ResultCode.SUCCESS))
+        wishes = self._wishes
+        due = self._debts.take(lambda owed: wishes.may_be_told(owed) and not wishes.is_of_another_server(owed))
+        in_use = {wishes.tuple(request) for request in self._requests.values()} if due else set()
+        for request in due:
+            if wishes.tuple(request) in in_use:
+                self._emit(Released(request.id, ResultCode.SUCCESS))
+            else:
+                self._tell(request)
+        self._line.pump()
+
+    def _want(self, request: UpstreamRequest, urgent: bool) -> None:
+        if request.id not in self._asked and not self._wishes.may_be_told(request):
             return
-        for id, request in self._requests.items():
-            if request.internal.address == before:
-                self._requests[id] = replace(request, internal=Endpoint(internal, request.internal.port))
+        if self._wishes.is_of_another_server(request):  # which keeps its grant: nobody tells it to let go
+            self._debts.leave(request)
+        if takes_its_place(request):
+            self._end_probe()
+        assert self._line.engine is not None
+        self._asked.add(request.id)
+        self._line.engine.want(self._wishes.wanted(request), self._loop.time(), urgent=urgent)
 
-    def _asked_anew(self) -> None:
+    def _tell(self, request: UpstreamRequest) -> None:
+        """Delete what the engine knows nothing of, unless it was granted to an address that we no longer have."""
+        wanted, engine = self._wishes.wanted(request), self._line.engine
+        assert engine is not None
+        if request.grant and request.grant.internal != self._wishes.internal(request):
+            self._emit(Released(request.id, ResultCode.SUCCESS))
+            return
+        if takes_its_place(request):
+            self._end_probe()
+        nonce = wanted.nonce or derive(
+            self._secret, self.identity, wanted.protocol, wanted.internal_address, wanted.internal_port
+        )
+        now = self._loop.time()
+        engine.want(replace(wanted, nonce=nonce), now, urgent=False)
+        self._leaving[request.id] = request
+        engine.drop(request.id, now, urgent=False)
+
+    def _asked_anew(self, from_elsewhere: bool) -> None:
         self._granted.clear()
+        if from_elsewhere:
+            self.up_since = None
         self._set_external_address(None)
-        if self._state is Activation.ACTIVE:
-            self._probe()
 
     def _server_state(self, state: ServerState, reason: str) -> None:
         self._set_state(_STATES[state], reason)
@@ -256,7 +305,7 @@ class PcpUpstream:
                 self._granted.discard(event.key)
                 self._emit(Lost(event.key))
             case MappingReleased() if event.key != PROBE_ID:
-                self._leaving.discard(event.key)
+                self._leaving.pop(event.key, None)
                 self._emit(Released(event.key, event.result))
 
     def _mapping_granted(self, event: MappingGranted) -> None:
@@ -270,15 +319,25 @@ class PcpUpstream:
         self._set_external_address(event.external_address)
         if event.key == PROBE_ID:
             return
+        assert self._line.server is not None
+        request = self._requests[event.key]
         external = Endpoint(event.external_address, event.external_port)
-        internal = self._settled(self._requests[event.key].internal)
-        grant = Grant(self.name, internal, external, event.lifetime, event.ends, event.nonce, self.identity)
+        grant = Grant(
+            upstream=self.name,
+            internal=self._wishes.internal(request),
+            external=external,
+            lifetime=event.lifetime,
+            ends=event.ends,
+            nonce=event.nonce,
+            server=self._line.server.mark,
+        )
+        self._requests[event.key] = replace(request, grant=grant)
         self._emit(Granted(event.key, grant))
-        if PROBE_ID in self._granted:
-            self._end_probe()
+        self._end_probe()
 
     def _set_state(self, state: Activation, reason: str) -> None:
-        if state is Activation.LOST and self.up_since is None and self._guessed:
+        self._heard |= state is Activation.ACTIVE or not self.usable
+        if state is Activation.LOST and not self._heard and self._guessed:
             state = Activation.NO_SERVER
             reason = f"{self.origin} {self.address} does not answer PCP"
         if reason != self.reason and not self.usable:
@@ -290,6 +349,7 @@ class PcpUpstream:
         self.state_since = self._loop.time()
         if state is Activation.ACTIVE:
             self.up_since = self.up_since or self._loop.time()
+            self._ask_all()
             self._probe()
         self._emit(StateChanged(state))
 
@@ -305,13 +365,14 @@ class PcpUpstream:
             return
         if any(takes_its_place(request) for request in self._requests.values()):
             return
-        now = self._loop.time()
-        engine.want(probe(internal, now), now)
+        now, self._probing = self._loop.time(), True
+        engine.want(probe(internal, now), now, urgent=not self._requests)
 
     def _end_probe(self) -> None:
-        assert self._line.engine is not None
         self._granted.discard(PROBE_ID)
-        self._line.engine.drop(PROBE_ID, self._loop.time())
+        if self._probing and self._line.engine:
+            self._probing = False
+            self._line.engine.drop(PROBE_ID, self._loop.time())
 
     @property
     def _guessed(self) -> bool:
@@ -323,25 +384,3 @@ class PcpUpstream:
         if not isinstance(address, IPv4Address) or self._is_local(address):
             return False
         return not (address.is_loopback or address.is_multicast or address.is_link_local or address.is_unspecified)
-
-    def _wanted(self, request: UpstreamRequest) -> WantedMapping:
-        internal = self._settled(request.internal)
-        return WantedMapping(
-            key=request.id,
-            protocol=request.protocol,
-            internal_address=internal.address,
-            internal_port=internal.port,
-            external_port=request.external_port,
-            exact=request.exact,
-            until=request.until,
-            external_address=request.external_address,
-            remote_hosts=(request.remote_host,) if request.remote_host else (),
-            description=request.description,
-            nonce=request.nonce if request.server == self.identity else b"",
-        )
-
-    def _settled(self, internal: Endpoint) -> Endpoint:
-        """With the router's own address in the place of one that was not known."""
-        if internal.address == UNKNOWN_ADDRESS and self._line.internal:
-            return Endpoint(self._line.internal, internal.port)
-        return internal

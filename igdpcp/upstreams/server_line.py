@@ -2,7 +2,7 @@
 """The line to the server that is asked: which server at which address, its engine, and the sockets.
 
 Servers and their addresses are tried one after the other (RFC 7488), and one is asked at a time. The same server at
-another of its addresses keeps its engine; another server gets another one.
+another of its addresses, or named in another way, keeps its engine; another server gets another one.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from igdpcp.errors import OurFault
 from igdpcp.log import line
 from igdpcp.model import IPAddress, PcpPeer
 from igdpcp.pcp.client import Event, PcpClient, ServerState, ServerStateChanged
-from igdpcp.pcp.discovery import ROUND_INTERVAL, Choice, Server
+from igdpcp.pcp.discovery import ROUND_INTERVAL, Choice, Origin, Server, known_as
 from igdpcp.pcp.message import SERVER_PORT
 from igdpcp.pcp.timing import Timing
 from igdpcp.upstreams.pcp_sockets import PcpSockets, Source
@@ -30,9 +30,9 @@ class ServerLine:
     """Drives the engine with sockets and the loop's clock; what it says comes out by the callbacks.
 
     ``event``: what the engine reports but for its state. ``state_changed``: what is known of the servers, with a reason
-    for people; LOST only when none is left to try. ``engine_made``: ``engine`` is another one, which knows no mapping
-    yet. ``internal_changed``: our own mappings are for ``internal``, no longer for its argument. ``asked_anew``: what
-    was granted was granted from or at another address. ``peer_changed``: ``peer`` is another one by itself.
+    for people; LOST only when none is left to try. ``server_left``: another server will be asked than ``server``.
+    ``engine_made``: ``engine`` is another one, which knows no mapping yet. ``asked_anew``: what was granted was granted
+    from (True) or at another address. ``peer_changed``: ``peer`` is another one by itself.
     """
 
     def __init__(
@@ -44,9 +44,9 @@ class ServerLine:
         log_wire: bool,
         event: Callable[[Event], None],
         state_changed: Callable[[ServerState, str], None],
+        server_left: Callable[[], None],
         engine_made: Callable[[], None],
-        internal_changed: Callable[[IPv4Address], None],
-        asked_anew: Callable[[], None],
+        asked_anew: Callable[[bool], None],
         peer_changed: Callable[[], None],
     ) -> None:
         self._timing = timing
@@ -54,12 +54,13 @@ class ServerLine:
         self._rng = rng
         self._event = event
         self._state_changed = state_changed
+        self._server_left = server_left
         self._engine_made = engine_made
-        self._internal_changed = internal_changed
         self._asked_anew = asked_anew
         self._peer_changed = peer_changed
         self._loop = asyncio.get_running_loop()
         self._sockets = PcpSockets(self._received, self.pump, self._unreachable, log_wire)
+        self._named: tuple[Server, ...] = ()  # as we were told; those in use may have kept another identity
         self._servers: tuple[Server, ...] = ()
         self._choice = Choice(())
         self._device = ""
@@ -88,6 +89,11 @@ class ServerLine:
         return self._sockets.port is not None
 
     @property
+    def device(self) -> str:
+        """The device through which the server is reached; "" when it is not known, or nobody is asked."""
+        return self._sockets.device
+
+    @property
     def peer(self) -> PcpPeer | None:
         """Whose packets the router has to let in, to which port; None while nobody is asked."""
         port = self._sockets.port
@@ -101,18 +107,22 @@ class ServerLine:
     def network_changed(self, device: str, address: IPv4Address | None, servers: Iterable[Server]) -> str | None:
         """The WAN is this device with this address (None: it is down), and these are the servers behind it.
 
-        Returns why none can be asked; None: one is.
+        Returns why none can be asked; None: one is. May be called at any time: the socket is kept while it is what
+        would be opened now.
         """
+        same_device = device == self._device
         self._device, self._wan_address = device, address
-        self._choose(tuple(servers))
+        news = self._choose(tuple(servers))
+        if address is None or not self._choice:
+            self._end_round()
+            return self._disconnect("the WAN has no IPv4 address" if address is None else "no PCP server is known")
+        begins_anew = news and self._is_lost()
+        if same_device and not begins_anew and self._stays_connected():
+            return None
         self._sockets.close()
-        problem = "the WAN has no IPv4 address" if address is None else "no PCP server is known"
-        if address is not None and self._choice:
-            problem = self._connect() or ""
-        if problem and self.engine:
-            self.engine.address_changed(None, self._loop.time())
-            self.pump()
-        return problem or None
+        self._choice.go_round()
+        problem = self._connect()
+        return self._disconnect(problem) if problem else None
 
     def close(self) -> None:
         """Stop talking; grants stay as they are."""
@@ -149,15 +159,35 @@ class ServerLine:
         else:
             self._event(event)
 
-    def _choose(self, servers: tuple[Server, ...]) -> None:
-        """What is asked stays so while it is one of the servers."""
-        if servers == self._servers:
-            return
-        current = (self._choice.server, self._choice.address) if self._choice else None
-        self._servers, self._choice = servers, Choice(servers)
-        if current:
-            self._choice.prefer(*current)
+    def _choose(self, servers: tuple[Server, ...]) -> bool:
+        """What is asked stays so while it is one of the servers and not lost; whether the list is another one."""
+        if servers == self._named:
+            return False
+        asked = self._choice.address if self._choice else None
+        self._named = servers
+        self._servers = known_as(servers, [*([self.server] if self.server else []), *self._servers])
+        self._choice = Choice(self._servers)
+        if asked and self.server and not self._is_lost():
+            self._choice.prefer(self.server.identity, asked)
         self._end_round()
+        return True
+
+    def _is_lost(self) -> bool:
+        return self.engine is not None and self.engine.state is ServerState.LOST
+
+    def _stays_connected(self) -> bool:
+        """Whether the socket leads to the server that is to be asked, from the address that the kernel takes now."""
+        server, address = self._choice.server, self._choice.address
+        if not self.up or not self._asked or not self.server or self.server.identity != server.identity:
+            return False
+        try:
+            source = self._sockets.source(self._device, address)
+        except OurFault:
+            return False
+        if (source, address) != self._asked or self._internal(source) != self.internal:
+            return False
+        self.server = server
+        return True
 
     def _connect(self) -> str | None:
         """Ask at the address that is chosen, or at the first one after it that there is a way to; why at none."""
@@ -171,22 +201,45 @@ class ServerLine:
                     return str(fault)
         now = self._loop.time()
         before, self._asked = self._asked, (source, address)
-        self._follow(source if isinstance(source, IPv4Address) else self._wan_address)
-        if self.engine is None or self.server != self._choice.server:
-            self._make_engine(self._choice.server, address)
-        elif before and before[1] != address:
-            self.engine.server_moved(address, now)
-        engine = self.engine
-        assert engine is not None
-        self._show(engine.state, f"asking {address}" if engine.state is ServerState.PROBING else engine.reason)
+        self.internal = self._internal(source)
+        engine = self._engine_for(before)
         engine.address_changed(source, now, self.internal)
+        self._show(engine.state, f"asking {address}" if engine.state is ServerState.PROBING else engine.reason)
         if self._asked != before:
-            self._asked_anew()
+            self._asked_anew(before is None or before[0] != source)
         engine.announce(now)
         self.pump()
         return None
 
-    def _make_engine(self, server: Server, address: IPAddress) -> None:
+    def _internal(self, source: IPAddress) -> IPv4Address | None:
+        """The address that our own mappings are for, when we ask from this one."""
+        return source if isinstance(source, IPv4Address) else self._wan_address
+
+    def _engine_for(self, before: tuple[IPAddress, IPAddress] | None) -> PcpClient:
+        """The engine of the server that is chosen; after any break it is PROBING until something answers."""
+        assert self._asked is not None
+        (source, address), server, engine = self._asked, self._choice.server, self.engine
+        another = self.server is None or self.server.identity != server.identity
+        if server.origin is Origin.ANYCAST and before and before[0] != source:
+            another = True  # RFC 7723: from elsewhere the address may be another server's, or nobody's
+        if engine is None or another:
+            return self._make_engine(server, address)
+        self.server = server
+        if engine.address is None or engine.state is ServerState.LOST or (before and before[1] != address):
+            engine.server_moved(address, self._loop.time())
+        return engine
+
+    def _disconnect(self, problem: str) -> str:
+        """Nobody can be asked, and silence means nothing; returns why."""
+        self._sockets.close()
+        if self.engine:
+            self.engine.address_changed(None, self._loop.time())
+            self.pump()
+        return problem
+
+    def _make_engine(self, server: Server, address: IPAddress) -> PcpClient:
+        if self.engine:
+            self._server_left()
         self.server = server
         self.engine = PcpClient(
             server=(address, SERVER_PORT),
@@ -196,21 +249,20 @@ class ServerLine:
             timing=self._timing,
         )
         self._engine_made()
-
-    def _follow(self, internal: IPv4Address | None) -> None:
-        before, self.internal = self.internal, internal
-        if before is not None and before != internal:
-            self._internal_changed(before)
+        return self.engine
 
     def _engine_state(self, state: ServerState, reason: str) -> None:
-        if state is ServerState.ACTIVE:
+        """A server that refuses what is needed has failed like one that is silent."""
+        assert self.engine is not None
+        if state is ServerState.ACTIVE and self.engine.usable:
             self._choice.answered()
             self._end_round()
-        elif state is ServerState.LOST and len(self._choice) > 1:
-            if self._try_next(reason):
+        elif state is not ServerState.PROBING and len(self._choice) > 1:
+            if state is ServerState.ACTIVE:
+                self._choice.refused()
+            if self._try_next(self.engine.reason) or not self.up:
                 return
-            self._end_round()
-            self._round = self._loop.call_later(ROUND_INTERVAL, self._begin_round)
+            self._next_round()
         self._show(state, reason)
 
     def _show(self, state: ServerState, reason: str) -> None:
@@ -231,24 +283,41 @@ class ServerLine:
         self._reconnect()
 
     def _reconnect(self) -> bool:
+        """Ask at the address that is chosen by now; False: there is no way to any, and a later round tries again."""
         self._sockets.close()
-        if self._connect():
-            return False
+        problem = self._connect()
+        if problem:
+            self._disconnect(problem)
+            self._next_round()
+            self._show(ServerState.LOST, problem)
         self._peer_changed()
-        return True
+        return not problem
+
+    def _next_round(self) -> None:
+        self._end_round()
+        self._round = self._loop.call_later(ROUND_INTERVAL, self._begin_round)
 
     def _end_round(self) -> None:
         if self._round:
             self._round.cancel()
             self._round = None
 
-    def _unreachable(self) -> None:
-        """RFC 7488 section 3: a hard error means the next address at once; but not in the middle of sending."""
-        if len(self._choice) > 1:
-            self._loop.call_soon(self._refused_at, self._choice.address)
+    def _unreachable(self, nobody_there: bool) -> None:
+        """Looked at later: it may come in the middle of sending."""
+        if self._choice:
+            self._loop.call_soon(self._refused_at, self._choice.address, nobody_there)
 
-    def _refused_at(self, address: IPAddress) -> None:
-        if self.up and self._choice and address == self._choice.address:
+    def _refused_at(self, address: IPAddress, nobody_there: bool) -> None:
+        """RFC 7488 section 3: a hard error means the next address at once.
+
+        But errors can be forged, and one is soon over: a server that answered is asked whether it is there.
+        """
+        if not self.up or self.engine is None or not self._choice or address != self._choice.address:
+            return
+        if self.engine.state is ServerState.ACTIVE:
+            self.engine.announce(self._loop.time())
+            self.pump()
+        elif nobody_there and len(self._choice) > 1:
             self._try_next("nobody listens there")
 
     def _received(self, data: bytes, source: Source) -> None:

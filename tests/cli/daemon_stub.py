@@ -30,7 +30,7 @@ STATUS: dict[str, Any] = {
     "external_address": "62.0.0.1",
     "external_address_reason": "learnt from the carrier",
     "wan": {"device": "wan", "address": "100.64.12.34"},
-    "lans": [{"device": "br-lan", "address": "192.168.1.1", "prefix": 24}],
+    "lans": [{"device": "br-lan", "addresses": ["192.168.1.1/24", "2600:1::1/64", "fe80::1/64"]}],
     "igd": {
         "advertising": True,
         "conflict": None,
@@ -39,6 +39,7 @@ STATUS: dict[str, Any] = {
         "version": "auto",
     },
     "mappings": {"active": 12, "local_only": 0, "pending": 0, "limit": 5000},
+    "pinholes": {"open": 0, "limit": 1000},
     "firewall": {"active": True, "problem": None},
     "errors": [],
     "uptime_seconds": 8040,
@@ -47,6 +48,7 @@ STATUS: dict[str, Any] = {
 }
 
 MAPPING: dict[str, Any] = {
+    "kind": "mapping",
     "id": "m1",
     "protocol": "tcp",
     "external_address": "62.0.0.1",
@@ -66,6 +68,23 @@ MAPPING: dict[str, Any] = {
     "upstream": "carrier",
 }
 
+PINHOLE: dict[str, Any] = {
+    **MAPPING,
+    "kind": "pinhole",
+    "id": "pinhole-17",
+    "external_address": "2600:1::50",
+    "external_port": 7000,
+    "client": "2600:1::50",
+    "client_port": 7000,
+    "wan_port": None,
+    "remote_port": 0,
+    "description": "",
+    "requester": "2600:1::50",
+    "lease_left": 600,
+    "grant_left": None,
+    "upstream": None,
+}
+
 
 def status(**changes: Any) -> dict[str, Any]:
     """A healthy status with these parts replaced; a dict replaces only the keys that it has."""
@@ -81,6 +100,11 @@ def status(**changes: Any) -> dict[str, Any]:
 def mapping(**changes: Any) -> dict[str, Any]:
     """The mapping above with these keys replaced."""
     return {**MAPPING, **changes}
+
+
+def pinhole(**changes: Any) -> dict[str, Any]:
+    """The pinhole above with these keys replaced."""
+    return {**PINHOLE, **changes}
 
 
 @contextmanager

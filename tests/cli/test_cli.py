@@ -106,6 +106,12 @@ def test_delete_by_port_and_by_id(daemon: Daemon) -> None:
     assert result.stdout == "tcp 62.0.0.1:8080 is closed; it reached 192.168.1.50:80.\n"
 
 
+def test_delete_closes_a_pinhole_by_its_number(daemon: Daemon) -> None:
+    daemon.mappings = [daemon_stub.pinhole()]
+    assert daemon.run("delete", "pinhole", "17").stdout == "The pinhole to tcp [2600:1::50]:7000 is closed.\n"
+    assert daemon.asked == [{"command": "delete", "id": "pinhole-17"}]
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -121,6 +127,9 @@ def test_delete_by_port_and_by_id(daemon: Daemon) -> None:
         ("delete",),
         ("delete", "tcp"),
         ("delete", "tcp", "80", "--id", "m1"),
+        ("delete", "tcp", "0"),
+        ("delete", "pinhole", "0"),
+        ("delete", "pinhole"),
     ],
 )
 def test_wrong_usage_is_refused_before_the_daemon_is_asked(daemon: Daemon, arguments: tuple[str, ...]) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from igdpcp import screen
 from igdpcp.model import Activation, Mode
-from tests.cli.daemon_stub import mapping, status
+from tests.cli.daemon_stub import mapping, pinhole, status
 
 
 def fits(text: str) -> bool:
@@ -81,6 +81,7 @@ def test_a_router_without_nat_and_one_without_carrier_are_drawn_as_such() -> Non
         ({"firewall": {"active": False, "problem": "chain igdpcp_dstnat is missing"}}, "/etc/init.d/firewall restart"),
         ({"firewall": {"active": True, "problem": "chain x drops forwarded packets"}}, "nft list ruleset"),
         ({"igd": {"advertising": False, "conflict": "miniupnpd runs"}}, "option 'force'"),
+        ({"igd": {"advertising": True, "conflict": "192.168.2.60 (br-guest)"}}, "option 'force'"),
         ({"warnings": ["section 'main' option 'x': unknown option", "b"]}, "Correct /etc/config/igdpcp (1 more)"),
     ],
 )
@@ -88,6 +89,29 @@ def test_whatever_is_wrong_comes_with_what_to_do(changes: dict[str, Any], advice
     text = screen.status_screen(status(**changes))
     assert advice in field(text, "To do")
     assert fits(text)
+
+
+def test_where_another_gateway_keeps_us_silent_is_told_beside_where_we_are_found() -> None:
+    text = screen.status_screen(status(igd={"conflict": "192.168.2.60 (br-guest)"}))
+    found = "advertised at http://192.168.1.1:5000/rootDesc.xml"
+    assert field(text, "IGD") == f"{found}, but not beside 192.168.2.60 (br-guest)"
+
+
+@pytest.mark.parametrize(
+    ("lans", "drawn"),
+    [
+        ([{"device": "br-lan", "addresses": ["192.168.1.1/24", "2600::1/64"]}] * 3, "192.168.1.0/24 +2 -> "),
+        ([{"device": "br-lan", "addresses": ["2600:1::1/64"]}], "2600:1::/64 -> "),
+        ([], "none"),
+    ],
+)
+def test_lans_are_shown_by_the_network_of_the_first_and_their_number(lans: list[dict[str, Any]], drawn: str) -> None:
+    assert drawn in screen.status_screen(status(lans=lans)).split("\n")[3] + "    -> "
+
+
+def test_pinholes_are_counted_where_there_are_any() -> None:
+    assert field(screen.status_screen(status(pinholes={"open": 2})), "Pinholes") == "2 open for IPv6 (limit 1000)"
+    assert "Pinholes" not in screen.status_screen(status())
 
 
 def test_no_carrier_configured_is_nothing_to_repair() -> None:
@@ -136,8 +160,9 @@ def test_the_screen_never_outgrows_itself_and_is_printable(noise: str, mode: Mod
             external_address_reason=noise,
             external_address=None,
             wan={"device": "wan", "address": None},
-            lans=[{"device": noise, "address": "192.168.100.254", "prefix": 23}] * 3,
+            lans=[{"device": noise, "addresses": ["192.168.100.254/23"]}] * 3,
             igd={"advertising": False, "conflict": noise},
+            pinholes={"open": 1000},
             firewall={"active": False, "problem": noise},
             errors=[{"seconds_ago": 3, "text": noise}] * 9,
             warnings=[noise] * 9,
@@ -155,6 +180,19 @@ def test_mappings_stand_in_columns_and_empty_columns_are_left_out() -> None:
         "udp    62.0.0.1:3     192.168.1.50:80  1 min 30 s     active, local_only  192.168.1.50  web",
     ]
     assert screen.mappings_table([]) == "no mappings"
+
+
+def test_pinholes_stand_beside_mappings_with_their_number() -> None:
+    text = screen.mappings_table(
+        [mapping(), pinhole(), pinhole(id="pinhole-18", remote_host="2600:9::9", remote_port=53)]
+    )
+    assert [line.split()[:5] for line in text.split("\n")] == [
+        ["PINHOLE", "PROTO", "EXTERNAL", "CLIENT", "FROM"],
+        ["tcp", "62.0.0.1:8080", "192.168.1.50:80", "until", "deleted"],
+        ["17", "tcp", "[2600:1::50]:7000", "[2600:1::50]:7000", "10"],
+        ["18", "tcp", "[2600:1::50]:7000", "[2600:1::50]:7000", "[2600:9::9]:53"],
+    ]
+    assert "*:53" in screen.mappings_table([pinhole(remote_port=53)])
 
 
 def test_a_remote_host_and_an_agent_get_their_columns() -> None:

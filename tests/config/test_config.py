@@ -3,14 +3,16 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
 import pytest
 
 from igdpcp import config
-from igdpcp.config import Config, LanConfig, MainConfig, PermissionConfig
+from igdpcp.config import SOAP_DEADLINE_LIMIT, Config, LanConfig, MainConfig, PermissionConfig
+from igdpcp.daemon.http_connection import HANDLER_TIMEOUT
 from igdpcp.errors import ConfigError
+from igdpcp.iwf.lifecycle import LOCAL_SECONDS
 
 
 def parse(text: str) -> Config:
@@ -184,7 +186,44 @@ def test_an_allow_rule_that_cannot_be_read_allows_nothing() -> None:
 def test_a_deny_rule_that_cannot_be_read_denies_more_not_less() -> None:
     read = parse("config permission p\noption action deny\noption int_addr 192.168.1.300\noption ext_ports 80\n")
     assert read.permissions == (PermissionConfig("p", "deny", range(80, 81)),)
-    assert "192.168.1.300 is not an IPv4 address" in read.warnings[0]
+    assert "192.168.1.300 is not an address" in read.warnings[0]
+
+
+DENY_LAN = "config permission no_lan\noption action deny\noption int_addr 192.168.1.0/24\n"
+DENY_IPV6 = "config permission no_ipv6\noption action deny\noption int_addr 2001:db8::/64\n"
+ALLOW_ALL = "config permission all\noption action allow\n"
+ALLOW_LAN = "config permission lan\noption action allow\noption int_addr 192.168.1.0/24\n"
+NO_PINHOLES = "config igdpcp main\noption max_pinholes 0\n"
+
+
+def test_a_network_of_hosts_may_be_an_ipv6_one() -> None:
+    read = parse(DENY_IPV6)
+    assert (read.permissions[0].internal_addresses, read.warnings) == (IPv6Network("2001:db8::/64"), ())
+
+
+def test_who_denies_ipv4_hosts_and_lets_their_pinholes_be_opened_is_warned() -> None:
+    (warning,) = parse(DENY_LAN + ALLOW_ALL).warnings
+    assert "section 'no_lan' option 'int_addr': 192.168.1.0/24 denies no IPv6 pinhole" in warning
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        DENY_LAN + DENY_IPV6 + ALLOW_ALL,
+        DENY_LAN + ALLOW_LAN,
+        ALLOW_LAN + ALLOW_ALL,
+        ALLOW_ALL + DENY_LAN,
+        NO_PINHOLES + DENY_LAN + ALLOW_ALL,
+    ],
+)
+def test_who_denies_ipv4_hosts_and_opens_no_pinhole_by_that_is_not_warned(text: str) -> None:
+    assert parse(text).warnings == ()
+
+
+def test_the_longest_deadline_ends_before_the_http_server_gives_up() -> None:
+    assert parse(f"config igdpcp main\noption soap_deadline {SOAP_DEADLINE_LIMIT}\n").warnings == ()
+    assert parse(f"config igdpcp main\noption soap_deadline {SOAP_DEADLINE_LIMIT}.1\n").main == MainConfig()
+    assert SOAP_DEADLINE_LIMIT + LOCAL_SECONDS < HANDLER_TIMEOUT
 
 
 @pytest.mark.parametrize("ports", ["80-", "-80", "90-80", "1-70000", "http", ""])

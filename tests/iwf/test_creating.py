@@ -11,7 +11,7 @@ import pytest
 
 from igdpcp.config import PermissionConfig
 from igdpcp.iwf.router_leg import EXTEND_SECONDS
-from igdpcp.model import Activation, Endpoint, MappingRequest, MappingState, Mode, Owner, Protocol, Requester
+from igdpcp.model import Activation, Endpoint, MappingState, Mode, Protocol
 from tests.support.hall import A6, CARRIER, WAN, A, B, Hall, settle
 from tests.support.virtual_time import virtual
 
@@ -418,16 +418,6 @@ async def test_iwf_185_the_first_permission_that_matches_decides(tmp_path: Path)
     hall = Hall(tmp_path, permissions=rules)
     assert (await hall.add(8080, version=2)).code == 606
     assert (await hall.add(8081, version=2)).code == 0
-
-
-@virtual
-async def test_iwf_185_a_version_2_control_point_leaves_entries_of_low_ports_alone(tmp_path: Path) -> None:
-    hall = Hall(tmp_path)
-    operator = Requester(None, Owner.OPERATOR)
-    await hall.interworking.add_port_mapping(MappingRequest(operator, Protocol.TCP, 80, Endpoint(IPv4Address(A), 80)))
-    assert (await hall.delete(80, version=2)).code == 606
-    assert await hall.ports() == [80]
-    assert (await hall.delete(80, version=1)).code == 0
 
 
 @virtual

@@ -72,6 +72,48 @@ async def test_a_deletion_by_an_id_that_nobody_has_is_refused(tmp_path: Path) ->
     assert await hall.ports() == [8080]
 
 
+@pytest.mark.parametrize("secure_mode", [True, False])
+def test_iwf_185_what_the_operator_made_nobody_else_changes_or_deletes(tmp_path: Path, secure_mode: bool) -> None:
+    @virtual
+    async def test() -> None:
+        hall = Hall(tmp_path, secure_mode=secure_mode)
+        await ask(hall, "add", protocol="tcp", external_port=8080, client=A, client_port=80, description="door")
+        for host in (A, B):
+            assert (await hall.add(8080, host, InternalPort=9000, LeaseDuration=1)).code == 718
+            assert (await hall.add(8080, host, version=2, InternalPort=9000)).code == 729
+            assert (await hall.delete(8080, host)).code == 714
+            assert (await hall.delete(8080, host, version=2)).code == 606
+        row = await hall.specific(8080)
+        assert (row["InternalPort"], row["PortMappingDescription"], row["LeaseDuration"]) == ("80", "door", "0")
+        assert (await ask(hall, "delete", protocol="tcp", external_port=8080))["external_port"] == 8080
+
+    test()
+
+
+@virtual
+async def test_iwf_185_any_port_is_another_than_the_operators_for_the_same_client(tmp_path: Path) -> None:
+    hall = Hall(tmp_path)
+    made = await ask(hall, "add", protocol="tcp", external_port=8080, client=A, client_port=8000, any=True)
+    reply = await hall.add(8080, any_port=True, InternalPort=8000)
+    assert reply.code == 0
+    assert int(reply["ReservedPort"]) != made["external_port"] == 8080
+
+
+@virtual
+async def test_iwf_185_what_the_operator_takes_over_while_its_host_waits_is_the_operators(tmp_path: Path) -> None:
+    hall = Hall(tmp_path)
+    hall.carrier.silent = True
+    first = asyncio.ensure_future(hall.add(8080))
+    await settle()
+    operators = asyncio.ensure_future(ask(hall, "add", protocol="tcp", external_port=8080, client=A, client_port=80))
+    await settle()
+    second = asyncio.ensure_future(hall.add(8080, InternalPort=9000))
+    await settle()
+    hall.carrier.grant(hall.only.id)
+    assert ((await first).code, (await operators)["external_port"], (await second).code) == (0, 8080, 718)
+    assert hall.only.request.client.port == 80
+
+
 @virtual
 async def test_a_description_is_kept_without_what_cannot_be_printed(tmp_path: Path) -> None:
     hall = Hall(tmp_path)

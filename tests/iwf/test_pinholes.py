@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
 from ipaddress import IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 
@@ -332,23 +333,6 @@ async def test_pinholes_stand_without_an_ipv4_address_on_the_wan(tmp_path: Path)
 # -- other ends ---------------------------------------------------------------------------------------------------
 
 
-@virtual
-async def test_a_pinhole_to_an_address_that_has_left_the_lans_goes(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.INFO)
-    hall = Hall(tmp_path)
-    await add(hall)
-    hall.pinholes.lans_changed()
-    await settle()
-    assert len(hall.ruleset.pinhole_rules) == 1
-    hall.router.lan6 = IPv6Network("2600:7::/64")
-    hall.pinholes.lans_changed()
-    await settle()
-    assert (hall.ruleset.pinhole_rules, len(hall.pinhole_table)) == ({}, 0)
-    assert "event=pinhole_led_astray" in caplog.text
-
-
 @pytest.mark.parametrize("end", ["kill", "stop"])
 def test_pinholes_survive_a_restart_with_their_leases(tmp_path: Path, end: str) -> None:
     @virtual
@@ -372,23 +356,39 @@ def test_pinholes_survive_a_restart_with_their_leases(tmp_path: Path, end: str) 
     test()
 
 
-@pytest.mark.parametrize("why", ["address", "back-end", "option"])
-def test_a_pinhole_that_is_no_longer_possible_is_not_restored(tmp_path: Path, why: str) -> None:
+@pytest.mark.parametrize("why", ["lease", "permission", "back-end", "option"])
+def test_a_pinhole_that_may_not_be_any_more_is_not_restored(
+    tmp_path: Path, why: str, caplog: pytest.LogCaptureFixture
+) -> None:
     @virtual
     async def test() -> None:
+        caplog.set_level(logging.INFO)
         first = Hall(tmp_path)
         await add(first)
         first.kill()
-        second = Hall(tmp_path, max_pinholes=0 if why == "option" else 1)
+        await asyncio.sleep(3601 if why == "lease" else 0)
+        rules = [PermissionConfig("none", "deny")] if why == "permission" else []
+        second = Hall(tmp_path, permissions=rules, max_pinholes=0 if why == "option" else 1)
         second.ruleset.pinholes = why != "back-end"
-        if why == "address":
-            second.router.lan6 = IPv6Network("2600:7::/64")
         await second.restart.restore()
+        assert "event=pinhole_not_adopted" in caplog.text
         assert (second.ruleset.pinhole_rules, len(second.pinhole_table)) == ({}, 0)
         second.kill()
         assert Hall(tmp_path).journal.load().pinholes == ()
 
     test()
+
+
+@virtual
+async def test_of_two_pinholes_for_the_same_that_a_full_disk_left_one_is_restored(tmp_path: Path) -> None:
+    first = Hall(tmp_path)
+    await add(first)
+    (made,) = first.pinhole_table
+    first.journal.record(replace(made, id=made.id % 65535 + 1))
+    first.kill()
+    second = Hall(tmp_path)
+    await second.restart.restore()
+    assert (len(second.pinhole_table), len(second.ruleset.pinhole_rules)) == (1, 1)
 
 
 @virtual

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from igdpcp.model import Activation, Endpoint, MappingRequest, MappingState, Owner, Protocol, Requester
+from igdpcp.iwf.interfaces import Released
+from igdpcp.model import UNKNOWN_ADDRESS, Activation, Endpoint, MappingRequest, MappingState, Owner, Protocol, Requester
 from igdpcp.pcp.message import ResultCode
 from tests.support.hall import WAN, A, B, Hall, settle
 from tests.support.virtual_time import virtual
@@ -32,7 +33,7 @@ async def test_iwf_042_043_047_after_a_kill_all_entries_are_listed_and_asked_for
     assert len(second.ruleset.rules) == 20
     await asyncio.sleep(10)
     assert [asked.external_port for asked in second.carrier.asked] == [8080 + n for n in range(20)]
-    assert {asked.nonce for asked in second.carrier.asked} == {b"n"}
+    assert {asked.grant and asked.grant.nonce for asked in second.carrier.asked} == {b"n"}
     assert {asked.internal for asked in second.carrier.asked} == {asked.internal for asked in first.carrier.asked}
 
 
@@ -262,7 +263,7 @@ async def test_a_mapping_made_by_the_router_alone_goes_upstream_after_a_restart(
     await first.stop()
     second = await _started(tmp_path)
     await settle()
-    assert second.carrier.asked[0].nonce == b""
+    assert second.carrier.asked[0].grant is None
     assert second.only_rule.external.address != WAN
 
 
@@ -285,7 +286,8 @@ async def test_an_adopted_entry_is_asked_for_by_its_nonce_and_can_be_deleted_at_
     second = await _started(tmp_path)
     assert (await second.delete(8129)).code == 0
     (asked,) = (request for request in second.carrier.asked if request.external_port == 8129)
-    assert asked.nonce == b"n"
+    assert asked.grant
+    assert asked.grant.nonce == b"n"
     assert second.carrier.returned == [asked.id]
 
 
@@ -348,3 +350,28 @@ async def test_what_the_carrier_could_not_be_told_is_told_at_the_next_start(tmp_
     await first.stop()
     second = await _started(tmp_path)
     assert [left.external_port for left in second.carrier.given_back] == [8080, 8081]
+
+
+@virtual
+async def test_what_the_carrier_is_told_after_all_is_not_told_again_at_the_next_start(tmp_path: Path) -> None:
+    first = Hall(tmp_path)
+    await first.add(8080)
+    await first.add(8081, LeaseDuration=60, InternalPort=8001)
+    first.carrier.releases = ResultCode.NETWORK_FAILURE
+    assert (await first.delete(8080)).code == 0
+    await asyncio.sleep(61)
+    for id in first.carrier.returned:
+        first.carrier.emit(Released(id, 0))
+    await settle()
+    await first.stop()
+    assert (await _started(tmp_path)).carrier.given_back == []
+
+
+@virtual
+async def test_iwf_052_the_upstream_is_asked_for_the_routers_own_address_whichever_the_server_sees(
+    tmp_path: Path,
+) -> None:
+    hall = Hall(tmp_path)
+    hall.carrier.own = lambda: None
+    await hall.add(8080)
+    assert hall.carrier.asked[0].internal == Endpoint(UNKNOWN_ADDRESS, 8080)

@@ -30,6 +30,13 @@ detect.choose_backend = gated
 """
 
 
+SHORT_GRACE = """
+from igdpcp.iwf import absences
+
+absences.LAN_GRACE_SECONDS = 2.0
+"""
+
+
 def altered(lab: Lab, code: str) -> dict[str, str]:
     """The environment for a daemon in which ``code`` has run first."""
     directory = lab.directory / "altered"

@@ -3,23 +3,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from igdpcp.upnp.ssdp import search_request
 from tests.lab import topology
 from tests.lab.carrier import MINIUPNPD_CHAINS, PEERS, START_MINIUPNPD, ScriptedCarrier
 from tests.lab.clients import Upnpc
 from tests.lab.daemon import Igdpcpd
-from tests.lab.namespaces import Process, poll
+from tests.lab.namespaces import Host, Process, poll
 from tests.lab.topology import Lab
+from tests.support.other_gateway import GATEWAY, message
 
 pytestmark = pytest.mark.lab
 
 ROOT = Path(__file__).parents[2]
+GUEST_ROUTER, GUEST = "192.168.2.1", "192.168.2.60"
 MINIUPNPD_CONFIG = f"""
 ext_ifname={topology.WAN_DEVICE}
 ext_ip={topology.EXTERNAL_ADDRESS}
@@ -44,9 +49,9 @@ def lab() -> Iterator[Lab]:
         yield lab
 
 
-def other_gateway(lab: Lab) -> Process:
+def other_gateway(lab: Lab, address: str = topology.LAN2_ADDRESS) -> Process:
     process = lab.lan2.popen(
-        [sys.executable, "-S", "-m", "tests.support.other_gateway", topology.LAN2_ADDRESS],
+        [sys.executable, "-S", "-m", "tests.support.other_gateway", address],
         name="other_gateway",
         env={"PYTHONPATH": str(ROOT)},
     )
@@ -99,3 +104,39 @@ def test_a_gateway_that_comes_later_silences_it(lab: Lab) -> None:
 
     poll(lambda: daemon.status()["igd"]["advertising"] is False, 5, "silence")
     assert topology.ROUTER_LAN_ADDRESS not in Upnpc(lab.lan).run("-s").stdout
+
+
+def search(host: Host, address: str, gateway: str) -> bytes:
+    """What answers this host's search; empty when nothing does."""
+    with host.socket(socket.SOCK_DGRAM) as sock:
+        sock.bind((address, 0))
+        sock.settimeout(1)
+        sock.sendto(search_request(GATEWAY, 1), (gateway, 1900))
+        with contextlib.suppress(TimeoutError):
+            return sock.recv(2048)
+    return b""
+
+
+def test_a_gateway_on_one_lan_silences_it_there_only_and_a_bare_port_is_none(lab: Lab) -> None:
+    lab.router.run(["ip", "link", "set", "lan2", "nomaster"])
+    lab.router.run(["ip", "addr", "add", f"{GUEST_ROUTER}/24", "dev", "lan2"])
+    lab.lan2.run(["ip", "addr", "flush", "dev", "eth0"])
+    lab.lan2.run(["ip", "addr", "add", f"{GUEST}/24", "dev", "eth0"])
+    daemon = Igdpcpd(lab, sections={"lan guest": {"device": "lan2"}})
+    daemon.wait_for_advertising()
+    lab.listen(lab.lan2, "tcp", 9999)
+    with lab.lan2.socket(socket.SOCK_DGRAM) as sock:
+        sock.bind((GUEST, 0))
+        location = f"http://{GUEST}:9999/"
+        announcement = message("NOTIFY * HTTP/1.1", GUEST, NT=GATEWAY, NTS="ssdp:alive", LOCATION=location)
+        sock.sendto(announcement, (GUEST_ROUTER, 1900))
+    poll(lambda: daemon.status()["counters"]["ssdp"]["unconfirmed"], 5, "the doubt")
+    assert search(lab.lan2, GUEST, GUEST_ROUTER)
+
+    other_gateway(lab, GUEST)
+
+    conflict = poll(lambda: daemon.status()["igd"]["conflict"], 5, "the conflict")
+    assert "(lan2)" in conflict
+    assert not search(lab.lan2, GUEST, GUEST_ROUTER)
+    assert search(lab.lan, topology.LAN_ADDRESS, topology.ROUTER_LAN_ADDRESS)
+    assert f"advertised at http://{topology.ROUTER_LAN_ADDRESS}:5000" in daemon.cli("status").stdout

@@ -30,6 +30,7 @@ PORT, CLIENT_PORT = 40080, 8080
 IRT = 0.4
 LIFETIME = 12
 LOST = 2
+CLEARING, ONE_HOST = "0", "128"
 MAPPED, PREFER_FAILURE, FILTER, DESCRIPTION = "::ffff:", "2", "3", "128"
 
 
@@ -104,10 +105,9 @@ def test_one_mapping_as_tshark_reads_it(tmp_path: Path) -> None:
         assert (fields["version"], fields["opcode"], message["to_port"]) == ("2", "1", "5351")
         assert fields["client_ip"] == MAPPED + ROUTER_WAN_ADDRESS
         assert (fields["map.protocol"], fields["map.req_sug_external_port"]) == ("6", str(PORT))
-        assert fields["option.code"] == [PREFER_FAILURE, FILTER, FILTER, DESCRIPTION] or fields["option.code"] == [
-            PREFER_FAILURE, FILTER, DESCRIPTION,
-        ]  # fmt: skip
-        assert MAPPED + INTERNET_ADDRESS in fields["option.filter.remote_peer_ip"]
+        assert fields["option.code"] == [PREFER_FAILURE, FILTER, FILTER, DESCRIPTION]
+        assert fields["option.filter.prefix_length"] == [CLEARING, ONE_HOST]
+        assert fields["option.filter.remote_peer_ip"] == [MAPPED + "0.0.0.0", MAPPED + INTERNET_ADDRESS]
         assert "a game" in fields["option.description"]
     assert len({json.dumps(message["fields"], sort_keys=True) for message in creates}) == 1
     waits = [later["at"] - earlier["at"] for earlier, later in itertools.pairwise(creates)]

@@ -67,6 +67,11 @@ def upstream_of(daemon: Igdpcpd) -> str:
     return ""
 
 
+def held(carrier: ScriptedCarrier) -> list[int]:
+    """The external ports that the carrier holds for us."""
+    return [mapping.external_port for mapping in carrier.table()]
+
+
 def opens(lab: Lab, port: int = PORT) -> bool:
     """Whether a control point gets a port, and packets come in through it."""
     with lab.listen(lab.lan, "tcp", port):
@@ -98,6 +103,42 @@ def test_a_server_that_dhcp_names_later_takes_over_and_what_was_open_is_opened_t
         daemon.wait_for_activation()
         poll(lambda: [mapping.external_port for mapping in carrier.table()] == [PORT], 10, "the promotion")
         poll(lambda: [mapping["local_only"] for mapping in daemon.mappings()] == [False], 5, "the promotion")
+
+
+def test_iwf_043_a_default_router_that_dhcp_names_too_knows_us_by_the_nonces_that_it_had() -> None:
+    with Lab() as lab:
+        carrier = ScriptedCarrier(lab)
+        daemon = Igdpcpd(lab, config=config())
+        daemon.wait_for_activation()
+        client = soap_client(lab.lan)
+        assert client.add("tcp", PORT, LAN_ADDRESS, PORT)
+        for addresses in ([CARRIER_ADDRESS], [CARRIER_ADDRESS, NOBODY]):
+            lease(daemon, f"dhcp4.{WAN_DEVICE}", option_158(*addresses))
+            poll(lambda: daemon.status()["upstream"]["addresses"] == addresses, 10, "what DHCP says")  # noqa: B023
+            assert client.add("tcp", PORT, LAN_ADDRESS, PORT)
+        daemon.stop()
+        daemon.start()
+        daemon.wait_for_activation()
+        assert client.add("tcp", PORT, LAN_ADDRESS, PORT)
+        assert daemon.events("grant_refused") == []
+        assert client.delete("tcp", PORT)
+        poll(lambda: carrier.table() == [], 10, "the deletion at the carrier")
+
+
+def test_iwf_042_what_is_deleted_before_the_wan_is_up_is_given_back_when_it_is() -> None:
+    with Lab() as lab:
+        carrier = ScriptedCarrier(lab)
+        daemon = Igdpcpd(lab, config=config(server=[CARRIER_ADDRESS]))
+        daemon.wait_for_activation()
+        assert soap_client(lab.lan).add("tcp", PORT, LAN_ADDRESS, PORT)
+        daemon.stop()
+        lab.router.run(["ip", "addr", "del", f"{ROUTER_WAN_ADDRESS}/24", "dev", WAN_DEVICE])
+        daemon.start()
+        assert soap_client(lab.lan).delete("tcp", PORT)
+        assert (daemon.mappings(), PORT in held(carrier)) == ([], True)
+        lab.router.run(["ip", "addr", "add", f"{ROUTER_WAN_ADDRESS}/24", "dev", WAN_DEVICE])
+        lab.router.run(["ip", "route", "add", "default", "via", CARRIER_ADDRESS])
+        poll(lambda: PORT not in held(carrier), 10, "the deletion at the carrier")
 
 
 def test_iwf_018_of_two_addresses_the_one_that_answers_is_used() -> None:

@@ -9,11 +9,12 @@ from collections.abc import Iterator
 
 import pytest
 
+from igdpcp.upnp.ssdp import search_request
 from tests.lab import topology
 from tests.lab.carrier import ScriptedCarrier
 from tests.lab.clients import HTTP_PORT, soap_client
 from tests.lab.daemon import Igdpcpd
-from tests.lab.namespaces import poll
+from tests.lab.namespaces import Host, poll
 from tests.lab.rules import rules_for
 from tests.lab.topology import Lab
 from tests.support.soap_client import envelope
@@ -22,6 +23,7 @@ pytestmark = pytest.mark.lab
 
 PORT = 8080
 MANY = 150  # connections: more than the server and the queue of its listener hold
+MANY_ADDRESSES = [f"2600:1:1::bad:{n:x}" for n in range(1, 41)]  # of one host
 SERVICE = "urn:schemas-upnp-org:service:WANIPConnection:1"
 ADD = {"Content-Type": "text/xml", "SOAPAction": f'"{SERVICE}#AddPortMapping"'}
 ARGUMENTS = {
@@ -96,6 +98,82 @@ def test_connections_that_say_nothing_keep_no_other_host_out(lab: Lab) -> None:
             with contextlib.suppress(ConnectionResetError):  # one too many
                 connection.connect((topology.ROUTER_LAN_ADDRESS, HTTP_PORT))
         assert soap_client(lab.lan2).external_address()
+
+
+@pytest.fixture
+def lab6() -> Iterator[Lab]:
+    with Lab(ipv6=True) as lab:
+        for address in MANY_ADDRESSES:
+            lab.lan.run(["ip", "addr", "add", f"{address}/64", "dev", "eth0", "nodad"])
+        yield lab
+
+
+def socket_of(host: Host, address: str, kind: socket.SocketKind = socket.SOCK_STREAM) -> socket.socket:
+    sock = host.socket(kind, socket.AF_INET6 if ":" in address else socket.AF_INET)
+    sock.settimeout(5)
+    sock.bind((address, 0))
+    return sock
+
+
+def test_a_host_that_reads_no_response_keeps_no_other_host_out_however_many_addresses_it_has(lab6: Lab) -> None:
+    daemon = Igdpcpd(lab6, upstream={"type": "none"}, main={"allow_private_external": "1"})
+    daemon.wait_for_advertising()
+    request = f"GET /v2/WANIPCn.xml HTTP/1.1\r\nHost: [{topology.ROUTER_LAN6_ADDRESS}]:5000\r\n\r\n".encode()
+    with contextlib.ExitStack() as unread:
+        for address in MANY_ADDRESSES[:9]:
+            for _ in range(16):
+                connection = unread.enter_context(socket_of(lab6.lan, address))
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+                with contextlib.suppress(ConnectionResetError):  # one too many
+                    connection.connect((topology.ROUTER_LAN6_ADDRESS, HTTP_PORT))
+                    connection.send(request * 100)
+        for _ in range(30):
+            assert soap_client(lab6.lan2).external_address()
+        assert daemon.status()["counters"]["http"]["over_limit"] > 100, "it has the places of one host"
+
+
+def test_a_host_has_one_share_of_subscriptions_however_many_addresses_it_has(lab6: Lab) -> None:
+    daemon = Igdpcpd(lab6, upstream={"type": "none"}, main={"allow_private_external": "1"})
+    daemon.wait_for_advertising()
+
+    def subscribe(host: Host, address: str, gateway: str, port: int) -> bytes:
+        """The status line; who subscribes listens at that port."""
+        own, theirs = (f"[{literal}]" if ":" in literal else literal for literal in (address, gateway))
+        with socket_of(host, address) as connection:
+            connection.connect((gateway, HTTP_PORT))
+            connection.sendall(
+                f"SUBSCRIBE /evt/IPConn HTTP/1.1\r\nHost: {theirs}:5000\r\nCALLBACK: <http://{own}:{port}/>\r\n"
+                "NT: upnp:event\r\nTIMEOUT: Second-86400\r\nConnection: close\r\n\r\n".encode()
+            )
+            return connection.recv(4096).partition(b"\r\n")[0]
+
+    with lab6.lan.socket(socket.SOCK_STREAM, socket.AF_INET6) as listener:
+        listener.bind(("::", 0))
+        listener.listen(64)
+        own_port = listener.getsockname()[1]
+        statuses = [
+            subscribe(lab6.lan, address, topology.ROUTER_LAN6_ADDRESS, own_port) for address in MANY_ADDRESSES[:12]
+        ]
+        assert [b" 200 " in status for status in statuses] == [True] * 8 + [False] * 4
+        nobody_listens = subscribe(lab6.lan2, topology.LAN2_ADDRESS, topology.ROUTER_LAN_ADDRESS, PORT)
+        assert b" 200 " in nobody_listens
+        poll(lambda: daemon.status()["counters"]["events"]["dropped"] == 1, 2, "the end of a subscription for nobody")
+
+
+def test_a_host_has_one_share_of_searches_however_many_addresses_it_has(lab6: Lab) -> None:
+    daemon = Igdpcpd(lab6, upstream={"type": "none"}, main={"allow_private_external": "1", "searches_per_second": "20"})
+    daemon.wait_for_advertising()
+    message = search_request("urn:schemas-upnp-org:device:InternetGatewayDevice:1", 1)
+    soap_client(lab6.lan2).external_address()  # the router knows this host, as one that uses it for anything
+    with contextlib.ExitStack() as many:
+        flooding = [many.enter_context(socket_of(lab6.lan, address, socket.SOCK_DGRAM)) for address in MANY_ADDRESSES]
+        honest = many.enter_context(socket_of(lab6.lan2, topology.LAN2_ADDRESS, socket.SOCK_DGRAM))
+        for _ in range(5):
+            for _ in range(3):
+                for sock in flooding:
+                    sock.sendto(message, (topology.ROUTER_LAN6_ADDRESS, 1900))
+            honest.sendto(message, (topology.ROUTER_LAN_ADDRESS, 1900))
+            assert honest.recv(4096).startswith(b"HTTP/1.1 200 OK")
 
 
 def test_what_the_lan_writes_into_the_log_is_escaped(lab: Lab) -> None:

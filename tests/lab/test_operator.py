@@ -17,6 +17,7 @@ from tests.lab.carrier import CarrierMapping, ScriptedCarrier
 from tests.lab.clients import soap_client
 from tests.lab.daemon import Igdpcpd
 from tests.lab.rules import our_rules, rules_for
+from tests.lab.test_pinholes import ControlPoint
 from tests.lab.topology import Lab
 
 pytestmark = pytest.mark.lab
@@ -48,6 +49,26 @@ def test_add_and_delete_by_hand_open_and_close_the_whole_path(lab: Lab) -> None:
     assert carrier.table() == []
     assert not rules_for(lab, topology.LAN2_ADDRESS, 80)
     assert json.loads(daemon.cli("mappings", "--json").stdout) == []
+
+
+def test_a_pinhole_is_seen_and_closed_by_hand() -> None:
+    with Lab("fw4", ipv6=True) as lab:
+        daemon = Igdpcpd(lab, upstream={"type": "none"})
+        daemon.wait_for_advertising()
+        lab.listen(lab.lan, "tcp", PORT, "::")
+        control_point = ControlPoint(lab.lan, topology.LAN6_ADDRESS)
+        wish = {"RemoteHost": "", "RemotePort": 0, "InternalClient": topology.LAN6_ADDRESS, "InternalPort": PORT,
+                "Protocol": 6, "LeaseTime": 600}  # fmt: skip
+        number = control_point.call("AddPinhole", **wish)["UniqueID"]
+        assert lab.tcp_probe(lab.internet, topology.LAN6_ADDRESS, PORT)
+
+        assert "1 open for IPv6" in daemon.cli("status").stdout
+        assert f"[{topology.LAN6_ADDRESS}]:{PORT}" in daemon.cli("mappings").stdout
+        assert json.loads(daemon.cli("mappings", "--json").stdout)[0]["id"] == f"pinhole-{number}"
+        daemon.cli("delete", "pinhole", number)
+
+        assert not lab.tcp_probe(lab.internet, topology.LAN6_ADDRESS, PORT, timeout=1.0)
+        assert json.loads(daemon.cli("mappings", "--json").stdout) == []
 
 
 def test_a_refusal_is_told_and_the_exit_code_says_so(lab: Lab) -> None:

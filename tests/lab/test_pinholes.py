@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.lab.altered import SHORT_GRACE, altered
 from tests.lab.clients import HTTP_PORT
 from tests.lab.daemon import Igdpcpd
 from tests.lab.namespaces import Host, poll
@@ -125,10 +126,13 @@ def test_a_pinhole_survives_a_killed_daemon_and_is_known_to_the_next_one(
     assert not reached(lab)
 
 
-def test_a_pinhole_to_an_address_that_the_lan_no_longer_has_is_closed(lab: Lab, host: ControlPoint) -> None:
-    assert host.add().code == 0
+def test_a_pinhole_to_an_address_that_the_lan_no_longer_has_is_closed(lab: Lab) -> None:
+    Igdpcpd(lab, env=altered(lab, SHORT_GRACE))
+    assert ControlPoint(lab.lan, LAN6_ADDRESS).add().code == 0
     lab.router.run(["ip", "addr", "add", "2600:1:7::1/64", "dev", "br-lan", "nodad"])
     lab.router.run(["ip", "addr", "del", f"{ROUTER_LAN6_ADDRESS}/64", "dev", "br-lan"])
     lab.router.run(["ip", "route", "add", f"{LAN6_ADDRESS}/128", "dev", "br-lan"])
-    poll(lambda: "elements" not in lab.router.nft_list("set", "inet", "fw4", "igdpcp1_pass6"), 5.0, "the pinhole's end")
+    poll(
+        lambda: "elements" not in lab.router.nft_list("set", "inet", "fw4", "igdpcp1_pass6"), 10.0, "the pinhole's end"
+    )
     assert not reached(lab)

@@ -19,7 +19,7 @@ from tests.lab.namespaces import Process
 from tests.lab.topology import LAN2_ADDRESS, ROUTER_LAN_ADDRESS, Lab
 from tests.support.soap_client import SoapClient
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.slow]
 
 CONNECTIONS = 200  # that send a byte a second
 SEARCHES = 10_000  # in a second

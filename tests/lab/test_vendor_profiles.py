@@ -97,6 +97,7 @@ def test_a_port_is_opened_and_closed(lab: Lab, profile: str) -> None:
 # Lifetimes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("profile", ["strict", "no_prefer_failure"])
 def test_a_mapping_outlives_its_lifetime_by_renewals(lab: Lab, profile: str) -> None:
     carrier = SimulatedCarrier(lab, profile, shortest=BRIEF, longest=BRIEF)
@@ -111,6 +112,7 @@ def test_a_mapping_outlives_its_lifetime_by_renewals(lab: Lab, profile: str) -> 
     assert leads_to_the_host(lab, PORT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("profile", "granted"), [("lifetime_120", 120), ("lifetime_86400", 86400)])
 def test_the_lease_ends_in_time_whatever_the_carrier_granted(lab: Lab, profile: str, granted: int) -> None:
     carrier = SimulatedCarrier(lab, profile)
@@ -257,6 +259,7 @@ def test_a_restart_that_nobody_announced_shows_in_the_next_answer(lab: Lab) -> N
     assert leads_to_the_host(lab, PORT)
 
 
+@pytest.mark.slow
 def test_what_was_lost_in_silence_comes_back_with_the_next_renewal(lab: Lab) -> None:
     carrier = SimulatedCarrier(lab, "silent_state_loss", shortest=BRIEF, longest=BRIEF)
     started(lab)
@@ -387,6 +390,7 @@ def test_a_lost_secret_does_not_lock_anybody_out(lab: Lab) -> None:
 # A bad link
 
 
+@pytest.mark.slow
 def test_on_a_bad_link_each_answer_tells_the_truth_and_nothing_is_left_behind(lab: Lab) -> None:
     carrier = SimulatedCarrier(lab)
     daemon = started(lab, unreachable_policy="error")

@@ -147,5 +147,7 @@ def test_ipv6_default_routes_and_addresses_that_fade_are_read_and_watched(enviro
         faded = next_snapshot()
         assert ["br-lan", lan] in faded["unnamed"]
         assert ["br-lan", lan] not in faded["addresses"]
-        lab.router.run(["ip", "-6", "route", "replace", "default", "from", "2600:1:1::/56", "dev", "wan", "metric", "7"])
+        lab.router.run(
+            ["ip", "-6", "route", "replace", "default", "from", "2600:1:1::/56", "dev", "wan", "metric", "7"]
+        )
         assert ["wan", "None", 7] in next_snapshot()["routes6"]

@@ -286,7 +286,7 @@ def test_a_new_address_of_ours_recreates_all_from_there() -> None:
     assert all(sent.octets[8:24] == mapped("100.64.99.99") for sent in again)
     assert talk.client.grant("own") is not None
     talk.want("own", internal_address=NEW_OWN, lease=None)
-    assert len(talk.sent) == 4, "the tuple was moved already"
+    assert len(talk.maps) == 4, "the tuple was moved already"
 
 
 def test_the_same_address_again_changes_nothing() -> None:
@@ -326,7 +326,7 @@ def test_a_delete_that_belongs_to_the_old_address_is_given_up() -> None:
     talk.client.address_changed(NEW_OWN, talk.now)
     talk.run(100)
     assert talk.of(MappingReleased) == [MappingReleased("web", 7)]
-    assert len(talk.sent) == 2
+    assert len(talk.maps) == 2
 
 
 def test_refusals_of_the_old_network_do_not_count_in_the_new_one() -> None:

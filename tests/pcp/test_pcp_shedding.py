@@ -99,7 +99,7 @@ def test_a_second_copy_of_an_old_error_leaves_nothing_more_out() -> None:
     talk.want(description="x")
     talk.run(3)
     assert [sent.codes for sent in talk.sent] == [[PREFER_FAILURE, DESCRIPTION], [PREFER_FAILURE]]
-    assert talk.client.counters["late"] == 1
+    assert talk.client.counters["no_match"] == 1
 
 
 def test_a_renewal_sheds_too_but_keeps_its_distance() -> None:

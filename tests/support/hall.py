@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from pathlib import Path
 from typing import Any, cast
@@ -31,6 +31,7 @@ from igdpcp.iwf.router_leg import RouterLeg
 from igdpcp.iwf.table import MappingTable
 from igdpcp.iwf.upstream_leg import UpstreamLeg
 from igdpcp.model import (
+    UNKNOWN_ADDRESS,
     Activation,
     AnyOpening,
     Endpoint,
@@ -143,6 +144,7 @@ class FakeCarrier:
 
     emit: Emit
     clock: Callable[[], float]
+    own: Callable[[], IPv4Address | None]
     name: str = "pcp"
     state: Activation = Activation.ACTIVE
     trusted: bool = True
@@ -167,6 +169,7 @@ class FakeCarrier:
         return id in self.running
 
     def map(self, request: UpstreamRequest, *, urgent: bool = True) -> None:
+        request = self._settled(request)
         self.wanted[request.id] = request
         self.asked.append(request)
         if self.answer:
@@ -185,12 +188,18 @@ class FakeCarrier:
             self.emit(Released(id, self.releases or 0))
 
     def give_back(self, request: UpstreamRequest) -> None:
-        self.given_back.append(request)
+        self.given_back.append(self._settled(request))
         if self.releases is not None:
             self.emit(Released(request.id, self.releases))
 
     def announce(self) -> None:
         self.announced += 1
+
+    def _settled(self, request: UpstreamRequest) -> UpstreamRequest:
+        """With the router's own address in the place of one that the server sees."""
+        if request.internal.address != UNKNOWN_ADDRESS or not (own := self.own()):
+            return request
+        return replace(request, internal=Endpoint(own, request.internal.port))
 
     def grant(
         self, id: str, port: int = 0, lifetime: int | None = None, address: IPv4Address = CARRIER, nonce: bytes = b"n"
@@ -262,21 +271,20 @@ class Hall:
         self.local = LocalUpstream(self.router, self.events.put_nowait)
         fall_back = self.main.unreachable_policy == "local"
         self.fallback = FallbackUpstream(self.local, routed=routed, fall_back=fall_back, emit=self.events.put_nowait)
-        self.carrier = FakeCarrier(self.fallback.receive, self.loop.time)
+        self.carrier = FakeCarrier(self.fallback.receive, self.loop.time, lambda: self.router.wan_address)
         if carrier:
             self.fallback.attach(cast(PcpUpstream, self.carrier))
         self.pinhole_table = PinholeTable()
         self.leg = RouterLeg(self.ruleset, self.router, self.table, self.pinhole_table)
-        self.upstream_leg = UpstreamLeg(self.main, self.fallback, self.router, self.journal)
+        self.upstream_leg = UpstreamLeg(self.main, self.fallback, self.journal)
+        policy = Policy(self.main, tuple(permissions), self.router)
         self.lifecycle = Lifecycle(
-            main=self.main, table=self.table, upstream=self.fallback, router_leg=self.leg,
+            main=self.main, table=self.table, policy=policy, upstream=self.fallback, router_leg=self.leg,
             upstream_leg=self.upstream_leg, journal=self.journal, changed=self._changed,
         )  # fmt: skip
-        policy = Policy(self.main, tuple(permissions), self.router)
         self.pinholes = Pinholes(
-            main=self.main, table=self.pinhole_table, policy=policy, router=self.router, router_leg=self.leg,
-            journal=self.journal,
-        )  # fmt: skip
+            main=self.main, table=self.pinhole_table, policy=policy, router_leg=self.leg, journal=self.journal
+        )
         self.restart = Restart(
             table=self.table, upstream=self.fallback, router_leg=self.leg, upstream_leg=self.upstream_leg,
             journal=self.journal, lifecycle=self.lifecycle, pinholes=self.pinholes,
@@ -323,6 +331,7 @@ class Hall:
         self._consumer.cancel()
         for owner in (self.lifecycle, self.pinholes):
             owner._timers.stop_all()
+            owner._absences.stop()
             owner._tasks.cancel()
         for deletion in self.lifecycle._deletions._tasks.values():
             deletion.cancel()

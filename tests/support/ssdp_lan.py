@@ -17,10 +17,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from igdpcp.daemon.boot_id import BootId
+from igdpcp.daemon.lan_hosts import by_address
 from igdpcp.daemon.ssdp_server import SsdpServer
 from igdpcp.net.router import Lan
 from igdpcp.net.sockets import SSDP_GROUP, SSDP_GROUP_LINK, SSDP_GROUP_SITE, SSDP_PORT
-from igdpcp.upnp.description import DeviceIdentity, udns_from, with_config_id
+from igdpcp.upnp.description import DeviceIdentity, documents, udns_from, with_config_id
 from igdpcp.upnp.ssdp import GATEWAY, Presence, alive, answers, parse_search, search_request
 from tests.lab.namespaces import Host
 
@@ -135,6 +136,7 @@ async def advertising(
     force=False,
     igd_version="auto",
     admit=lambda address, device: address == CLIENT,
+    host_of=by_address,
     searches_per_second=100,
     wall_clock=time.time,
 ):
@@ -149,6 +151,7 @@ async def advertising(
         force=force,
         admit=admit,
         rng=random.Random(1),
+        host_of=host_of,
         wall_clock=wall_clock,
     )
     assert await server.serve(lans or [lan(ROUTER)]) == {}
@@ -187,7 +190,6 @@ async def another_gateway(sock, web, address=CLIENT):
     Gives a function that announces it.
     """
     loop = asyncio.get_running_loop()
-    listen(web, address)
 
     def answer():
         data, sender = sock.recvfrom(4096)
@@ -198,16 +200,30 @@ async def another_gateway(sock, web, address=CLIENT):
     def announce():
         sock.sendto(alive(stranger_at(address))[0], (str(SSDP_GROUP), SSDP_PORT))
 
-    loop.add_reader(sock, answer)
-    try:
-        yield announce
-    finally:
-        loop.remove_reader(sock)
-        sock.close()
-        web.close()
+    async with described(web, address):
+        loop.add_reader(sock, answer)
+        try:
+            yield announce
+        finally:
+            loop.remove_reader(sock)
+            sock.close()
 
 
-def listen(web, address):
+async def describe(reader, writer):
+    """Answer one request for the description of that gateway."""
+    path = (await reader.readuntil(b"\r\n\r\n")).split(b" ")[1].decode()
+    document = documents(STRANGER).get(path)
+    writer.write(b"HTTP/1.0 200 OK\r\n\r\n" + document if document else b"HTTP/1.0 404 no " + path.encode())
+    writer.close()
+
+
+@asynccontextmanager
+async def described(web, address, describe=describe):
+    """What that host serves at port 80 with the socket ``web``."""
     web.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     web.bind((str(address), 80))
-    web.listen()
+    server = await asyncio.start_server(describe, sock=web)
+    try:
+        yield
+    finally:
+        server.close()

@@ -129,6 +129,7 @@ def test_the_last_update_id_is_found_after_a_kill_and_after_a_power_cut(tmp_path
     written.gone(OPEN.id)
     update_id = _journal(tmp_path).load().update_id
     assert update_id == next(count) - 1 > before
+    written.record(OPEN)
     written.save()
     (tmp_path / "run" / "journal").unlink()
     assert _journal(tmp_path).load().update_id == next(count) - 1
@@ -157,6 +158,53 @@ def test_flash_is_written_only_for_what_lasts(tmp_path: Path) -> None:
     written.gone(OPEN.id)
     written.save()
     assert (tmp_path / "state" / "mappings").stat().st_ino != before
+
+
+def test_words_and_leases_that_lan_hosts_change_are_not_worth_a_flash_write(tmp_path: Path) -> None:
+    written = _journal(tmp_path)
+    written.record(OPEN)
+    written.save()
+    other = Requester(IPv4Address("192.168.1.51"), Owner.UPNP1, "another agent")
+    written.record(replace(OPEN, request=replace(REQUEST, requester=other, description="other", lease=7)))
+    assert not written.dirty
+    written.record(replace(OPEN, request=replace(REQUEST, requester=Requester(None, Owner.OPERATOR))))
+    assert written.dirty
+
+
+def test_what_is_made_and_deleted_again_between_two_flash_writes_costs_none(tmp_path: Path) -> None:
+    written = _journal(tmp_path)
+    written.record(OPEN)
+    written.save()
+    written.record(replace(OPEN, id="00000002", serial=2, external_port=9000))
+    assert written.dirty
+    written.gone("00000002")
+    assert not written.dirty
+    written.gone(OPEN.id)
+    assert written.dirty
+    written.record(replace(OPEN, id="00000003", serial=3))
+    assert not written.dirty
+
+
+def test_a_flash_copy_that_could_not_be_written_is_written_later(tmp_path: Path) -> None:
+    written = _journal(tmp_path)
+    (tmp_path / "state").write_text("in the way")
+    written.record(OPEN)
+    with pytest.raises(FileExistsError):
+        written.save()
+    assert written.dirty
+    (tmp_path / "state").unlink()
+    written.save()
+    (tmp_path / "run" / "journal").unlink()
+    assert _journal(tmp_path).load().mappings == (OPEN,)
+
+
+def test_what_could_not_be_stored_at_all_is_not_written_to_flash(tmp_path: Path) -> None:
+    written = _journal(tmp_path)
+    written.record(OPEN)
+    written.save()
+    with _full_disk((tmp_path / "run" / "journal").stat().st_size), pytest.raises(OurFault):
+        written.record(replace(OPEN, id="00000002", serial=2, external_port=9000))
+    assert not written.dirty
 
 
 def test_the_run_time_journal_does_not_grow_for_ever(tmp_path: Path) -> None:

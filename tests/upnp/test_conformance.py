@@ -328,13 +328,26 @@ async def test_an_argument_that_is_missing_has_a_default_or_is_402(tmp_path: Pat
     assert (await ask(hall, action, good)).code == (action.expected if name in MAY_BE_MISSING else 402)
 
 
+@pytest.mark.parametrize(
+    ("action", "name"),
+    [(action, name) for action, name in WITH_ARGUMENTS if action.inputs[name].type != "string"],
+    ids=str,
+)
+@virtual
+async def test_an_argument_that_is_left_empty_has_a_default_or_is_402(
+    tmp_path: Path, action: Declared, name: str
+) -> None:
+    hall, good = await prepared(tmp_path, action)
+    assert (await ask(hall, action, good | {name: ""})).code == (action.expected if name in MAY_BE_MISSING else 402)
+
+
 def values_of_another_type(variable: Variable) -> list[str]:
     if variable.type == "boolean":
-        return ["", "2", "maybe"]
+        return ["2", "maybe"]
     if variable.type == "ui2":
-        return ["", "x", "-1", "1.5", "0x1F", str(UI2_MAX + 1)]
+        return ["x", "-1", "1.5", "0x1F", str(UI2_MAX + 1)]
     if variable.type == "ui4":
-        return ["", "x", "-1", str(UI4_MAX + 1)]
+        return ["x", "-1", str(UI4_MAX + 1)]
     return []
 
 

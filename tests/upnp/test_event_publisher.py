@@ -13,8 +13,10 @@ from ipaddress import ip_address
 
 import pytest
 
-from igdpcp.daemon.event_publisher import DELIVERIES_AT_ONCE, DELIVERIES_PER_HOST, MODERATION, EventPublisher
+from igdpcp.daemon.delivery_turns import DELIVERIES_AT_ONCE, DELIVERIES_PER_HOST, QUICK, UNPROVEN_AT_ONCE
+from igdpcp.daemon.event_publisher import MODERATION, EventPublisher
 from igdpcp.daemon.http_server import Peer
+from igdpcp.daemon.lan_hosts import by_address
 from igdpcp.errors import MalformedRequest
 from igdpcp.upnp.gena import FAILURES_LIMIT
 from igdpcp.upnp.http import HttpRequest
@@ -67,7 +69,7 @@ class Subscribers:
 class Gateway:
     """The publisher and what it reads; ``external`` by control point."""
 
-    def __init__(self, limit=LIMIT, per_host=PER_HOST):
+    def __init__(self, limit=LIMIT, per_host=PER_HOST, host_of=by_address):
         self.net = Subscribers()
         self.values = {"PortMappingNumberOfEntries": 0, "SystemUpdateID": 0}
         self.external = {}
@@ -78,6 +80,7 @@ class Gateway:
             max_subscriptions=limit,
             max_subscriptions_per_host=per_host,
             rng=random.Random(1),
+            host_of=host_of,
             deliver=self.net,
         )
 
@@ -94,12 +97,13 @@ class Gateway:
             del values["SystemUpdateID"]
         return values
 
-    def ask(self, method, headers, host=A, service=WAN_IP_CONNECTION, tree=2):
-        peer = Peer(ip_address(host), ip_address(ROUTER), "br-lan")
+    def ask(self, method, headers, host=A, service=WAN_IP_CONNECTION, tree=2, device="br-lan"):
+        peer = Peer(ip_address(host), ip_address(ROUTER), device)
         return self.publisher.handle(HttpRequest(method, "/evt/x", headers, b"", "1.1"), peer, service, tree)
 
     def subscribe(self, port=4000, host=A, timeout="Second-1800", **where):
-        headers = {"callback": f"<http://{host}:{port}/cb>", "nt": "upnp:event", "timeout": timeout}
+        literal = f"[{host}]" if ":" in host else host
+        headers = {"callback": f"<http://{literal}:{port}/cb>", "nt": "upnp:event", "timeout": timeout}
         return self.ask("SUBSCRIBE", headers, host, **where)
 
     def renew(self, response, timeout="Second-1800", **where):
@@ -116,8 +120,8 @@ class Gateway:
 
 
 @asynccontextmanager
-async def gateway(**limits):
-    gateway = Gateway(**limits)
+async def gateway(**options):
+    gateway = Gateway(**options)
     try:
         yield gateway
     finally:
@@ -464,6 +468,37 @@ async def test_one_host_cannot_take_the_places_of_the_others():
 
 
 @virtual
+async def test_the_addresses_of_one_host_have_its_places_and_its_connections_together():
+    async with gateway(host_of=lambda address, device: "one") as gw:
+        answers = [gw.subscribe(4000, f"192.168.1.{n}").status for n in range(100, 100 + PER_HOST + 1)]
+        assert answers == [200] * PER_HOST + [503]
+        gw.net.answers[4000] = HANGS
+        await soon()
+        assert len(gw.net.open) == DELIVERIES_PER_HOST
+
+
+@virtual
+async def test_a_link_local_address_of_another_lan_is_another_subscriber():
+    async with gateway(per_host=1) as gw:
+        at_home, guest = ({"host": "fe80::5", "device": device} for device in ("br-lan", "br-guest"))
+        responses = [gw.subscribe(**where) for where in (at_home, guest)]
+        assert [response.status for response in responses] == [200, 200]
+        assert gw.publisher.subscriptions == 2
+        assert gw.renew(responses[0], **guest).status == gw.unsubscribe(responses[0], **guest).status == 412
+        assert gw.renew(responses[0], **at_home).status == 200
+
+
+@virtual
+async def test_a_subscription_for_whose_initial_event_nobody_listens_ends_at_once():
+    async with gateway() as gw:
+        gw.net.answers[4000] = ConnectionRefusedError("refused")
+        response = gw.subscribe()
+        await soon()
+        assert (gw.publisher.subscriptions, gw.counters.dropped) == (0, 1)
+        assert gw.renew(response).status == 412
+
+
+@virtual
 async def test_all_hosts_together_have_a_ceiling_and_a_place_that_is_given_back_is_free():
     async with gateway(limit=10) as gw:
         responses = [gw.subscribe(4000, f"192.168.1.{n}") for n in range(10, 20)]
@@ -507,20 +542,89 @@ async def test_connections_have_a_ceiling_for_all_and_for_each_host():
     async with gateway() as gw:
         for n in range(DELIVERIES_AT_ONCE):
             for port in range(4000, 4003):
-                gw.net.answers[port] = 1.0
                 gw.subscribe(port, f"192.168.1.{10 + n}")
         await soon()
+        gw.net.answers = dict.fromkeys(range(4000, 4003), 1.0)
+        gw.change()
+        await moderated()
         assert len(gw.net.open) == DELIVERIES_AT_ONCE
         await asyncio.sleep(10)
         assert (gw.net.most_open, gw.net.most_open_of_a_host) == (DELIVERIES_AT_ONCE, DELIVERIES_PER_HOST)
-        assert len(gw.net.events) == 3 * DELIVERIES_AT_ONCE, "and each got its event in the end"
+        assert len(gw.net.events) == 2 * 3 * DELIVERIES_AT_ONCE, "and each got its event in the end"
+
+
+@virtual
+async def test_hosts_that_take_their_time_delay_nobody_who_does_not():
+    slow = [f"192.168.1.{100 + n}" for n in range(DELIVERIES_AT_ONCE)]
+    async with gateway() as gw:
+        for port, host in enumerate(slow, 5000):
+            gw.net.answers[port] = QUICK + 0.1
+            gw.subscribe(port, host)
+        gw.subscribe(4000, A)
+        await asyncio.sleep(20)
+        gw.change()
+        await moderated()
+        assert gw.net.open.count(ip_address(slow[0])) <= DELIVERIES_PER_HOST
+        assert len(gw.net.open) == UNPROVEN_AT_ONCE
+        assert len(gw.net.told(4000)) == 2
+        await asyncio.sleep(20)
+        assert all(len(gw.net.told(port)) == 2 for port in range(5000, 5000 + len(slow)))
+
+
+@virtual
+async def test_a_host_that_has_become_quick_counts_as_such_and_one_that_is_no_longer_does_not():
+    hosts = [f"192.168.1.{100 + n}" for n in range(DELIVERIES_AT_ONCE)]
+    async with gateway() as gw:
+        for seconds, open_at_once in ((QUICK + 1, UNPROVEN_AT_ONCE), (1.0, UNPROVEN_AT_ONCE), (1.0, len(hosts))):
+            gw.net.answers[4000] = seconds
+            for host in hosts:
+                gw.subscribe(4000, host)
+            gw.change()
+            await moderated()
+            assert len(gw.net.open) == open_at_once
+            await asyncio.sleep(30)
+        gw.net.answers[4000] = QUICK + 1
+        for open_at_once in (len(hosts), UNPROVEN_AT_ONCE):
+            gw.change()
+            await moderated()
+            assert len(gw.net.open) == open_at_once
+            await asyncio.sleep(30)
+
+
+@virtual
+async def test_hosts_take_turns_however_many_subscriptions_each_has():
+    async with gateway() as gw:
+        crowd = [f"192.168.1.{100 + n}" for n in range(UNPROVEN_AT_ONCE)]
+        for n, host in enumerate(crowd):
+            for port in range(5000 + 7 * n, 5007 + 7 * n):
+                gw.net.answers[port] = HANGS - 0.1
+                gw.subscribe(port, host)
+        gw.subscribe(4000, A)
+        await asyncio.sleep(HANGS)
+        assert len(gw.net.told(4000)) == 1
+
+
+@virtual
+async def test_what_is_remembered_of_hosts_ends_with_their_subscriptions():
+    async with gateway() as gw:
+        for n in range(100):
+            response = gw.subscribe(4000, host := f"192.168.1.{n}")
+            await soon()
+            gw.unsubscribe(response, host=host)
+        gw.net.answers[4000] = 1.0
+        response = gw.subscribe()
+        await soon()
+        gw.unsubscribe(response)
+        await asyncio.sleep(2)
+        turns = gw.publisher._turns
+        assert (turns._turns, turns._quick, turns._open, turns._unproven) == ({}, set(), {}, 0)
 
 
 @virtual
 async def test_who_waits_for_a_connection_is_not_overtaken_by_what_changes_meanwhile():
     async with gateway() as gw:
         gw.net.answers[4000] = 1.0
-        for n in range(DELIVERIES_AT_ONCE):
+        for n in range(UNPROVEN_AT_ONCE):
             gw.subscribe(4000, f"192.168.1.{10 + n}")
         gw.subscribe(5000, B)
         for _ in range(10):

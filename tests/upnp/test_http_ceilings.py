@@ -163,6 +163,59 @@ def test_who_waits_for_an_answer_never_gives_way():
     assert (counters.gave_way, counters.over_limit) == (0, 1)
 
 
+def test_who_does_not_read_its_response_gives_way(monkeypatch):
+    monkeypatch.setattr(http_server, "UNSENT_LIMIT", 1 << 30)
+
+    async def handler(request, peer):
+        return HttpResponse(200, body=bytes(16 << 20) if request.path == "/z" else b"answered", close=True)
+
+    async def scenario():
+        async with serving(handler, max_connections=2) as (server, port):
+            unread = [await hold(port, HOSTS[0], LAST) for _ in range(2)]
+            for _, writer in unread:
+                writer.transport.pause_reading()
+            await until(lambda: server.counters.requests == 2 and server.unsent)
+            answer = await exchange(port, GET, source=HOSTS[1])
+            let_go(unread)
+            return answer, server.counters
+
+    answer, counters = asyncio.run(scenario())
+    assert answer.endswith(b"answered")
+    assert (counters.gave_way, counters.over_limit) == (1, 0)
+
+
+def test_who_sends_request_upon_request_gives_way_between_them():
+    async def scenario():
+        async with serving(max_connections=1) as (server, port):
+            reader, writer = await connect(port, HOSTS[0])
+            writer.write(GET * 400)
+            await reader.readuntil(b"/a")
+            answer = await exchange(port, LAST, source=HOSTS[1])
+            writer.close()
+            return answer, server.counters
+
+    answer, counters = asyncio.run(scenario())
+    assert answer.endswith(b"/z")
+    assert counters.requests < 400
+
+
+def test_the_addresses_of_one_host_have_one_share_together():
+    def host_of(address, device):
+        return "twofold" if str(address) in HOSTS[:2] else address
+
+    async def scenario():
+        async with serving(max_connections_per_host=2, host_of=host_of) as (server, port):
+            held = [await hold(port, host) for host in HOSTS[:2]]
+            await until(lambda: server.counters.connections == 2)
+            answers = [await exchange(port, LAST, source=host) for host in HOSTS[:3]]
+            let_go(held)
+            return answers, server.counters.over_limit
+
+    (first, second, other), over_limit = asyncio.run(scenario())
+    assert (first, second, over_limit) == (b"", b"", 2)
+    assert other.endswith(b"/z")
+
+
 def test_a_connection_that_sends_nothing_takes_no_place():
     """KTorrent opens one to learn its own address."""
 

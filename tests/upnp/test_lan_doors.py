@@ -7,7 +7,7 @@ import asyncio
 import socket
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv4Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 from types import SimpleNamespace
 
 import pytest
@@ -42,12 +42,14 @@ class Network:
         monkeypatch.setattr(ssdp_sockets, "ssdp_listener", datagram_socket)
         monkeypatch.setattr(other_gateways, "ssdp_searcher", datagram_socket)
 
-    def _http(self, address: IPv4Address, port: int, device: str) -> socket.socket:
+    def _http(self, address: IPv4Address | IPv6Address, port: int, device: str) -> socket.socket:
         if (device, "http") in self.broken:
             raise OurFault(f"cannot listen on {address}")
+        if isinstance(address, IPv6Address):  # of a namespace that has none
+            return socket.create_server(("127.0.0.1", 0))
         return socket.create_server((str(address), port))
 
-    def _ssdp(self, device: str, address: IPv4Address) -> socket.socket:
+    def _ssdp(self, device: str, address: IPv4Address | IPv6Address) -> socket.socket:
         if (device, "ssdp") in self.broken:
             raise OurFault(f"cannot join on {device}")
         self.speaking.append(device)
@@ -187,5 +189,20 @@ def test_of_very_many_addresses_of_a_lan_only_some_are_served_those_first_that_a
             assert served == [*crowd[: ADDRESSES_PER_LAN - 1], HOME]
             assert network.serves(GUEST)
             assert doors.left_out == len(crowd) + 1 - ADDRESSES_PER_LAN
+
+    asyncio.run(scenario())
+
+
+def test_an_ipv4_address_is_never_the_one_that_is_left_out(network):
+    """It may come back when the places are taken: a link that goes down takes its IPv4 address along for a moment."""
+    crowd = tuple(Lan("home", "br-lan", IPv6Interface(f"2600:{n}::1/64")) for n in range(ADDRESSES_PER_LAN))
+
+    async def scenario():
+        async with doors_on(network, *crowd) as doors:
+            assert len(network.speaking) == ADDRESSES_PER_LAN
+            await doors.open((*crowd, HOME))
+            assert network.serves(HOME)
+            assert network.speaking.count("br-lan") == ADDRESSES_PER_LAN + 1
+            assert doors.left_out == 1
 
     asyncio.run(scenario())

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import time
 from xml.etree import ElementTree
 
 import pytest
 
 from igdpcp.errors import MalformedRequest, UpnpFault
 from igdpcp.upnp.envelope import DEPTH_LIMIT, NAME_LIMIT, VALUE_LIMIT
+from igdpcp.upnp.http import BODY_LIMIT
 from igdpcp.upnp.services import service_by_type
 from igdpcp.upnp.soap import (
     DESCRIPTION_LIMIT,
@@ -75,6 +77,12 @@ def test_absent_optional_arguments_take_their_defaults():
     assert [arguments[name] for name in optional] == ["", "", 0, True]
 
 
+@pytest.mark.parametrize("text", ["", " \n"])
+def test_optional_arguments_that_are_left_empty_take_their_defaults(text):
+    arguments = add(NewLeaseDuration=text, NewEnabled=text).arguments
+    assert (arguments["NewLeaseDuration"], arguments["NewEnabled"]) == (0, True)
+
+
 @pytest.mark.parametrize("name", ["NewExternalPort", "NewProtocol", "NewInternalPort", "NewInternalClient"])
 def test_absent_required_argument_is_402(name):
     with pytest.raises(UpnpFault) as fault:
@@ -109,7 +117,6 @@ def test_integers_in_every_spelling(text):
         ("NewInternalPort", "65536"),
         ("NewLeaseDuration", "4294967296"),
         ("NewEnabled", "2"),
-        ("NewEnabled", ""),
     ],
 )
 def test_values_of_the_wrong_type_are_402(name, text):
@@ -183,10 +190,46 @@ def test_a_bracket_that_opens_no_tag_need_not_be_escaped(text):
     assert add(NewPortMappingDescription=text).arguments["NewPortMappingDescription"] == text
 
 
-@pytest.mark.parametrize("text", ["a <b", "a </b", "a <!-", "a <?"])
-def test_a_bracket_that_opens_a_tag_is_refused(text):
-    with pytest.raises((MalformedRequest, UpnpFault)):
-        add(NewPortMappingDescription=text)
+@pytest.mark.parametrize(
+    "text", ["x <foo", "<foo> bar", "a<b>c", "a </b", "a <!-", "a <!--", "a <?", "a]]>b", "<![CDATA[a", "R&D <b>", "</"]
+)
+def test_a_description_that_looks_like_a_tag_is_a_description_like_any_other(text):
+    assert add(NewPortMappingDescription=text).arguments == add().arguments | {"NewPortMappingDescription": text}
+
+
+def test_what_is_in_order_beside_such_a_description_stays_so():
+    request = body(ARGUMENTS | {"NewPortMappingDescription": "<b>", "NewProtocol": "<![CDATA[tcp]]>"}).decode()
+    request = request.replace("<NewRemoteHost></NewRemoteHost>", "<NewRemoteHost />\n<NewFuture/>")
+    request = request.replace("<NewEnabled>1</NewEnabled>", '<NewEnabled a="1&amp;">&#49;</NewEnabled >')
+    arguments = parse_call(None, request.encode()).arguments
+    assert arguments == add(NewPortMappingDescription="&lt;b>", NewProtocol="TCP").arguments
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        (("</s:Body></s:Envelope>", ""), 402),
+        (("<NewEnabled>", "<NewEnabled"), 402),
+        (("<NewProtocol>", "<NewProtocol>TCP</NewProtocol><NewProtocol>"), 402),
+        (("<b>", "<b>" + "x" * VALUE_LIMIT), 605),
+    ],
+)
+def test_what_is_wrong_beside_such_a_description_is_a_fault_and_no_malformed_request(change, code):
+    request = body(ARGUMENTS | {"NewPortMappingDescription": "<b>"}).decode().replace(*change)
+    with pytest.raises(UpnpFault) as fault:
+        parse_call(f"{WANIP}1#AddPortMapping", request.encode())
+    assert fault.value.code == code
+
+
+def test_tags_without_end_are_cut_apart_in_no_time():
+    deep = body(ARGUMENTS | {"NewPortMappingDescription": "<b> </c " * 100}).decode()
+    for filler in ("<b>", "<NewEnabled>", "<Body>", "<s:Body ", "</u:AddPortMapping"):
+        for place in ("<u:AddPortMapping", "<NewProtocol>", "</u:AddPortMapping>"):
+            request = deep.replace(place, filler * (BODY_LIMIT // len(filler)) + place)
+            began = time.process_time()
+            with pytest.raises((MalformedRequest, UpnpFault)):
+                parse_call(None, request.encode())
+            assert time.process_time() - began < 0.2
 
 
 def test_latin_1_is_understood():
@@ -357,16 +400,23 @@ def test_a_soapaction_tells_what_is_meant_for_a_gateway(soapaction, ours):
         b"not xml",
         b"<a/>",
         b"<s:Envelope><s:Body></s:Body></s:Envelope>",
-        b"<Envelope><Body><AddPortMapping>",
         b'<!DOCTYPE a [<!ENTITY b "c">]>' + body(ARGUMENTS)[21:],
         b'<!DOCTYPE Envelope SYSTEM "http://192.0.2.1/x.dtd">' + body(ARGUMENTS)[21:],
-        body(ARGUMENTS).decode().encode("utf-16"),
     ],
 )
 def test_what_is_no_soap_request_is_malformed(request_body):
     with pytest.raises(MalformedRequest) as error:
         parse_call(f"{WANIP}1#AddPortMapping", request_body)
     assert error.value.status == 400
+
+
+@pytest.mark.parametrize(
+    "request_body", [b"<Envelope><Body><AddPortMapping>", body(ARGUMENTS).decode().encode("utf-16")]
+)
+def test_an_action_that_is_named_gets_a_fault_however_broken_its_request_is(request_body):
+    with pytest.raises(UpnpFault) as fault:
+        parse_call(f"{WANIP}1#AddPortMapping", request_body)
+    assert fault.value.code == 402
 
 
 def test_entities_are_never_expanded():

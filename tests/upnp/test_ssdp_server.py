@@ -285,6 +285,26 @@ def test_one_hosts_searches_do_not_keep_another_from_its_answer(homes):
     assert in_router(homes, scenario).over_limit >= 15
 
 
+def test_the_addresses_of_one_host_have_its_share_together(homes):
+    async def scenario():
+        options = {
+            "force": True,
+            "admit": everybody,
+            "searches_per_second": 10,
+            "host_of": lambda address, device: "one",
+        }
+        with client_socket(homes) as sock, client_socket(homes, address=CLIENT_TOO) as too:
+            async with advertising(**options) as server:
+                await until(lambda: server.advertising)
+                for _ in range(10):
+                    search(sock)
+                    search(too)
+                await until(lambda: server.counters.searches == 20)
+                return server.counters
+
+    assert in_router(homes, scenario).answers <= 5  # 30 %, and what becomes free meanwhile
+
+
 def test_a_host_that_floods_is_shut_out_by_the_kernel_for_the_rest_of_the_second(homes, monkeypatch):
     monkeypatch.setattr(flood_guard, "DATAGRAMS_PER_HOST", 100)
 

@@ -15,8 +15,8 @@ import pytest
 from igdpcp.config import MainConfig, UpstreamConfig
 from igdpcp.daemon.pcp_servers import servers_behind
 from igdpcp.errors import OurFault
-from igdpcp.iwf.interfaces import UpstreamEvent
-from igdpcp.model import Endpoint, IPAddress, Protocol, UpstreamRequest
+from igdpcp.iwf.interfaces import Emit, UpstreamEvent
+from igdpcp.model import UNKNOWN_ADDRESS, Endpoint, Grant, IPAddress, Protocol, UpstreamRequest
 from igdpcp.net.router import Wan
 from igdpcp.pcp.discovery import Server
 from igdpcp.pcp.message import SERVER_PORT
@@ -29,6 +29,7 @@ OWN, OTHER = IPv4Address(f"{NET}.11"), IPv4Address(f"{NET}.12")
 EXTERNAL = IPv4Address("203.0.113.77")
 LAN = IPv4Network("192.168.1.0/24")
 ANSWERED = 0.01
+NONCE = b"n" * 12
 
 
 class Carrier:
@@ -55,14 +56,23 @@ class Carrier:
         return [sent for sent in self.sent if sent.is_map]
 
     def close(self) -> None:
-        self.loop.remove_reader(self.socket)
-        self.socket.close()
+        """Nobody listens there any more."""
+        if self.socket.fileno() >= 0:
+            self.loop.remove_reader(self.socket)
+            self.socket.close()
 
 
 class Line:
     """An upstream with its events, and the address that its sockets have."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, *servers: str, own: IPv4Address = OWN, **options: Any) -> None:
+    def __init__(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        *servers: str,
+        own: IPv4Address = OWN,
+        emit: Emit | None = None,
+        **options: Any,
+    ) -> None:
         self.own = own
         self.down = False
         monkeypatch.setattr(pcp_sockets, "udp_connected", self._connected)
@@ -72,7 +82,7 @@ class Line:
         main = MainConfig(**({"external_ip_probe": False} | options))
         self.config = UpstreamConfig(server=servers)
         self.upstream = pcp.PcpUpstream(
-            main, self.config, secret=b"secret", rng=random.Random(1), emit=self.events.append,
+            main, self.config, secret=b"secret", rng=random.Random(1), emit=emit or self.events.append,
             is_local=lambda address: address in LAN,
         )  # fmt: skip
 
@@ -128,9 +138,16 @@ def _family(address: IPAddress) -> socket.AddressFamily:
 
 
 def request(id: str = "1", port: int = 8080, **changes: Any) -> UpstreamRequest:
-    """A wish for tcp ``port``, that port exactly, for as long as possible."""
+    """A wish for tcp ``port`` of the router's own, that port exactly, for as long as possible."""
     values: dict[str, Any] = {
-        "id": id, "protocol": Protocol.TCP, "internal": Endpoint(OWN, port), "external_port": port, "exact": True,
-        "until": None,
+        "id": id, "protocol": Protocol.TCP, "internal": Endpoint(UNKNOWN_ADDRESS, port), "external_port": port,
+        "exact": True, "until": None,
     }  # fmt: skip
     return UpstreamRequest(**(values | changes))
+
+
+def granted(
+    server: str, nonce: bytes = NONCE, port: int = 8080, address: IPv4Address = OWN, ends: float = 90000.0
+) -> Grant:
+    """What a server granted to an earlier process."""
+    return Grant("pcp", Endpoint(address, port), Endpoint(EXTERNAL, port), 86400, ends, nonce, server)

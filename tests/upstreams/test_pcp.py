@@ -12,7 +12,7 @@ from igdpcp.iwf.interfaces import AddressChanged, Granted, Lost, Refused, Releas
 from igdpcp.model import Activation, Endpoint, Protocol
 from tests.support.pcp_script import DESCRIPTION, FILTER, PREFER_FAILURE, THIRD_PARTY
 from tests.support.virtual_time import virtual
-from tests.upstreams.line import ANSWERED, EXTERNAL, OTHER, OTHER_SERVER, SERVER, Carrier, Line, request
+from tests.upstreams.line import ANSWERED, EXTERNAL, NONCE, OTHER, OTHER_SERVER, SERVER, Carrier, Line, granted, request
 
 
 @virtual
@@ -147,11 +147,11 @@ async def test_iwf_132_a_deletion_names_the_mapping_and_nothing_else(monkeypatch
 async def test_iwf_043_what_an_earlier_process_left_is_deleted_under_its_nonce(monkeypatch: pytest.MonkeyPatch) -> None:
     with Line(monkeypatch) as line:
         await line.up()
-        line.upstream.give_back(request(nonce=b"n" * 12, server=line.upstream.identity))
+        line.upstream.give_back(request(grant=granted(line.upstream.identity)))
         line.upstream.give_back(request("2", 8081))
         await asyncio.sleep(1)
         assert [(sent.lifetime, sent.internal_port) for sent in line.carrier.maps] == [(0, 8080), (0, 8081)]
-        assert line.carrier.maps[0].nonce == b"n" * 12
+        assert line.carrier.maps[0].nonce == NONCE
         assert line.of(Released) == [Released("1", 0), Released("2", 0)]
 
 

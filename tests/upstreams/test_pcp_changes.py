@@ -9,10 +9,10 @@ from ipaddress import IPv4Address
 import pytest
 
 from igdpcp.iwf.interfaces import AddressChanged, Granted, Lost, Refused, Released
-from igdpcp.model import UNKNOWN_ADDRESS, Activation, Endpoint, Protocol
+from igdpcp.model import Activation, Protocol
 from tests.support.pcp_script import THIRD_PARTY, Sent, mapped
 from tests.support.virtual_time import virtual
-from tests.upstreams.line import ANSWERED, EXTERNAL, OTHER, OTHER_SERVER, OWN, SERVER, Line, request
+from tests.upstreams.line import ANSWERED, EXTERNAL, NONCE, OTHER, OTHER_SERVER, OWN, SERVER, Line, granted, request
 
 MOVED = IPv4Address("203.0.113.99")
 DISCARD = 9
@@ -46,6 +46,22 @@ async def test_a_mapping_of_the_probes_port_that_is_there_first_serves_as_the_pr
         assert [event.id for event in line.of(Granted)] == ["1"]
         assert (line.upstream.state, line.upstream.external_address) == (Activation.ACTIVE, EXTERNAL)
         assert {sent.internal_port for sent in line.carrier.maps} == {DISCARD}
+
+
+@virtual
+async def test_what_is_adopted_is_asked_for_before_the_address_is_probed_and_tells_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with Line(monkeypatch, external_ip_probe=True) as line:
+        first = asyncio.get_running_loop().time() + ANSWERED
+        line.carrier.script.scripted = lambda sent: [] if sent.is_map and sent.at < first else None
+        line.change(OWN, SERVER)
+        for n in range(3):
+            known = granted(f"wan0/{SERVER}", port=8080 + n)
+            line.upstream.map(request(str(n), 8080 + n, grant=known), urgent=False)
+        await asyncio.sleep(1)
+        assert [sent.internal_port for sent in line.carrier.maps] == [8080, 8081, 8082]
+        assert line.upstream.external_address == EXTERNAL
 
 
 @virtual
@@ -111,16 +127,16 @@ async def test_a_nonce_goes_to_nobody_but_the_server_that_it_was_used_at(monkeyp
         await line.up()
         line.upstream.map(request())
         await asyncio.sleep(ANSWERED)
-        (granted,) = line.of(Granted)
-        known = request(nonce=granted.grant.nonce, server=granted.grant.server)
+        (first,) = line.of(Granted)
+        known = request(grant=first.grant)
         line.upstream.map(known)
         await line.up(router=OTHER_SERVER)
         await asyncio.sleep(5)
         line.upstream.map(known)
-        line.upstream.give_back(request("2", 8081, nonce=b"n" * 12, server=granted.grant.server))
+        line.upstream.give_back(request("2", 8081, grant=granted(first.grant.server, port=8081)))
         await asyncio.sleep(5)
         assert line.carriers[1].maps
-        assert {granted.grant.nonce, b"n" * 12}.isdisjoint({sent.nonce for sent in line.carriers[1].maps})
+        assert {first.grant.nonce, NONCE}.isdisjoint({sent.nonce for sent in line.carriers[1].maps})
 
 
 @virtual
@@ -162,8 +178,8 @@ async def test_what_is_to_be_given_back_before_the_wan_has_an_address_is_deleted
 ) -> None:
     with Line(monkeypatch) as line:
         await line.up(own=None)
-        line.upstream.give_back(request(internal=Endpoint(UNKNOWN_ADDRESS, 8080)))
-        line.upstream.map(request("2", 8081, nonce=b"n" * 12, server=f"wan0/{SERVER}"))
+        line.upstream.give_back(request())
+        line.upstream.map(request("2", 8081, grant=granted(f"wan0/{SERVER}", port=8081)))
         line.upstream.unmap("2")
         assert line.of(Released) == []
         await line.up()

@@ -125,6 +125,12 @@ VECTORS: dict[str, bytes] = {
         "00 00 00 00 00 00 00 00 81 00 00 0e 00 0c 00 64"
         "ff 9b 00 00 00 00 00 00 00 00 00 00"
     ),
+    "V11 request": bytes.fromhex("00 00"),
+    "V11 response": bytes.fromhex("00 80 00 00 00 00 12 67 cb 00 71 4d"),
+    "V12 map request": bytes.fromhex("00 02 00 00 00 50 1f 90 00 00 1c 20"),
+    "V12 map response": bytes.fromhex("00 82 00 00 00 00 12 68 00 50 1f 90 00 00 1c 20"),
+    "V12 delete request": bytes.fromhex("00 02 00 00 00 50 00 00 00 00 00 00"),
+    "V12 delete response": bytes.fromhex("00 82 00 00 00 00 12 c0 00 50 00 00 00 00 00 00"),
     "V13 natpmp refusal as drawn": bytes.fromhex("00 00 00 01 00 00 00 5a"),
     "V13 natpmp refusal as sent": bytes.fromhex("00 81 00 01 00 00 00 5a"),
     "V13 pcp answers natpmp": bytes.fromhex("02 80 00 01 00 00 07 08 00 00 00 5a 00 00 00 0000 00 00 00 00 00 00 00"),

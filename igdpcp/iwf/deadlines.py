@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""When mappings end by themselves: lease and lifetime are two things, and one timer waits for what comes first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from igdpcp.iwf.background import Timers
+from igdpcp.model import Mapping, MappingState
+
+ROUNDING = 1.0  # a grant that ends this near to its lease ends with it: lifetimes are whole seconds
+
+
+class Deadlines(Timers[str]):
+    """Calls ``lease_ended``, or ``unrenewed`` when the grant has ended before and nobody has renewed it."""
+
+    def __init__(self, *, lease_ended: Callable[[str], None], unrenewed: Callable[[str], None]) -> None:
+        super().__init__()
+        self._lease_ended = lease_ended
+        self._unrenewed = unrenewed
+
+    def watch(self, mapping: Mapping) -> None:
+        """To be called with each new version of a mapping."""
+        self.stop(mapping.id)
+        grant, lease_ends = mapping.grant, mapping.lease_ends
+        counts = grant and mapping.state is MappingState.ACTIVE
+        if grant and counts and (lease_ends is None or grant.ends + ROUNDING < lease_ends):
+            self.set(mapping.id, grant.ends, partial(self._grant_ended, lease_ends))
+        elif lease_ends is not None:
+            self.set(mapping.id, lease_ends, self._lease_ended)
+
+    def _grant_ended(self, lease_ends: float | None, id: str) -> None:
+        if lease_ends is not None:
+            self.set(id, lease_ends, self._lease_ended)
+        self._unrenewed(id)

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Repeated requests for what is open: new lease, description or client port, on a path that stays open meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+
+from igdpcp.errors import Reason, Refusal, RulesetError
+from igdpcp.iwf.background import Tasks
+from igdpcp.iwf.router_leg import RouterLeg
+from igdpcp.iwf.table import MappingTable
+from igdpcp.iwf.upstream_leg import UpstreamLeg
+from igdpcp.model import Grant, Mapping, MappingRequest, MappingState
+
+
+class Refreshing:
+    """The table changes at once, since more requests may follow in the same turn; ``keep`` stores a version."""
+
+    def __init__(
+        self, *, table: MappingTable, router_leg: RouterLeg, upstream_leg: UpstreamLeg, keep: Callable[[Mapping], None]
+    ) -> None:
+        self._table = table
+        self._router_leg = router_leg
+        self._upstream_leg = upstream_leg
+        self._keep = keep
+        self._loop = asyncio.get_running_loop()
+        self._tasks = Tasks()
+
+    async def refresh(self, mapping: Mapping, asked: MappingRequest) -> Mapping:
+        """What was asked for now instead; ``mapping`` is the latest version. Returns the refreshed one.
+
+        Raises RulesetError when the rules cannot be led to another client port: then nothing has changed. Goes on when
+        its caller is cancelled, so that table, kernel and journal agree.
+        """
+        lease_ends = self._loop.time() + asked.lease if asked.lease else None
+        self._want(refreshed := replace(mapping, request=asked, lease_ends=lease_ends))
+        if refreshed.visible and refreshed.grant and mapping.request.client != asked.client:
+            await asyncio.shield(self._tasks.start(self._redirect(refreshed, refreshed.grant, mapping)))
+        return refreshed
+
+    async def stop(self) -> None:
+        """End the work in flight."""
+        await self._tasks.stop()
+
+    async def _redirect(self, mapping: Mapping, grant: Grant, before: Mapping) -> None:
+        """Lead the rules to this version's client port; what the kernel refuses is undone, unless a later one came."""
+        try:
+            await self._router_leg.put(mapping, grant)
+        except RulesetError:
+            current = self._table.get(mapping.id)
+            if current and current.request is mapping.request:
+                self._want(replace(current, request=before.request, lease_ends=before.lease_ends))
+            raise
+        current = self._table.get(mapping.id)
+        if current is None or current.state is MappingState.ENDING:
+            raise Refusal(Reason.CANCELLED)
+
+    def _want(self, mapping: Mapping) -> None:
+        self._keep(mapping)
+        if mapping.state is not MappingState.ENDING:
+            self._upstream_leg.ask(mapping)

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A request of the hall as a wish at the server that is asked: for which tuple, by which nonce, and whether at all."""
+
+from __future__ import annotations
+
+from igdpcp.model import UNKNOWN_ADDRESS, Endpoint, Protocol, UpstreamRequest
+from igdpcp.pcp.client import ServerState, WantedMapping
+from igdpcp.pcp.discovery import Origin
+from igdpcp.upstreams.server_line import ServerLine
+
+
+class Wishes:
+    """Reads requests in the light of the line: its server, and our address as that sees it."""
+
+    def __init__(self, line: ServerLine) -> None:
+        self._line = line
+
+    def may_be_told(self, request: UpstreamRequest) -> bool:
+        """Whether the server may be sent this: others' mappings only where it is trusted (RFC 6970 section 6).
+
+        Requests for an anycast address can leak (RFC 7723), so somebody has to have answered there.
+        """
+        engine, server = self._line.engine, self._line.server
+        if engine is None or server is None:
+            return False
+        if request.internal.address != UNKNOWN_ADDRESS and not server.trusted:
+            return False
+        return server.origin is not Origin.ANYCAST or engine.state is ServerState.ACTIVE
+
+    def is_of_another_server(self, request: UpstreamRequest) -> bool:
+        """Whether what was granted for it is held by a server that is not asked now."""
+        server = self._line.server
+        return request.grant is not None and server is not None and not server.made(request.grant.server)
+
+    def internal(self, request: UpstreamRequest) -> Endpoint:
+        """Its internal endpoint, with the router's own address in the place of UNKNOWN_ADDRESS."""
+        if request.internal.address == UNKNOWN_ADDRESS and self._line.internal:
+            return Endpoint(self._line.internal, request.internal.port)
+        return request.internal
+
+    def tuple(self, request: UpstreamRequest) -> tuple[Protocol, Endpoint]:
+        """What a server knows at most one mapping of (RFC 6887 section 11.1)."""
+        return request.protocol, self.internal(request)
+
+    def wanted(self, request: UpstreamRequest) -> WantedMapping:
+        """A nonce belongs to one internal tuple at one server, and so does the address that was assigned to it."""
+        internal, grant = self.internal(request), request.grant
+        if grant and (self.is_of_another_server(request) or grant.internal != internal):
+            grant = None
+        return WantedMapping(
+            key=request.id,
+            protocol=request.protocol,
+            internal_address=internal.address,
+            internal_port=internal.port,
+            external_port=request.external_port,
+            exact=request.exact,
+            until=request.until,
+            external_address=grant.external.address if grant else None,
+            remote_hosts=(request.remote_host,) if request.remote_host else (),
+            description=request.description,
+            nonce=grant.nonce if grant else b"",
+        )
