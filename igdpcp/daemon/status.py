@@ -168,7 +168,7 @@ class Status:
                     "usable": True}  # fmt: skip
         reason = self._pcp.reason
         if self._fallback.untrusted:
-            reason = "without NAT in the router the PCP server has to be configured: option server in section upstream"
+            reason = "without NAT it has to be named: option server in section upstream"
         since = round(now - self._pcp.state_since)
         return {"state": self._pcp.state.value, "reason": reason, "since_seconds": since, "usable": self._pcp.usable}
 

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 import pytest
 
 from tests.lab import topology
-from tests.lab.carrier import ScriptedCarrier
+from tests.lab.carrier import SimulatedCarrier
 from tests.lab.clients import soap_client
 from tests.lab.daemon import Igdpcpd
 from tests.lab.namespaces import poll
@@ -33,12 +33,12 @@ def lab() -> Iterator[Lab]:
 
 
 @pytest.fixture
-def carrier(lab: Lab) -> ScriptedCarrier:
-    return ScriptedCarrier(lab)
+def carrier(lab: Lab) -> SimulatedCarrier:
+    return SimulatedCarrier(lab)
 
 
 @pytest.fixture
-def daemon(lab: Lab, carrier: ScriptedCarrier) -> Igdpcpd:
+def daemon(lab: Lab, carrier: SimulatedCarrier) -> Igdpcpd:
     daemon = Igdpcpd(lab)
     daemon.wait_for_activation()
     return daemon
@@ -86,15 +86,14 @@ def test_every_service_has_an_initial_event(daemon: Igdpcpd, subscriber: Subscri
 
 
 def test_a_changed_external_address_is_told(
-    lab: Lab, carrier: ScriptedCarrier, daemon: Igdpcpd, subscriber: Subscriber
+    lab: Lab, carrier: SimulatedCarrier, daemon: Igdpcpd, subscriber: Subscriber
 ) -> None:
     """It is all that gupnp-igd has to notice a new address."""
     assert soap_client(lab.lan).add("udp", PORT, topology.LAN_ADDRESS, PORT)
     subscriber.subscribe()
     subscriber.wait_for(lambda event: event.seq == 0, "the initial event")
 
-    carrier.set(external=OTHER_EXTERNAL_ADDRESS)
-    carrier.reset(announce=True)
+    carrier.use_addresses(OTHER_EXTERNAL_ADDRESS)
 
     subscriber.wait_for(
         lambda event: event.values.get("ExternalIPAddress") == OTHER_EXTERNAL_ADDRESS, "the event of the new address"

@@ -21,7 +21,7 @@ def test_sections_become_uci_that_the_daemon_reads(tmp_path: Path) -> None:
     path.write_text(uci({"igdpcp main": {"enabled": "1"}, "upstream u": {"server": ["100.64.12.1", "100.64.12.2"]}}))
     read = config.load(str(path))
     assert read.main.enabled
-    assert read.upstream.server == ("100.64.12.1", "100.64.12.2")
+    assert read.upstreams[0].server == ("100.64.12.1", "100.64.12.2")
     assert read.warnings == ()
 
 
