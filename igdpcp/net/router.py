@@ -13,6 +13,9 @@ from igdpcp.net.links import IPInterface, LinkSnapshot
 from igdpcp.net.sockets import port_in_use
 
 
+KNOWN_LIMIT = 256  # addresses of which it is remembered whether they are on a LAN
+
+
 @dataclass(frozen=True, slots=True)
 class Lan:
     """One address of the router on a LAN that is served: the section's name, the device, and the device's index.
@@ -56,12 +59,14 @@ class RouterView:
         self._wan_device = wan_device
         self._own: frozenset[tuple[str, IPAddress]] = frozenset()
         self._fading: tuple[Lan, ...] = ()  # their addresses are not to be named any more, but still lead to hosts
+        self._known: dict[tuple[IPAddress, str], bool] = {}  # asked for with every connection and every datagram
         self.wan6_devices: frozenset[str] = frozenset()
         self.wan = Wan(wan_device, None, None)
         self.lans: tuple[Lan, ...] = ()
 
     def update(self, snapshot: LinkSnapshot) -> None:
         """Take in what the kernel has now."""
+        self._known.clear()
         lan_devices = {lan.device for lan in self._lan_configs}
         ours = (*snapshot.addresses, *snapshot.unnamed)
         self._own = frozenset((_link(device, interface.ip), interface.ip) for device, interface in ours)
@@ -109,6 +114,14 @@ class RouterView:
 
     def on_lan_device(self, address: IPAddress, device: str) -> bool:
         """Whether the address belongs to a host of the LAN behind this device; never the router's own addresses."""
+        known = self._known.get((address, device))
+        if known is None:
+            if len(self._known) >= KNOWN_LIMIT:
+                self._known.clear()
+            known = self._known[address, device] = self._is_behind(address, device)
+        return known
+
+    def _is_behind(self, address: IPAddress, device: str) -> bool:
         if (_link(device, address), address) in self._own:
             return False
         return any(lan.device == device and _is_host(lan, address) for lan in (*self.lans, *self._fading))

@@ -9,7 +9,7 @@ import pytest
 
 from igdpcp.config import LanConfig
 from igdpcp.net.links import DefaultRoute, LinkSnapshot
-from igdpcp.net.router import RouterView
+from igdpcp.net.router import KNOWN_LIMIT, RouterView
 
 ADDRESSES = (
     ("br-lan", "192.168.1.1/24"),
@@ -98,3 +98,15 @@ def test_the_internet_is_behind_the_devices_of_ipv6_default_routes_that_are_no_l
     view = RouterView((LanConfig(name="home", device="br-lan"),), "wan")
     view.update(LinkSnapshot(INDEXES, (), (), default_routes6=routes))
     assert view.wan6_devices == {"wan", "wwan0"}
+
+
+def test_what_was_said_of_an_address_holds_until_the_next_look_and_not_for_any_number_of_them():
+    view = router()
+    host = ip_address("192.168.1.50")
+    assert view.on_lan_device(host, "br-lan")
+    for number in range(3 * KNOWN_LIMIT):
+        view.on_lan_device(ip_address("2600:1::") + number, "br-lan")
+    assert len(view._known) <= KNOWN_LIMIT
+    assert view.on_lan_device(host, "br-lan")
+    view.update(LinkSnapshot(INDEXES, (("br-lan", ip_interface("192.168.1.50/24")),), ()))
+    assert not view.on_lan_device(host, "br-lan")
