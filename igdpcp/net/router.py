@@ -12,7 +12,6 @@ from igdpcp.model import IPAddress, Protocol
 from igdpcp.net.links import IPInterface, LinkSnapshot
 from igdpcp.net.sockets import port_in_use
 
-
 KNOWN_LIMIT = 256  # addresses of which it is remembered whether they are on a LAN
 
 
