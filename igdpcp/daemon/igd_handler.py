@@ -128,7 +128,7 @@ class IgdHandler:
         try:
             call = parse_control(soapaction, request.body)
             if isinstance(call, VariableQuery):
-                value = self._variables.query(service, call.name, tree)
+                value = self._variables.query(service, call.name, tree, peer.address)
                 return self._now(self._ok(request, encode_variable(value)))
             if call.version > self._highest_version.get(call.service.type, 0):
                 raise UpnpFault(INVALID_ACTION, "no such version of the service is shown")
@@ -155,7 +155,8 @@ class IgdHandler:
     def _read(self, control: ControlRequest) -> Outputs:
         """The answer to an action that returns state variables and does nothing else."""
         return {
-            output.name: self._variables.read(output.variable, control.tree) for output in control.call.action.outputs
+            output.name: self._variables.read(output.variable, control.tree, control.requester.address)
+            for output in control.call.action.outputs
         }
 
     def _ok(self, request: HttpRequest, body: bytes) -> HttpResponse:

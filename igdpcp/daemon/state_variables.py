@@ -53,7 +53,7 @@ class StateVariables:
             "Uptime": self._uptime,
             "RSIPAvailable": lambda _: translate.RSIP_AVAILABLE,
             "NATEnabled": lambda _: translate.NAT_ENABLED,
-            "ExternalIPAddress": lambda _: str(interworking.external_address()[0] or ""),
+            "ExternalIPAddress": lambda _: self._external_address(None),
             "PortMappingNumberOfEntries": lambda _: interworking.number_of_entries,
             "PortMappingEnabled": lambda _: translate.PORT_MAPPING_ENABLED,
             "SystemUpdateID": lambda _: interworking.system_update_id,
@@ -76,11 +76,14 @@ class StateVariables:
             "InboundPinholeAllowed": lambda _: pinholes.inbound_allowed,
         }
 
-    def read(self, name: str, tree: int) -> Value:
-        """The value of a variable that has one, as the device tree of that version shows it; raises KeyError."""
-        return self._readers[name](tree)
+    def read(self, name: str, tree: int, asker: IPAddress | None = None) -> Value:
+        """The value of a variable that has one, as the device tree of that version shows it; raises KeyError.
 
-    def query(self, service: Service, name: str, tree: int) -> Value:
+        Each ``asker`` has an ExternalIPAddress of its own.
+        """
+        return self._external_address(asker) if name == "ExternalIPAddress" else self._readers[name](tree)
+
+    def query(self, service: Service, name: str, tree: int, asker: IPAddress | None = None) -> Value:
         """The answer to QueryStateVariable; a variable without a value of its own shows its default.
 
         Raises UpnpFault 404 for a name that is no state variable of the service in that tree.
@@ -91,11 +94,15 @@ class StateVariables:
             raise UpnpFault(INVALID_VAR, "no such state variable") from None
         if variable.is_argument_type:
             raise UpnpFault(INVALID_VAR, "the type of an argument has no value")
-        return self.read(name, tree) if name in self._readers else variable.idle_value
+        return self.read(name, tree, asker) if name in self._readers else variable.idle_value
 
     def evented(self, service: Service, tree: int, asker: IPAddress) -> dict[str, Value]:
-        """The evented variables of a service; every ``asker`` is shown the same."""
-        return {variable.name: self.read(variable.name, tree) for variable in service.evented(service.version_in(tree))}
+        """The evented variables of a service, as ``asker`` is shown them."""
+        names = [variable.name for variable in service.evented(service.version_in(tree))]
+        return {name: self.read(name, tree, asker) for name in names}
+
+    def _external_address(self, asker: IPAddress | None) -> str:
+        return str(self._interworking.external_address(asker)[0] or "")
 
     def _uptime(self, _: int) -> int:
         since = self._upstream.up_since

@@ -17,7 +17,7 @@ from igdpcp.iwf.interfaces import Fallback, Router
 from igdpcp.iwf.lifecycle import LOCAL_SECONDS, Lifecycle
 from igdpcp.iwf.policy import Policy
 from igdpcp.iwf.table import MappingTable
-from igdpcp.model import Activation, Mapping, MappingRequest, MappingState, Mode, Owner, Protocol, Requester
+from igdpcp.model import Activation, IPAddress, Mapping, MappingRequest, MappingState, Mode, Owner, Protocol, Requester
 
 
 class Interworking:
@@ -141,9 +141,14 @@ class Interworking:
         """SystemUpdateID."""
         return self._table.system_update_id
 
-    def external_address(self) -> tuple[IPv4Address | None, str]:
-        """ExternalIPAddress and why it is this one; never a private address passed off as public."""
+    def external_address(self, asker: IPAddress | None = None) -> tuple[IPv4Address | None, str]:
+        """ExternalIPAddress and why it is this one; never a private address passed off as public.
+
+        A carrier may have several: an asker is told that of its own mappings (RFC 6970 section 4.1).
+        """
         if address := self._upstream.external_address:
+            if asker is not None:
+                address = self._table.external_address_of(asker, address)
             if self._showable(address):
                 return address, "given by the carrier"
             return None, f"the carrier gives {address}, which is not public"

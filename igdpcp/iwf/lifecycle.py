@@ -294,6 +294,8 @@ class Lifecycle:
         if mapping.state is not MappingState.ACTIVE or not mapping.grant or mapping.grant.external != grant.external:
             self._log.tell("mapping_open", active, external=grant.external, wan_port=active.wan_port,
                            upstream=grant.upstream, lifetime=grant.lifetime)  # fmt: skip
+        if mapping.grant and mapping.grant.external.address != grant.external.address:
+            self._changed()  # where it comes out is what its client is shown as the external address
         self._waiters.tell(active)
 
     def _unseen(self, mapping: Mapping) -> bool:

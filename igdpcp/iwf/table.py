@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from ipaddress import IPv4Address
 
 from igdpcp.errors import Reason, Refusal
-from igdpcp.model import MOVED_PORTS, Endpoint, Mapping, MappingRequest, MappingState, Mode, Protocol
+from igdpcp.model import MOVED_PORTS, Endpoint, IPAddress, Mapping, MappingRequest, MappingState, Mode, Protocol
 
 WAN_PORTS = range(1024, MOVED_PORTS.start)
 HASHED_TRIES = 256
@@ -46,6 +46,7 @@ class MappingTable:
         self._any_port: dict[_AnyPort, str] = {}
         self._listed: list[str] = []
         self._held: Counter[IPv4Address] = Counter()
+        self._externals: Counter[IPv4Address] = Counter()
         self._resting: dict[tuple[Protocol, int], tuple[float, Endpoint]] = {}
         self._serial = 0
         self.system_update_id = 0
@@ -89,6 +90,16 @@ class MappingTable:
     def listing(self) -> Iterator[Mapping]:
         """The listed mappings in the order of their index; to be read before the table changes."""
         return (self._mappings[id] for id in self._listed)
+
+    def external_address_of(self, client: IPAddress, usual: IPv4Address) -> IPv4Address:
+        """Where the youngest listed mapping of this client comes out; ``usual`` where it has none."""
+        if self._externals.keys() <= {usual}:
+            return usual
+        for id in reversed(self._listed):
+            mapping = self._mappings[id]
+            if mapping.request.client.address == client and (external := _shown_external(mapping)):
+                return external
+        return usual
 
     def held_by(self, client: IPv4Address) -> int:
         """How many mappings lead to this client, those not granted yet included."""
@@ -210,6 +221,8 @@ class MappingTable:
         if mapping.request.any_port:
             self._any_port[_any_port(mapping.request)] = mapping.id
         self._held[mapping.request.client.address] += 1
+        if external := _shown_external(mapping):
+            self._externals[external] += 1
 
     def _unindex(self, mapping: Mapping) -> None:
         if self._claims_external(mapping):
@@ -221,10 +234,20 @@ class MappingTable:
         self._held[address] -= 1
         if not self._held[address]:
             del self._held[address]
+        if external := _shown_external(mapping):
+            self._externals[external] -= 1
+            if not self._externals[external]:
+                del self._externals[external]
 
     def _changed(self) -> None:
         self.system_update_id = (self.system_update_id + 1) % SYSTEM_UPDATE_IDS
         self._tell_changed()
+
+
+def _shown_external(mapping: Mapping) -> IPv4Address | None:
+    """Where a listed mapping comes out, as a carrier granted it."""
+    carrier = mapping.visible and mapping.grant and mapping.grant.upstream != Mode.LOCAL
+    return mapping.grant.external.address if carrier and mapping.grant else None
 
 
 def _any_port(request: MappingRequest) -> _AnyPort:

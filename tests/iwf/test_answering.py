@@ -12,7 +12,8 @@ import pytest
 from igdpcp.errors import Reason, Refusal
 from igdpcp.iwf import translate
 from igdpcp.model import Activation
-from tests.support.hall import A, B, Hall, settle
+from igdpcp.upnp.services import WAN_IP_CONNECTION
+from tests.support.hall import CARRIER, A, B, Hall, settle
 from tests.support.virtual_time import virtual
 
 # PCP result: code for version 1, for version 2 (RFC 6970 section 4.3).
@@ -129,6 +130,40 @@ def test_iwf_016_035_not_connected_until_the_server_answers(tmp_path: Path, opti
         assert (await hall.soap("GetStatusInfo"))["ConnectionStatus"] == "Connected"
 
     run()
+
+
+@virtual
+async def test_iwf_024_each_control_point_is_shown_the_address_of_its_own_mappings(tmp_path: Path) -> None:
+    hall = Hall(tmp_path)
+    other = IPv4Address("62.0.0.2")
+    await hall.add(8080, A)
+    hall.carrier.answer = lambda request: hall.carrier.grant(request.id, address=other)
+    await hall.add(9090, B)
+    hall.carrier.move(other)
+    await settle()
+    hosts = (A, B, "192.168.1.70")
+    shown = [(await hall.soap("GetExternalIPAddress", host))["ExternalIPAddress"] for host in hosts]
+    assert shown == [str(CARRIER), str(other), str(other)]
+    evented = [hall.variables.evented(WAN_IP_CONNECTION, 1, IPv4Address(host))["ExternalIPAddress"] for host in (A, B)]
+    assert evented == [str(CARRIER), str(other)]
+    before = hall.changes
+    hall.carrier.answer = None
+    first = next(mapping for mapping in hall.table if mapping.external_port == 8080)
+    hall.carrier.grant(first.id, address=other)
+    await settle()
+    assert hall.changes > before
+    assert (await hall.soap("GetExternalIPAddress", A))["ExternalIPAddress"] == str(other)
+    await hall.delete(8080, A)
+    assert (await hall.soap("GetExternalIPAddress", A))["ExternalIPAddress"] == str(other)
+
+
+@virtual
+async def test_what_the_router_alone_granted_is_no_external_address_of_the_carrier(tmp_path: Path) -> None:
+    hall = Hall(tmp_path)
+    hall.carrier.state = Activation.NO_SERVER
+    await hall.add(8080, A)
+    hall.carrier.state = Activation.ACTIVE
+    assert (await hall.soap("GetExternalIPAddress", A))["ExternalIPAddress"] == str(CARRIER)
 
 
 @virtual
