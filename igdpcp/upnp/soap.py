@@ -142,14 +142,6 @@ def parse_control(soapaction: str | None, body: bytes) -> Call | VariableQuery:
     return VariableQuery(name.strip())
 
 
-def parse_call(soapaction: str | None, body: bytes) -> Call:
-    """The action call that a control request makes; raises like ``parse_control``."""
-    call = parse_control(soapaction, body)
-    if isinstance(call, VariableQuery):
-        raise UpnpFault(INVALID_ACTION, "no action call")
-    return call
-
-
 def encode_response(call: Call, outputs: Mapping[str, object]) -> bytes:
     """The body of a positive answer; ``outputs`` must hold every output argument of the action."""
     name = call.action.name

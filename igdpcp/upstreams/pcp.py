@@ -148,11 +148,6 @@ class PcpUpstream:
         """What was sent, received and ignored, and why."""
         return self._line.counters + Counter(debts_dropped=self._debts.dropped)
 
-    @property
-    def device(self) -> str:
-        """The device through which the server is reached; "" when it is not known, or nobody is asked."""
-        return self._line.device
-
     def network_changed(self, device: str, address: IPv4Address | None, servers: Iterable[Server]) -> None:
         """The WAN is this device with this address (None: it is down), and these are the servers behind it.
 

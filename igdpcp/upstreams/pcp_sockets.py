@@ -32,7 +32,7 @@ class PcpSockets:
     """``received`` gets every datagram with its source, ``woken`` comes after the datagrams of one wake-up.
 
     ``unreachable`` is called when the kernel or an ICMP error refused a datagram; with True, when it says that nobody
-    listens at the server's address. ``device`` is the one through which the server is reached, "" when it is not known.
+    listens at the server's address.
     """
 
     def __init__(
@@ -49,7 +49,6 @@ class PcpSockets:
         self._loop = asyncio.get_running_loop()
         self._client: socket.socket | None = None
         self._listener: socket.socket | None = None
-        self.device = ""
         self.refused = 0  # datagrams that the kernel or an ICMP error refused
 
     def open(self, device: str, server: IPAddress) -> IPAddress:
@@ -57,9 +56,9 @@ class PcpSockets:
 
         An IPv6 server may be elsewhere than behind the IPv4 WAN device (DS-Lite); then the kernel's route counts.
         """
-        self._client, self.device = self._connected(device, server)
+        self._client, through = self._connected(device, server)
         self._loop.add_reader(self._client, self._readable, self._client)
-        self._listen(server)
+        self._listen(through, server)
         return _own_address(self._client)
 
     def source(self, device: str, server: IPAddress) -> IPAddress:
@@ -77,11 +76,11 @@ class PcpSockets:
         sock = udp_connected("", server, SERVER_PORT)
         return sock, _device_of(_own_address(sock))
 
-    def _listen(self, server: IPAddress) -> None:
+    def _listen(self, device: str, server: IPAddress) -> None:
         try:
-            if server.version == 6 and not self.device:
+            if server.version == 6 and not device:
                 raise OurFault(f"it is not known behind which device {server} is")
-            self._listener = pcp_announce_listener(self.device, server.version)
+            self._listener = pcp_announce_listener(device, server.version)
             self._loop.add_reader(self._listener, self._readable, self._listener)
         except OurFault as fault:
             LOG.warning(line("no_announcements", reason=fault))
@@ -92,7 +91,6 @@ class PcpSockets:
                 self._loop.remove_reader(sock)
                 sock.close()
         self._client = self._listener = None
-        self.device = ""
 
     @property
     def port(self) -> int | None:

@@ -89,11 +89,6 @@ class ServerLine:
         return self._sockets.port is not None
 
     @property
-    def device(self) -> str:
-        """The device through which the server is reached; "" when it is not known, or nobody is asked."""
-        return self._sockets.device
-
-    @property
     def peer(self) -> PcpPeer | None:
         """Whose packets the router has to let in, to which port; None while nobody is asked."""
         port = self._sockets.port

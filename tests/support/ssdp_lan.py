@@ -34,6 +34,9 @@ PREFIX_LENGTH = {4: 24, 6: 64}
 IDENTITY = with_config_id(DeviceIdentity("igdpcp", "1", udns_from("machine"), 7, "", "1.2.3"))
 STRANGER = with_config_id(DeviceIdentity("other", "1", udns_from("another"), 7, "", "1.2.3"))
 BOOT_ID = 7  # of the first boot instance
+LOCATION = f"LOCATION: http://{ROUTER}:5000/rootDesc.xml\r\n".encode()
+SET = 10  # messages that announce one gateway
+GOODBYE = 18  # messages that take back what can have been found in both trees
 IGD2 = GATEWAY.removesuffix("1") + "2"
 
 Homes = namedtuple("Homes", "router client")

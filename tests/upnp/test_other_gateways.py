@@ -21,9 +21,12 @@ from tests.support.ssdp_lan import (
     CLIENT,
     CLIENT_TOO,
     DEVICE,
+    GOODBYE,
     IDENTITY,
     IGD2,
+    LOCATION,
     ROUTER,
+    SET,
     advertising,
     another_gateway,
     client_socket,
@@ -35,21 +38,11 @@ from tests.support.ssdp_lan import (
     received,
     search,
     stranger_at,
-    two_namespaces,
     until,
 )
 from tests.support.virtual_time import virtual
 
-LOCATION = b"LOCATION: http://192.168.77.1:5000/rootDesc.xml\r\n"
-SET = 10  # messages that announce one gateway
-GOODBYE = 18  # messages that take back what can have been found in both trees
 pytestmark = pytest.mark.lab
-
-
-@pytest.fixture(scope="module")
-def homes():
-    with two_namespaces() as homes:
-        yield homes
 
 
 def foreign_gateway(homes):

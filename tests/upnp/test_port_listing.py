@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import pytest
 
 from igdpcp.upnp.port_listing import port_listing
-from igdpcp.upnp.soap import encode_response, parse_call
+from igdpcp.upnp.soap import encode_response, parse_control
 from tests.support.soap_client import envelope
 
 URN = "urn:schemas-upnp-org:service:WANIPConnection:2"
@@ -41,7 +41,7 @@ def test_the_listing_is_the_document_of_the_standard():
 
 
 def test_the_listing_travels_unescaped_in_the_answer():
-    call = parse_call(None, envelope(URN, "GetListOfPortMappings", RANGE))
+    call = parse_control(None, envelope(URN, "GetListOfPortMappings", RANGE))
     assert b"<NewPortListing><![CDATA[<p:PortMappingList " in encode_response(
         call, {"NewPortListing": port_listing([ENTRY])}
     )
@@ -49,7 +49,7 @@ def test_the_listing_travels_unescaped_in_the_answer():
 
 @pytest.mark.parametrize("description", ["]]>", "]]]]>>", "]]&gt;", "<![CDATA[x]]>", "a\x00b\ufffe]]>"])
 def test_no_description_can_end_the_section_around_the_listing(description):
-    call = parse_call(None, envelope(URN, "GetListOfPortMappings", RANGE))
+    call = parse_control(None, envelope(URN, "GetListOfPortMappings", RANGE))
     listing = port_listing([ENTRY | {"NewPortMappingDescription": description}, ENTRY])
     (outer,) = ElementTree.fromstring(encode_response(call, {"NewPortListing": listing})).iter("NewPortListing")
     shown = [element.text for element in ElementTree.fromstring(outer.text).iter(SPACE + "NewDescription")]

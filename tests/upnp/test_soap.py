@@ -21,7 +21,6 @@ from igdpcp.upnp.soap import (
     encode_variable,
     may_come_from_a_page,
     names_an_action,
-    parse_call,
     parse_control,
     printable,
     soapaction_of,
@@ -53,7 +52,7 @@ def body(arguments, action="AddPortMapping", urn=WANIP + "1"):
 
 def add(version=1, action="AddPortMapping", without=(), **changes):
     arguments = {name: value for name, value in (ARGUMENTS | changes).items() if name not in without}
-    return parse_call(f'"{WANIP}{version}#{action}"', body(arguments, action, f"{WANIP}{version}"))
+    return parse_control(f'"{WANIP}{version}#{action}"', body(arguments, action, f"{WANIP}{version}"))
 
 
 def test_add_port_mapping_is_typed_by_its_declaration():
@@ -201,7 +200,7 @@ def test_what_is_in_order_beside_such_a_description_stays_so():
     request = body(ARGUMENTS | {"NewPortMappingDescription": "<b>", "NewProtocol": "<![CDATA[tcp]]>"}).decode()
     request = request.replace("<NewRemoteHost></NewRemoteHost>", "<NewRemoteHost />\n<NewFuture/>")
     request = request.replace("<NewEnabled>1</NewEnabled>", '<NewEnabled a="1&amp;">&#49;</NewEnabled >')
-    arguments = parse_call(None, request.encode()).arguments
+    arguments = parse_control(None, request.encode()).arguments
     assert arguments == add(NewPortMappingDescription="&lt;b>", NewProtocol="TCP").arguments
 
 
@@ -217,7 +216,7 @@ def test_what_is_in_order_beside_such_a_description_stays_so():
 def test_what_is_wrong_beside_such_a_description_is_a_fault_and_no_malformed_request(change, code):
     request = body(ARGUMENTS | {"NewPortMappingDescription": "<b>"}).decode().replace(*change)
     with pytest.raises(UpnpFault) as fault:
-        parse_call(f"{WANIP}1#AddPortMapping", request.encode())
+        parse_control(f"{WANIP}1#AddPortMapping", request.encode())
     assert fault.value.code == code
 
 
@@ -228,24 +227,24 @@ def test_tags_without_end_are_cut_apart_in_no_time():
             request = deep.replace(place, filler * (BODY_LIMIT // len(filler)) + place)
             began = time.process_time()
             with pytest.raises((MalformedRequest, UpnpFault)):
-                parse_call(None, request.encode())
+                parse_control(None, request.encode())
             assert time.process_time() - began < 0.2
 
 
 def test_latin_1_is_understood():
     request = body(ARGUMENTS | {"NewPortMappingDescription": "caf\xe9"}).decode().encode("latin-1")
-    assert parse_call(None, request).arguments["NewPortMappingDescription"] == "café"
+    assert parse_control(None, request).arguments["NewPortMappingDescription"] == "café"
 
 
 def test_arguments_come_in_any_order_and_unknown_ones_are_ignored():
     request = body(dict(reversed(ARGUMENTS.items())) | {"NewColour": "red"})
-    assert parse_call(None, request) == add()
+    assert parse_control(None, request) == add()
 
 
 def test_an_argument_given_twice_is_402():
     request = body(ARGUMENTS).replace(b"<NewProtocol>", b"<NewProtocol>TCP</NewProtocol><NewProtocol>")
     with pytest.raises(UpnpFault) as fault:
-        parse_call(None, request)
+        parse_control(None, request)
     assert fault.value.code == 402
 
 
@@ -257,50 +256,50 @@ def test_an_element_inside_an_argument_is_402():
 
 @pytest.mark.parametrize("quote", ['"', "'", "", ' "'])
 def test_soapaction_is_accepted_with_any_quotes(quote):
-    call = parse_call(f"{quote}{WANIP}1#AddPortMapping{quote}", body(ARGUMENTS))
+    call = parse_control(f"{quote}{WANIP}1#AddPortMapping{quote}", body(ARGUMENTS))
     assert call.action.name == "AddPortMapping"
 
 
 @pytest.mark.parametrize("soapaction", [None, "", '""'])
 def test_without_soapaction_the_body_decides(soapaction):
-    call = parse_call(soapaction, body(ARGUMENTS, urn=WANIP + "2"))
+    call = parse_control(soapaction, body(ARGUMENTS, urn=WANIP + "2"))
     assert (call.urn, call.version) == (WANIP + "2", 2)
 
 
 def test_the_version_is_that_of_soapaction():
-    assert parse_call(f"{WANIP}2#AddPortMapping", body(ARGUMENTS, urn=WANIP + "1")).version == 2
+    assert parse_control(f"{WANIP}2#AddPortMapping", body(ARGUMENTS, urn=WANIP + "1")).version == 2
 
 
 def test_any_prefix_a_byte_order_mark_white_space_and_a_trailing_zero_are_accepted():
     request = body(ARGUMENTS).replace(b"s:", b"SOAP-ENV:").replace(b":s=", b":SOAP-ENV=")
     request = request.replace(b"u:", b"m:").replace(b":u=", b":m=").replace(WANIP.replace("u", "m", 1).encode(), b"?")
-    assert parse_call(f"{WANIP}1#AddPortMapping", b"\xef\xbb\xbf\r\n " + request + b"\r\n\0") == add()
+    assert parse_control(f"{WANIP}1#AddPortMapping", b"\xef\xbb\xbf\r\n " + request + b"\r\n\0") == add()
 
 
 def test_a_default_namespace_is_accepted():
     request = body(ARGUMENTS).replace(b"<u:", b"<").replace(b"</u:", b"</").replace(b"xmlns:u", b"xmlns")
-    assert parse_call(None, request) == add()
+    assert parse_control(None, request) == add()
 
 
 def test_a_namespace_ends_with_the_element_that_declares_it():
     request = body(ARGUMENTS).replace(b' xmlns:u="' + WANIP.encode() + b'1"', b"")
     request = request.replace(b"<s:Envelope", f'<s:Envelope xmlns:u="{WANIP}2"'.encode())
     request = request.replace(b"<s:Body>", f'<s:Header xmlns:u="{WANIP}1"/><s:Body>'.encode())
-    assert parse_call(None, request).version == 2
+    assert parse_control(None, request).version == 2
 
 
 def test_a_soap_header_is_skipped():
     request = body(ARGUMENTS).replace(
         b"<s:Body>", b"<s:Header><x><NewProtocol>TCP</NewProtocol></x></s:Header><s:Body>"
     )
-    assert parse_call(None, request) == add()
+    assert parse_control(None, request) == add()
 
 
 def test_what_follows_the_action_is_skipped():
     request = body(ARGUMENTS).replace(
         b"</s:Body>", b"<x><NewColour>red</NewColour><NewProtocol>TCP</NewProtocol></x></s:Body>"
     )
-    assert parse_call(None, request) == add()
+    assert parse_control(None, request) == add()
 
 
 @pytest.mark.parametrize(
@@ -320,7 +319,7 @@ def test_what_follows_the_action_is_skipped():
 )
 def test_what_no_service_has_is_401(soapaction):
     with pytest.raises(UpnpFault) as fault:
-        parse_call(soapaction, body(ARGUMENTS))
+        parse_control(soapaction, body(ARGUMENTS))
     assert fault.value.code == 401
 
 
@@ -335,20 +334,20 @@ def test_what_no_service_has_is_401(soapaction):
 )
 def test_an_optional_action_of_the_standard_that_is_not_offered_is_602(action):
     with pytest.raises(UpnpFault) as fault:
-        parse_call(f"{WANIP.rpartition('WANIP')[0]}{action}", body({}, action.partition("#")[2]))
+        parse_control(f"{WANIP.rpartition('WANIP')[0]}{action}", body({}, action.partition("#")[2]))
     assert fault.value.code == 602
 
 
 def test_the_number_of_entries_can_be_asked_for_as_miniupnpc_does():
     name = "GetPortMappingNumberOfEntries"
-    call = parse_call(f"{WANIP}1#{name}", body({}, name))
+    call = parse_control(f"{WANIP}1#{name}", body({}, name))
     assert b"<NewPortMappingNumberOfEntries>7</" in encode_response(call, {"NewPortMappingNumberOfEntries": 7})
 
 
 @pytest.mark.parametrize(("text", "number"), [("6", 6), ("TCP", 6), ("udp", 17), (" UDP ", 17), ("65535", 65535)])
 def test_a_pinhole_names_its_protocol_by_number_or_by_name(text, number):
     arguments = {"InternalClient": "2600::1", "InternalPort": "1", "Protocol": text, "LeaseTime": "60"}
-    call = parse_call(None, body(arguments, "AddPinhole", WANIP.replace("WANIPConnection", FIREWALL) + "1"))
+    call = parse_control(None, body(arguments, "AddPinhole", WANIP.replace("WANIPConnection", FIREWALL) + "1"))
     assert call.arguments["Protocol"] == number
     assert (call.arguments["RemoteHost"], call.arguments["RemotePort"]) == ("", 0)
 
@@ -372,7 +371,7 @@ def test_the_answer_to_a_query_holds_the_value_in_an_element_without_namespace()
 
 
 def test_a_document_in_a_result_is_not_escaped():
-    call = parse_call(None, body({}, "GetExternalIPAddress"))
+    call = parse_control(None, body({}, "GetExternalIPAddress"))
     response = encode_response(call, {"NewExternalIPAddress": Cdata("<a>&amp;</a>")})
     assert b"<NewExternalIPAddress><![CDATA[<a>&amp;</a>]]></NewExternalIPAddress>" in response
 
@@ -406,7 +405,7 @@ def test_a_soapaction_tells_what_is_meant_for_a_gateway(soapaction, ours):
 )
 def test_what_is_no_soap_request_is_malformed(request_body):
     with pytest.raises(MalformedRequest) as error:
-        parse_call(f"{WANIP}1#AddPortMapping", request_body)
+        parse_control(f"{WANIP}1#AddPortMapping", request_body)
     assert error.value.status == 400
 
 
@@ -415,26 +414,26 @@ def test_what_is_no_soap_request_is_malformed(request_body):
 )
 def test_an_action_that_is_named_gets_a_fault_however_broken_its_request_is(request_body):
     with pytest.raises(UpnpFault) as fault:
-        parse_call(f"{WANIP}1#AddPortMapping", request_body)
+        parse_control(f"{WANIP}1#AddPortMapping", request_body)
     assert fault.value.code == 402
 
 
 def test_entities_are_never_expanded():
     request = b'<!DOCTYPE a [<!ENTITY b "TCP">]>' + body(ARGUMENTS | {"NewProtocol": "&b;"})[21:]
     with pytest.raises(MalformedRequest):
-        parse_call(None, request)
+        parse_control(None, request)
 
 
 def test_a_declared_encoding_is_not_looked_up():
     request = body(ARGUMENTS).replace(b'version="1.0"', b'version="1.0" encoding="idna"')
-    assert parse_call(None, request) == add()
+    assert parse_control(None, request) == add()
 
 
 def test_nesting_names_and_values_have_ceilings():
     with pytest.raises(MalformedRequest):
-        parse_call(None, b"<a>" * (DEPTH_LIMIT + 1))
+        parse_control(None, b"<a>" * (DEPTH_LIMIT + 1))
     with pytest.raises(MalformedRequest):
-        parse_call(None, body(ARGUMENTS | {"N" * (NAME_LIMIT + 1): "1"}))
+        parse_control(None, body(ARGUMENTS | {"N" * (NAME_LIMIT + 1): "1"}))
     with pytest.raises(UpnpFault) as fault:
         add(NewPortMappingDescription="x" * (VALUE_LIMIT + 1))
     assert fault.value.code == 605
@@ -447,7 +446,7 @@ def test_m_post_names_soapaction_with_a_prefix():
 
 
 def test_the_answer_has_the_literal_prefixes_and_the_requested_type():
-    call = parse_call(f"{WANIP}2#GetExternalIPAddress", body({}, "GetExternalIPAddress"))
+    call = parse_control(f"{WANIP}2#GetExternalIPAddress", body({}, "GetExternalIPAddress"))
     assert encode_response(call, {"NewExternalIPAddress": "192.0.2.7"}) == (
         b'<?xml version="1.0"?>\n'
         b'<s:Envelope xmlns:s="http://schemas.xmlsoap.org/soap/envelope/"'
@@ -459,7 +458,7 @@ def test_the_answer_has_the_literal_prefixes_and_the_requested_type():
 
 
 def test_results_are_in_declared_order_escaped_and_complete():
-    call = parse_call(
+    call = parse_control(
         f"{WANIP}1#GetSpecificPortMappingEntry",
         body({"NewExternalPort": "1", "NewProtocol": "TCP"}, "GetSpecificPortMappingEntry"),
     )

@@ -15,8 +15,11 @@ from tests.support.ssdp_lan import (
     CLIENT_DEVICE,
     CLIENT_LINK,
     DEVICE,
+    GOODBYE,
+    LOCATION,
     ROUTER,
     ROUTER_LINK,
+    SET,
     add_address,
     advertising,
     client_socket,
@@ -27,21 +30,10 @@ from tests.support.ssdp_lan import (
     lan,
     received,
     search,
-    two_namespaces,
     until,
 )
 
 pytestmark = pytest.mark.lab
-
-LOCATION = b"LOCATION: http://192.168.77.1:5000/rootDesc.xml\r\n"
-SET = 10  # messages that announce one gateway
-GOODBYE = 18  # messages that take back what can have been found in both trees
-
-
-@pytest.fixture(scope="module")
-def homes():
-    with two_namespaces() as homes:
-        yield homes
 
 
 @pytest.fixture

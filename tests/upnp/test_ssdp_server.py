@@ -15,7 +15,7 @@ from igdpcp.daemon.http_server import HttpServer
 from igdpcp.net.sockets import SSDP_GROUP, SSDP_GROUP_LINK, SSDP_GROUP_SITE, SSDP_PORT, http_listener
 from igdpcp.upnp.description import documents
 from igdpcp.upnp.http import HttpResponse, xml_response
-from igdpcp.upnp.soap import encode_response, parse_call, soapaction_of
+from igdpcp.upnp.soap import encode_response, parse_control, soapaction_of
 from igdpcp.upnp.ssdp import GATEWAY
 from tests.support.ssdp_lan import (
     CLIENT,
@@ -24,12 +24,15 @@ from tests.support.ssdp_lan import (
     CLIENT_TOO,
     CLIENT_ULA,
     DEVICE,
+    GOODBYE,
     IDENTITY,
     IGD2,
+    LOCATION,
     ROUTER,
     ROUTER_GUA,
     ROUTER_LINK,
     ROUTER_ULA,
+    SET,
     advertising,
     client_socket,
     everybody,
@@ -39,23 +42,13 @@ from tests.support.ssdp_lan import (
     lan,
     received,
     search,
-    two_namespaces,
     until,
 )
 from tests.support.virtual_time import virtual
 
 pytestmark = pytest.mark.lab
 
-LOCATION = b"LOCATION: http://192.168.77.1:5000/rootDesc.xml\r\n"
-SET = 10  # messages that announce one gateway
-GOODBYE = 18  # messages that take back what can have been found in both trees
 EVERYWHERE = [lan(address) for address in (ROUTER, ROUTER_LINK, ROUTER_ULA, ROUTER_GUA)]
-
-
-@pytest.fixture(scope="module")
-def homes():
-    with two_namespaces() as homes:
-        yield homes
 
 
 @pytest.mark.parametrize("to", [SSDP_GROUP, ROUTER])
@@ -135,7 +128,7 @@ def test_upnpc_finds_a_connected_gateway_with_a_public_address(homes):
         if request.method == "GET":
             document = documents(IDENTITY).get(request.path)
             return xml_response(200, document) if document else HttpResponse(404)
-        call = parse_call(soapaction_of(request.headers), request.body)
+        call = parse_control(soapaction_of(request.headers), request.body)
         return xml_response(200, encode_response(call, outputs))
 
     async def scenario():
