@@ -132,6 +132,14 @@ class Change:
     after: Fact | None
 
 
+@dataclass(frozen=True, slots=True)
+class Discrepancy:
+    """How the kernel differs from the facts: those that it lacks or leads elsewhere, and what nobody asked for."""
+
+    missing: int = 0
+    surplus: int = 0
+
+
 def contributions(opening: AnyOpening) -> Iterator[tuple[Key, Value]]:
     """The facts that one opening asks for."""
     if isinstance(opening, PinholeOpening):
