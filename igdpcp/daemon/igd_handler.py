@@ -134,7 +134,7 @@ class IgdHandler:
                 raise UpnpFault(INVALID_ACTION, "no such version of the service is shown")
         except UpnpFault as fault:
             return self._now(self._fault(request, fault.code, str(fault), asked))
-        requester = Requester(peer.address, translate.requester_owner(call.version), agent)
+        requester = _requester(peer.address, translate.requester_owner(call.version), agent)
         control = ControlRequest(call, requester, tree)
         if deed := self._deeds.get(call.action.name):
             return self._done(request, deed, control)
@@ -185,6 +185,9 @@ class IgdHandler:
         reason = "a web page may have made this request"
         self._log.write(logging.INFO, "refused", peer.address, reason=reason, origin=origin, agent=agent)
         return HttpResponse(HTTPStatus.FORBIDDEN)
+
+
+_requester = lru_cache(maxsize=64)(Requester)  # a host's mappings share one
 
 
 @lru_cache(maxsize=16)  # of the Host header: always one of our few

@@ -1,39 +1,68 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What goes on while nobody waits for it: one timer for each thing that ends, and work in tasks."""
+"""What goes on while nobody waits for it: a time for each thing that ends, and work in tasks."""
 
 from __future__ import annotations
 
 import asyncio
+import heapq
 import logging
-from collections.abc import Callable, Coroutine, Hashable
+from collections.abc import Callable, Coroutine
 from typing import Any, Generic, TypeVar
 
 from igdpcp.errors import IgdpcpError
 from igdpcp.log import line
 
 LOG = logging.getLogger("igdpcp.iwf")
-K = TypeVar("K", bound=Hashable)
+K = TypeVar("K", int, str)
+_COMPACT_ABOVE = 256  # heap entries; below, stale ones cost nothing
 
 
 class Timers(Generic[K]):
-    """At most one timer for each id."""
+    """At most one timer for each id; the loop has one for all of them, since its own cost 400 octets each."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._handles: dict[K, asyncio.TimerHandle] = {}
+        self._due: dict[K, tuple[float, Callable[[K], None]]] = {}
+        self._heap: list[tuple[float, K]] = []  # stale where ``_due`` has another time for the id, or none
+        self._handle: asyncio.TimerHandle | None = None
 
     def set(self, id: K, at: float, callback: Callable[[K], None]) -> None:
         """Call back with the id at this loop time, and not when it was set to before."""
-        self.stop(id)
-        self._handles[id] = self._loop.call_at(at, callback, id)
+        self._due[id] = at, callback
+        heapq.heappush(self._heap, (at, id))
+        if len(self._heap) > max(_COMPACT_ABOVE, 4 * len(self._due)):
+            self._heap = sorted((at, id) for id, (at, _) in self._due.items())
+        self._wake_at(self._heap[0][0])
 
     def stop(self, id: K) -> None:
-        if handle := self._handles.pop(id, None):
-            handle.cancel()
+        self._due.pop(id, None)
 
     def stop_all(self) -> None:
-        for id in list(self._handles):
-            self.stop(id)
+        self._due.clear()
+        self._heap.clear()
+        if self._handle:
+            self._handle.cancel()
+            self._handle = None
+
+    def _wake_at(self, at: float) -> None:
+        if self._handle and self._handle.when() <= at:
+            return
+        if self._handle:
+            self._handle.cancel()
+        self._handle = self._loop.call_at(at, self._fire, at)
+
+    def _fire(self, now: float) -> None:
+        """Call back for what is due; should a callback raise, the others have their turn at once."""
+        self._handle = None
+        try:
+            while self._heap and self._heap[0][0] <= now:
+                at, id = heapq.heappop(self._heap)
+                if (due := self._due.get(id)) and due[0] == at:
+                    del self._due[id]
+                    due[1](id)
+        finally:
+            if self._heap:
+                self._wake_at(self._heap[0][0])
 
 
 class Tasks:

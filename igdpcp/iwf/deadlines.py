@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 from igdpcp.iwf.background import Timers
 from igdpcp.model import Mapping, MappingState
@@ -19,18 +18,32 @@ class Deadlines(Timers[str]):
         super().__init__()
         self._lease_ended = lease_ended
         self._unrenewed = unrenewed
+        self._grant_ended = self._end_grant  # one object for all timers
+        self._leases: dict[str, float] = {}  # when they end, of those whose grants end before
 
     def watch(self, mapping: Mapping) -> None:
         """To be called with each new version of a mapping."""
-        self.stop(mapping.id)
         grant, lease_ends = mapping.grant, mapping.lease_ends
         counts = grant and mapping.state is MappingState.ACTIVE
         if grant and counts and (lease_ends is None or grant.ends + ROUNDING < lease_ends):
-            self.set(mapping.id, grant.ends, partial(self._grant_ended, lease_ends))
+            self.set(mapping.id, grant.ends, self._grant_ended)
+            if lease_ends is not None:
+                self._leases[mapping.id] = lease_ends
         elif lease_ends is not None:
             self.set(mapping.id, lease_ends, self._lease_ended)
+        else:
+            self.stop(mapping.id)
 
-    def _grant_ended(self, lease_ends: float | None, id: str) -> None:
+    def set(self, id: str, at: float, callback: Callable[[str], None]) -> None:
+        self._leases.pop(id, None)
+        super().set(id, at, callback)
+
+    def stop(self, id: str) -> None:
+        self._leases.pop(id, None)
+        super().stop(id)
+
+    def _end_grant(self, id: str) -> None:
+        lease_ends = self._leases.pop(id, None)
         if lease_ends is not None:
             self.set(id, lease_ends, self._lease_ended)
         self._unrenewed(id)

@@ -17,7 +17,7 @@ import os
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from io import TextIOWrapper
 from pathlib import Path
@@ -26,7 +26,7 @@ from typing import Any
 from igdpcp import jsonio
 from igdpcp.errors import OurFault
 from igdpcp.iwf import journal_entries
-from igdpcp.iwf.journal_entries import Entry, Lasting
+from igdpcp.iwf.journal_entries import Entry
 from igdpcp.log import line
 from igdpcp.model import Mapping, Pinhole
 
@@ -61,7 +61,7 @@ def load_secret(state_dir: Path) -> bytes:
         secret = secrets.token_bytes(SECRET_BYTES)
         try:
             state_dir.mkdir(parents=True, exist_ok=True)
-            _write_atomically(path, secret.hex() + "\n")
+            _write_atomically(path, [secret.hex() + "\n"])
         except OSError as error:
             raise OurFault(f"cannot store the secret in {path}: {error.strerror}; check option 'state_dir'") from error
         return secret
@@ -92,7 +92,7 @@ class Journal:
         self._live: dict[str, Entry] = {}
         self._compact = self._appended = 0  # characters of the run-time file: as last rewritten, and since
         self._file: TextIOWrapper | None = None
-        self._ahead: Counter[Lasting] = Counter()  # how many of each there are more, or less, than in the flash copy
+        self._ahead: Counter[int] = Counter()  # how many of each there are more, or less, than in the flash copy
         self._unwritten = False  # the flash copy is not what was to be written last
 
     @property
@@ -175,8 +175,7 @@ class Journal:
 
         def write() -> None:
             try:
-                body = self._snapshot(live, update_id)
-                _write_atomically(self._flash, body + _line({"sha256": _digest(body)}))
+                _write_atomically(self._flash, _with_digest(self._snapshot(live, update_id)))
             except OSError:
                 self._unwritten = True
                 raise
@@ -217,17 +216,18 @@ class Journal:
     def _rewrite(self) -> None:
         self.close()
         self._run.parent.mkdir(parents=True, exist_ok=True)
-        text = self._snapshot(self._live.values(), self._update_id())
-        _write_atomically(self._run, text, sync=False)
+        self._compact = _write_atomically(self._run, self._snapshot(self._live.values(), self._update_id()), sync=False)
         self._file = self._run.open("a", encoding="utf-8")
-        self._compact, self._appended = len(text), 0
+        self._appended = 0
 
     def _mappings(self) -> list[Mapping]:
         return [entry for entry in self._live.values() if isinstance(entry, Mapping)]
 
-    def _snapshot(self, entries: Iterable[Entry], update_id: int) -> str:
-        header = {"igdpcp": FORMAT, "boot": boot_id(), "at": boottime(), "update_id": update_id}
-        return "".join(map(_line, (header, *map(self._encode, entries))))
+    def _snapshot(self, entries: Iterable[Entry], update_id: int) -> Iterator[str]:
+        """The lines of a whole file, made one by one: of many mappings they are as large as all else that is held."""
+        yield _line({"igdpcp": FORMAT, "boot": boot_id(), "at": boottime(), "update_id": update_id})
+        for entry in entries:
+            yield _line(self._encode(entry))
 
     def _encode(self, entry: Entry) -> journal_entries.Line:
         return journal_entries.encode(entry, boottime() - self._clock())
@@ -275,14 +275,26 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _write_atomically(path: Path, text: str, sync: bool = True) -> None:
-    """Replace the file so that a power cut leaves the old or the new one, never half of it."""
+def _with_digest(lines: Iterable[str]) -> Iterator[str]:
+    """The lines, and behind them one with their checksum."""
+    digest = hashlib.sha256()
+    for text in lines:
+        digest.update(text.encode())
+        yield text
+    yield _line({"sha256": digest.hexdigest()})
+
+
+def _write_atomically(path: Path, lines: Iterable[str], sync: bool = True) -> int:
+    """Replace the file so that a power cut leaves the old or the new one, never half of it; its characters."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".new")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    written = 0
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
+        for text in lines:
+            written += file.write(text)
         file.flush()
         if sync:
             os.fsync(file.fileno())
     temporary.replace(path)
+    return written

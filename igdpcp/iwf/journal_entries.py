@@ -7,7 +7,6 @@ way round. Reading raises ValueError, LookupError, TypeError or AttributeError f
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
@@ -29,7 +28,6 @@ from igdpcp.model import (
 
 Entry = Mapping | Pinhole
 Line = dict[str, Any]
-Lasting = tuple[Hashable, ...]
 
 
 def key(entry: Entry) -> str:
@@ -37,17 +35,17 @@ def key(entry: Entry) -> str:
     return entry.id if isinstance(entry, Mapping) else entry.name
 
 
-def lasting(mapping: Mapping) -> Lasting:
-    """What is worth a flash write by itself.
+def lasting(mapping: Mapping) -> int:
+    """What is worth a flash write by itself, as a number: the same for the same, in this process.
 
     Times are not, which renewals move for ever, nor words and leases, which LAN hosts may change at no cost; an entry
     that was deleted and made again is the same one.
     """
     request = mapping.request
-    return (
+    return hash((
         mapping.state, mapping.mode, mapping.external_port, mapping.wan_port, request.protocol, request.external_port,
         request.client, request.remote_host, request.any_port, request.requester.owner is Owner.OPERATOR,
-    )  # fmt: skip
+    ))  # fmt: skip
 
 
 def encode(entry: Entry, shift: float) -> Line:

@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import sys
+from functools import lru_cache
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from typing import NamedTuple
 
@@ -158,7 +160,7 @@ def mapping_request(arguments: dict[str, Value], requester: Requester, version: 
         client=Endpoint(_internal_client(arguments, requester, version), int(arguments["NewInternalPort"])),
         remote_host=_remote_host(arguments),
         lease=_lease(int(arguments["NewLeaseDuration"]), version),
-        description=str(arguments["NewPortMappingDescription"]),
+        description=sys.intern(str(arguments["NewPortMappingDescription"])),  # many mappings share a few
         any_port=any_port,
     )
 
@@ -256,9 +258,12 @@ def _internal_client(arguments: dict[str, Value], requester: Requester, version:
 
 def _address(name: str, text: str) -> IPv4Address:
     try:
-        return IPv4Address(text.strip())
+        return _ipv4_address(text.strip())
     except AddressValueError:
         raise UpnpFault(402, f"{name} is no IPv4 address") from None
+
+
+_ipv4_address = lru_cache(maxsize=64)(IPv4Address)  # a host's mappings share its address
 
 
 def _ipv6_address(name: str, text: str) -> IPv6Address:

@@ -202,7 +202,7 @@ class Desired:
 
     def __init__(self) -> None:
         self._held: dict[str, _Held] = {}
-        self._by_anchor: dict[int, tuple[_Held, ...]] = {}
+        self._by_anchor: dict[int, _Held | tuple[_Held, ...]] = {}  # seldom more than one
 
     def __len__(self) -> int:
         return len(self._held)
@@ -217,30 +217,32 @@ class Desired:
         old = self._held.pop(id, None)
         if old is not None:
             for anchor in _anchors(old.opening):
-                rest = tuple(held for held in self._by_anchor[anchor] if held is not old)
+                rest = tuple(held for held in self._at(anchor) if held is not old)
                 if rest:
-                    self._by_anchor[anchor] = rest
+                    self._by_anchor[anchor] = rest[0] if len(rest) == 1 else rest
                 else:
                     del self._by_anchor[anchor]
         if opening is not None:
             new = self._held[id] = _Held(opening, ends)
             for anchor in _anchors(opening):
-                self._by_anchor[anchor] = (*self._by_anchor.get(anchor, ()), new)
+                others = self._at(anchor)
+                self._by_anchor[anchor] = (*others, new) if others else new
 
     def facts(self, openings: Iterable[AnyOpening]) -> dict[Key, Fact]:
         """For each key that these openings contribute to: what all openings held make of it, if anything."""
         openings = list(openings)
         neighbours = {
-            id(held): held
-            for opening in openings
-            for anchor in _anchors(opening)
-            for held in self._by_anchor.get(anchor, ())
+            id(held): held for opening in openings for anchor in _anchors(opening) for held in self._at(anchor)
         }
         facts = _merge(neighbours.values())
         if all(any(held.opening is opening for opening in openings) for held in neighbours.values()):
             return facts  # the usual case: nobody else contributes, so there is no key of others to leave out
         keys = {key for opening in openings for key, _ in contributions(opening)}
         return {key: fact for key, fact in facts.items() if key in keys}
+
+    def _at(self, anchor: int) -> tuple[_Held, ...]:
+        held = self._by_anchor.get(anchor, ())
+        return held if isinstance(held, tuple) else (held,)
 
     def all_facts(self, now: float) -> dict[Key, Fact]:
         """Every fact of the openings that have not ended."""

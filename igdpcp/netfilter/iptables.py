@@ -39,6 +39,7 @@ class IptablesBackend:
 
     name = "iptables"
     pinholes = False
+    prompt = False
 
     def __init__(self) -> None:
         if importlib.util.find_spec("iptc") is None:

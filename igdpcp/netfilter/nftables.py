@@ -52,6 +52,7 @@ class NftablesBackend:
 
     name = "nftables"
     pinholes = True
+    prompt = True
 
     def __init__(self, table: str) -> None:
         try:
@@ -97,7 +98,7 @@ class NftablesBackend:
         counted = {_match(key): self._count(key) for key in rearmed if isinstance(key, Pinhole)}
         parts = [
             self._guard(),
-            self._elements("add", ((key, _element(key, fact.value)) for key, fact in gone)),
+            self._elements("add", ((key, _element(_match(key), fact.value)) for key, fact in gone)),
             self._elements("delete", ((key, _match(key)) for key, _ in gone)),
             self._elements("add", ((key, _timed(key, fact, now, counted)) for key, fact in come)),
         ]
@@ -274,7 +275,8 @@ def _device(name: str) -> str:
 
 def _timed(key: Key, fact: Fact, now: float, counted: dict[str, Counted]) -> str:
     """The element that expires with its fact; it goes on counting from what one like it has counted."""
-    return _element(key, fact.value, max(1, round(fact.ends - now)), counted.get(_match(key)))
+    match = _match(key)
+    return _element(match, fact.value, max(1, round(fact.ends - now)), counted.get(match))
 
 
 def _object(key: Key) -> str:
@@ -326,8 +328,8 @@ def _as_written(field: str | int) -> str:
     return _PROTOCOLS.get(field) or str(field)
 
 
-def _element(key: Key, value: Value, timeout: int | None = None, counted: Counted | None = None) -> str:
-    text = _match(key)
+def _element(text: str, value: Value, timeout: int | None = None, counted: Counted | None = None) -> str:
+    """The element that begins with what it matches."""
     if counted is not None:
         text += f" counter packets {counted[0]:d} bytes {counted[1]:d}"
     if timeout is not None:

@@ -39,7 +39,7 @@ class Answers:
 
     def take(self, slot: Slot, response: MapResponse, own: IPAddress | None, now: float) -> None:
         """Take a response that ``find`` gave this slot for."""
-        if own and response.result == ResultCode.UNSUPP_OPTION and slot.sent_codes == {OptionCode.THIRD_PARTY}:
+        if own and response.result == ResultCode.UNSUPP_OPTION and slot.sent_options.codes == {OptionCode.THIRD_PARTY}:
             self._transactions.refusals.refuse_others(own, response.result, now + error_lifetime(response.lifetime))
         if slot.phase is Phase.DELETING:
             self._delete_answered(slot, response, now)
@@ -121,14 +121,16 @@ class Answers:
         """Whether an error is about an earlier request; errors carry their request's options and suggestion."""
         if slot.phase is Phase.WAITING or (slot.phase is Phase.CREATING and not slot.sent):
             return True
-        if {option.code for option in response.options} & _SHEDDABLE - slot.sent_codes:
+        if {option.code for option in response.options} & _SHEDDABLE - slot.sent_options.codes:
             return True
         return not slot.suggest_assigned_address and slot.assigned == _suggested(response)
 
     def _asks_for_less(self, slot: Slot, response: MapResponse, now: float) -> bool:
         """Whether a smaller request may succeed: without an option, or without the address assigned before."""
         until = now + error_lifetime(response.lifetime)
-        if self._transactions.refusals.shed_for(response.result, slot.sent_codes, slot.clears_filters, now, until):
+        if self._transactions.refusals.shed_for(
+            response.result, slot.sent_options.codes, slot.sent_options.clear_filters, now, until
+        ):
             return True
         if response.result != ResultCode.CANNOT_PROVIDE_EXTERNAL or not slot.assigned:
             return False
@@ -172,7 +174,7 @@ def _held(slot: Slot, response: MapResponse, now: float) -> Held:
         since=now,
         ends=now + lifetime,
         capped=response.lifetime < slot.requested,
-        filtered=OptionCode.FILTER in slot.sent_codes,
+        filtered=OptionCode.FILTER in slot.sent_options.codes,
         sane=lifetime == response.lifetime,
     )
 

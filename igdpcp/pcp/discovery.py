@@ -6,6 +6,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 
 from igdpcp.errors import MalformedPcp
@@ -52,7 +53,7 @@ class Server:
     @property
     def mark(self) -> str:
         """What is stored of it with what it granted, so that it is recognised under another identity."""
-        return " ".join(dict.fromkeys([*self.identity.split(), *map(str, self.addresses)]))
+        return _mark(self.identity, self.addresses)
 
     def made(self, mark: str) -> bool:
         """Whether the mark is this server's: it has its identity, or one of its addresses.
@@ -64,6 +65,11 @@ class Server:
         if all(devices) and devices[0] != devices[1]:
             return False
         return not ours.isdisjoint(theirs)
+
+
+@lru_cache(maxsize=16)  # every grant of a server carries it
+def _mark(identity: str, addresses: tuple[IPAddress, ...]) -> str:
+    return " ".join(dict.fromkeys([*identity.split(), *map(str, addresses)]))
 
 
 def known_as(servers: Iterable[Server], known: Iterable[Server]) -> tuple[Server, ...]:

@@ -51,7 +51,7 @@ class Mappings:
         """No longer hold it; MappingReleased follows, once."""
         slot = self._transactions.by_key.pop(key, None)
         if slot is not None:
-            slot.leaving.append(key)
+            slot.leaving += (key,)
             self._transactions.leaving.add(key)
             self._withdraw(slot, now, urgent)
         elif key not in self._transactions.leaving:

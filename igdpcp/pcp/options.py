@@ -7,6 +7,7 @@ import enum
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 
 from igdpcp.errors import MalformedPcp
@@ -39,6 +40,7 @@ def pack_address(address: IPAddress) -> bytes:
     return _IPV4_MAPPED + address.packed if address.version == 4 else address.packed
 
 
+@lru_cache(maxsize=64)  # the few addresses that a carrier gives are in every answer, and kept with every grant
 def unpack_address(octets: bytes) -> IPAddress:
     """The address in 16 octets; all twelve leading ones decide whether it is IPv4."""
     if octets[:12] == _IPV4_MAPPED:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import lru_cache
 
 from igdpcp.model import IPAddress, Protocol
 from igdpcp.pcp.events import WantedMapping
@@ -40,6 +41,17 @@ class Phase(enum.Enum):
     CREATING = enum.auto()
     HELD = enum.auto()
     DELETING = enum.auto()
+
+
+@dataclass(frozen=True, slots=True)
+class SentOptions:
+    """What is remembered of the options in the request on its way: their codes, and whether FILTERs were cleared."""
+
+    codes: frozenset[int]
+    clear_filters: bool
+
+
+NO_OPTIONS = SentOptions(frozenset(), False)
 
 
 @dataclass(slots=True)
@@ -74,11 +86,11 @@ class Slot:
     only_copy: bool = False
     unconfirmed: bool = False
     create_pending: bool = False
-    leaving: list[str] = field(default_factory=list)
+    leaving: tuple[str, ...] = ()
 
     packet: bytes = b""
     requested: int = 0
-    options: tuple[Option, ...] = ()
+    sent_options: SentOptions = NO_OPTIONS
     sent: int = 0
     timeout: float | None = None
     due: float | None = None
@@ -106,16 +118,6 @@ class Slot:
         """Whether its request is for a new mapping, not for one that was granted, be it to an earlier process."""
         assert self.wanted is not None
         return self.held is None and not (self.exposed and self.wanted.nonce)
-
-    @property
-    def sent_codes(self) -> set[int]:
-        """Codes of the options in the request on its way."""
-        return {option.code for option in self.options}
-
-    @property
-    def clears_filters(self) -> bool:
-        """Whether the request on its way has the clearing FILTER."""
-        return any(isinstance(option, Filter) and option.prefix_length == CLEAR_PREFIX for option in self.options)
 
     def begin(self, phase: Phase) -> None:
         """Enter a phase; nothing of it was sent yet."""
@@ -156,15 +158,17 @@ class Slot:
         if address is None:
             address = ANY_IPV4 if self.internal[1].version == 4 else ANY_IPV6
         self.requested = lifetime
-        self.options = self._third_party(own) + self._wishes(wanted, shed)
+        options = self._third_party(own) + self._wishes(wanted, shed)
+        self.sent_options = _sent(options)
         protocol, _, internal_port = self.internal
-        return MapRequest(own, self.nonce, protocol, internal_port, lifetime, port, address, self.options)
+        return MapRequest(own, self.nonce, protocol, internal_port, lifetime, port, address, options)
 
     def delete_request(self, own: IPAddress) -> MapRequest:
         """The request that deletes it: no suggestion, no option but THIRD_PARTY (RFC 6887 section 15.1)."""
-        self.options = self._third_party(own)
+        options = self._third_party(own)
+        self.sent_options = _sent(options)
         protocol, _, internal_port = self.internal
-        return MapRequest(own, self.nonce, protocol, internal_port, 0, 0, ANY_IPV6, self.options)
+        return MapRequest(own, self.nonce, protocol, internal_port, 0, 0, ANY_IPV6, options)
 
     def _third_party(self, own: IPAddress) -> tuple[Option, ...]:
         return () if self.internal[1] == own else (ThirdParty(self.internal[1]),)
@@ -205,6 +209,16 @@ class Slot:
             return False
         self.outdated_answers += 1
         return True
+
+
+def _sent(options: tuple[Option, ...]) -> SentOptions:
+    clear_filters = any(isinstance(option, Filter) and option.prefix_length == CLEAR_PREFIX for option in options)
+    return _shared(SentOptions(frozenset(option.code for option in options), clear_filters))
+
+
+@lru_cache(maxsize=32)  # there are few kinds, and every mapping keeps one
+def _shared(options: SentOptions) -> SentOptions:
+    return options
 
 
 def internal_tuple(protocol: Protocol, address: IPAddress, port: int) -> InternalTuple:

@@ -116,7 +116,7 @@ class Transactions:
             self.leaving.discard(key)
             if key not in self.by_key:
                 self.emit(MappingReleased(key, result))
-        slot.leaving.clear()
+        slot.leaving = ()
         slot.held = slot.assigned = None
         slot.exposed = slot.create_pending = slot.unconfirmed = False
         if slot.wanted is not None:

@@ -31,7 +31,6 @@ class FallbackUpstream:
         self._fall_back = fall_back
         self._emit = emit
         self._pcp: PcpUpstream | None = None
-        self._requests: dict[str, UpstreamRequest] = {}
 
     def attach(self, pcp: PcpUpstream) -> None:
         """Put the carrier above the router; its events come in by ``receive``."""
@@ -77,7 +76,6 @@ class FallbackUpstream:
         return self._routed and self._pcp is not None and not self._pcp.trusted
 
     def map(self, request: UpstreamRequest, *, urgent: bool = True) -> None:
-        self._requests[request.id] = request
         pcp = self._pcp
         if pcp is None:
             self._alone(request)
@@ -91,7 +89,6 @@ class FallbackUpstream:
             self._local.map(request)
 
     def unmap(self, id: str, *, urgent: bool = True) -> None:
-        self._requests.pop(id, None)
         self._local.forget(id)
         if self._pcp:
             self._pcp.unmap(id, urgent=urgent)
@@ -111,7 +108,7 @@ class FallbackUpstream:
     def overdue(self, id: str) -> bool:
         if self.state is Activation.ACTIVE or not self.may_fall_back or self._routed:
             return False
-        request = self._requests.get(id)
+        request = self._pcp.request(id) if self._pcp else None
         if request is None:
             return False
         self._local.map(request)
@@ -131,7 +128,7 @@ class FallbackUpstream:
     def _promote(self) -> None:
         """The carrier is there: ask it for all that the router granted alone."""
         assert self._pcp is not None
-        waiting = [request for id, request in self._requests.items() if id in self._local]
+        waiting = self._local.granted()
         if waiting and not self.untrusted:
             LOG.info(line("promoting", mappings=len(waiting)))
             for request in waiting:

@@ -38,6 +38,10 @@ class LocalUpstream:
     def __contains__(self, id: str) -> bool:
         return id in self._requests
 
+    def granted(self) -> list[UpstreamRequest]:
+        """Everything that is granted now."""
+        return list(self._requests.values())
+
     def map(self, request: UpstreamRequest, *, urgent: bool = True) -> None:
         if self._router.wan_address is None:
             self._emit(Refused(request.id, ResultCode.NETWORK_FAILURE, RETRY_AFTER))

@@ -165,6 +165,10 @@ class PcpUpstream:
     def __contains__(self, id: str) -> bool:
         return id in self._requests
 
+    def request(self, id: str) -> UpstreamRequest | None:
+        """What is wanted of the server by this id."""
+        return self._requests.get(id)
+
     def grants(self, id: str) -> bool:
         """Whether the server's grant of ``id`` is running."""
         return id in self._granted

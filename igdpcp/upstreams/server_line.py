@@ -143,9 +143,11 @@ class ServerLine:
                     busy = True
         finally:
             self._pumping = False
+        due = self.engine.next_timer()
+        if self._timer and self._timer.when() == due:
+            return
         if self._timer:
             self._timer.cancel()
-        due = self.engine.next_timer()
         self._timer = self._loop.call_at(due, self._timer_fired) if due is not None else None
 
     def _take(self, event: Event) -> None:
@@ -321,5 +323,6 @@ class ServerLine:
 
     def _timer_fired(self) -> None:
         assert self.engine is not None
+        self._timer = None
         self.engine.handle_timer(self._loop.time())
         self.pump()

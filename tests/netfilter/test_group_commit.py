@@ -12,7 +12,7 @@ import pytest
 
 from igdpcp.errors import OurFault, RulesetError
 from igdpcp.model import Opening, Surroundings
-from igdpcp.netfilter.base import GroupCommit
+from igdpcp.netfilter.base import PROMPT_CHANGES, GroupCommit
 from igdpcp.netfilter.desired import Change, Fact, Key, Pinhole, Redirect
 from tests.netfilter.topology import opening, pinhole
 
@@ -20,12 +20,18 @@ BAD_PORT = 666
 
 
 class Kernel:
-    """Holds facts; refuses a redirect of BAD_PORT, and everything while it is down. ``gate`` holds a commit up."""
+    """Holds facts; refuses a redirect of BAD_PORT, and everything while it is down. ``gate`` holds a commit up.
+
+    ``threads``: those that applied something.
+    """
 
     name = "fake"
     pinholes = True
 
-    def __init__(self) -> None:
+    def __init__(self, prompt: bool = False) -> None:
+        self.prompt = prompt
+        self.broken = False
+        self.threads: set[int] = set()
         self.facts: dict[Key, Fact] = {}
         self.commits: list[int] = []
         self.rewrites = 0
@@ -46,6 +52,9 @@ class Kernel:
     def apply(self, changes: list[Change], now: float) -> None:
         self.busy.set()
         assert self.gate.wait(10)
+        self.threads.add(threading.get_ident())
+        if self.broken:
+            raise LookupError("a mistake")
         ports = [change.key.wan_port for change in changes if isinstance(change.key, Redirect)]
         self._check(ports)
         for change in changes:
@@ -122,6 +131,59 @@ def test_changes_that_wait_go_in_one_transaction() -> None:
         assert await while_busy(ruleset, kernel, *(ruleset.put(numbered(port)) for port in range(2, 8))) == [None] * 7
         assert kernel.commits == [1, 6]
         assert kernel.ports == set(range(1, 8))
+
+    run(kernel, work)
+
+
+def test_a_prompt_kernel_is_changed_at_once_and_what_comes_at_one_moment_together() -> None:
+    kernel = Kernel(prompt=True)
+
+    async def work(ruleset: GroupCommit) -> None:
+        await asyncio.gather(*(ruleset.put(numbered(port)) for port in range(1, 1 + PROMPT_CHANGES)))
+        await ruleset.remove("m1")
+        assert kernel.commits == [PROMPT_CHANGES, 1]
+        assert kernel.threads == {threading.get_ident()}
+
+    run(kernel, work)
+
+
+def test_many_changes_do_not_hold_up_the_loop() -> None:
+    kernel = Kernel(prompt=True)
+
+    async def work(ruleset: GroupCommit) -> None:
+        await asyncio.gather(*(ruleset.put(numbered(port)) for port in range(1, 2 + PROMPT_CHANGES)))
+        assert kernel.commits == [PROMPT_CHANGES + 1]
+        assert threading.get_ident() not in kernel.threads
+
+    run(kernel, work)
+
+
+def test_what_a_prompt_kernel_refuses_is_put_right_by_the_thread() -> None:
+    kernel = Kernel(prompt=True)
+
+    async def work(ruleset: GroupCommit) -> None:
+        await ruleset.put(numbered(1))
+        kernel.facts.clear()
+        bad = ruleset.put(numbered(BAD_PORT))
+        removed, refused = await asyncio.gather(ruleset.remove("m1"), bad, return_exceptions=True)
+        assert removed is None
+        assert str(refused) == f"rules of m{BAD_PORT}: bad port"
+        assert kernel.facts == {}
+        assert len(kernel.threads) == 2
+
+    run(kernel, work)
+
+
+def test_a_mistake_in_a_prompt_back_end_is_told_and_does_not_stop_what_follows() -> None:
+    kernel = Kernel(prompt=True)
+
+    async def work(ruleset: GroupCommit) -> None:
+        kernel.broken = True
+        with pytest.raises(LookupError):
+            await ruleset.put(numbered(1))
+        kernel.broken = False
+        await ruleset.put(numbered(2))
+        assert 2 in kernel.ports
 
     run(kernel, work)
 

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One time for each thing that ends, whatever becomes of the others."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from igdpcp.iwf.background import Timers
+from tests.support.virtual_time import START, VirtualTimeLoop, virtual
+
+
+def ringing() -> tuple[Timers[str], list[tuple[str, float]], Callable[[str], None]]:
+    """Timers, what they called back with and when, and the callback that notes it."""
+    told = list[tuple[str, float]]()
+    now = asyncio.get_running_loop().time
+    return Timers[str](), told, lambda id: told.append((id, now() - START))
+
+
+@virtual
+async def test_each_fires_at_its_own_time_whichever_was_set_first() -> None:
+    timers, told, note = ringing()
+    for id, after in (("late", 30), ("early", 10), ("middle", 20)):
+        timers.set(id, START + after, note)
+    await asyncio.sleep(60)
+    assert told == [("early", 10), ("middle", 20), ("late", 30)]
+
+
+@virtual
+async def test_only_the_last_time_that_was_set_counts() -> None:
+    timers, told, note = ringing()
+    timers.set("put off", START + 10, note)
+    timers.set("put off", START + 30, note)
+    timers.set("brought forward", START + 40, note)
+    timers.set("brought forward", START + 20, note)
+    timers.set("there and back", START + 15, note)
+    timers.set("there and back", START + 50, note)
+    timers.set("there and back", START + 15, note)
+    await asyncio.sleep(60)
+    assert told == [("there and back", 15), ("brought forward", 20), ("put off", 30)]
+
+
+@virtual
+async def test_what_is_stopped_stays_silent_and_can_be_set_again() -> None:
+    timers, told, note = ringing()
+    timers.set("stopped", START + 10, note)
+    timers.set("again", START + 10, note)
+    timers.stop("stopped")
+    timers.stop("again")
+    timers.stop("never set")
+    timers.set("again", START + 20, note)
+    await asyncio.sleep(60)
+    assert told == [("again", 20)]
+
+
+@virtual
+async def test_a_callback_may_set_and_stop_what_is_due_at_the_same_time() -> None:
+    timers, told, note = ringing()
+
+    def first(id: str) -> None:
+        note(id)
+        timers.stop("b")
+        timers.set("c", START + 20, note)
+
+    timers.set("a", START + 10, first)
+    timers.set("b", START + 10, note)
+    timers.set("c", START + 10, note)
+    await asyncio.sleep(60)
+    assert told == [("a", 10), ("c", 20)]
+
+
+@virtual
+async def test_one_that_fails_does_not_keep_the_others_from_their_turn() -> None:
+    timers, told, note = ringing()
+
+    def fail(_: str) -> None:
+        raise LookupError("a mistake")
+
+    timers.set("a", START + 10, fail)
+    timers.set("b", START + 10, note)
+    timers.set("c", START + 20, note)
+    await asyncio.sleep(60)
+    assert told == [("b", 10), ("c", 20)]
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualTimeLoop)
+    [trouble] = loop.troubles
+    assert isinstance(trouble["exception"], LookupError)
+    loop.troubles.clear()
+
+
+@virtual
+async def test_what_was_put_off_a_thousand_times_is_held_once() -> None:
+    timers, told, note = ringing()
+    for number in range(1000):
+        timers.set("refreshed", START + 100 + number, note)
+    timers.set("other", START + 50, note)
+    assert len(timers._heap) < 300
+    await asyncio.sleep(2000)
+    assert told == [("other", 50), ("refreshed", 1099)]
+
+
+@virtual
+async def test_nothing_fires_after_all_were_stopped() -> None:
+    timers, told, note = ringing()
+    timers.set("a", START + 10, note)
+    timers.stop_all()
+    await asyncio.sleep(60)
+    assert told == []
