@@ -248,6 +248,18 @@ class Desired:
         """Every fact of the openings that have not ended."""
         return _merge(held for held in self._held.values() if held.ends > now)
 
+    def sample(self, after: float) -> dict[Key, Fact]:
+        """The facts that last beyond ``after`` of one opening of each shape: of every kind of key, if there is any."""
+        shapes = {_shape(held.opening): held.opening for held in self._held.values() if held.ends > after}
+        return {key: fact for key, fact in self.facts(shapes.values()).items() if fact.ends > after}
+
+
+def _shape(opening: AnyOpening) -> tuple[object, ...]:
+    """Openings of the same shape contribute to the same kinds of keys."""
+    if isinstance(opening, PinholeOpening):
+        return PinholeOpening, opening.remote_host is None, opening.remote_port == 0
+    return opening.mode, opening.remote_host is None
+
 
 def _merge(held: Iterable[_Held]) -> dict[Key, Fact]:
     """The oldest contributor of a key decides its value; it ends with the last one that agrees."""

@@ -12,7 +12,7 @@ import errno
 import importlib.util
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from igdpcp.netfilter import foreign
 from igdpcp.netfilter import iptables_place as place
 from igdpcp.netfilter import iptables_rules as rules
 from igdpcp.netfilter.base import NOWHERE
-from igdpcp.netfilter.desired import Change, Fact, Key, Pinhole
+from igdpcp.netfilter.desired import Change, Discrepancy, Fact, Key, Pinhole
 from igdpcp.netfilter.iptables_rules import Rule
 from igdpcp.netfilter.iptables_table import Edit, load, xtables_lock
 from igdpcp.netfilter.libnftables import Nft
@@ -102,7 +102,10 @@ class IptablesBackend:
         if self._iptc is not None and not keep_rules:
             self.release()
 
-    def intact(self) -> bool:
+    def audit(self, facts: Mapping[Key, Fact], now: float) -> Discrepancy:
+        return Discrepancy() if self.intact(facts) else Discrepancy(missing=len(facts))
+
+    def intact(self, sample: Mapping[Key, Fact]) -> bool:
         """Whether our jumps stand where they take effect, and the chains that mappings do not change are filled."""
         try:
             for part in _statics(self._surroundings):

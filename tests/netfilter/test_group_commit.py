@@ -77,7 +77,7 @@ class Kernel:
     def close(self, keep_rules: bool) -> None:
         pass
 
-    def intact(self) -> bool:
+    def intact(self, sample: Mapping[Key, Fact]) -> bool:
         return not self.down
 
     def foreign_drop(self) -> str | None:
