@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from igdpcp.errors import RulesetError
-from igdpcp.model import AnyOpening, PinholeOpening, Surroundings
-from igdpcp.netfilter.desired import Change, Desired, Discrepancy, Fact, Key, Pinhole, difference, pinhole
+from igdpcp.model import AnyOpening, Discrepancy, PinholeOpening, Surroundings
+from igdpcp.netfilter.desired import Change, Desired, Fact, Key, Pinhole, difference, pinhole
 
 T = TypeVar("T")
 
@@ -109,7 +109,7 @@ class GroupCommit:
         self._desired = Desired()
         self._queue: deque[_Job | _Work] = deque()
         self._foreign_drop: tuple[float, str | None] | None = None  # when it was asked, and the answer
-        self.thread_id = 0  # of the thread whose changes are ours, once started
+        self.thread_id = 0  # of the thread that makes changes beside the caller's, once started
         self.audited: tuple[float, Discrepancy] | None = None  # when it was last compared, and what was found
         self._busy = False
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="netfilter")
@@ -134,7 +134,7 @@ class GroupCommit:
 
     async def sync(self, openings: list[AnyOpening]) -> None:
         """Make the kernel hold exactly these, whatever an earlier process left."""
-        self._foreign_drop = None
+        self._foreign_drop = self.audited = None
         await self._do(lambda: self._sync(openings))
 
     async def surroundings(self, surroundings: Surroundings) -> None:

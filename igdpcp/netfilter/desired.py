@@ -15,6 +15,7 @@ from ipaddress import IPv4Address, IPv6Address
 from igdpcp import option_values
 from igdpcp.errors import RulesetError
 from igdpcp.model import AnyOpening, Endpoint, Mode, Opening, PinholeOpening, Protocol
+from igdpcp.model import Discrepancy as Discrepancy
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,14 +131,6 @@ class Change:
     key: Key
     before: Fact | None
     after: Fact | None
-
-
-@dataclass(frozen=True, slots=True)
-class Discrepancy:
-    """How the kernel differs from the facts: those that it lacks or leads elsewhere, and what nobody asked for."""
-
-    missing: int = 0
-    surplus: int = 0
 
 
 def contributions(opening: AnyOpening) -> Iterator[tuple[Key, Value]]:

@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from igdpcp.errors import OurFault, RulesetError
-from igdpcp.model import Surroundings
+from igdpcp.model import Discrepancy, Surroundings
 from igdpcp.netfilter import foreign
 from igdpcp.netfilter import iptables_place as place
 from igdpcp.netfilter import iptables_rules as rules
 from igdpcp.netfilter.base import NOWHERE
-from igdpcp.netfilter.desired import Change, Discrepancy, Fact, Key, Pinhole
+from igdpcp.netfilter.desired import Change, Fact, Key, Pinhole
 from igdpcp.netfilter.iptables_rules import Rule
 from igdpcp.netfilter.iptables_table import Edit, load, xtables_lock
 from igdpcp.netfilter.libnftables import Nft

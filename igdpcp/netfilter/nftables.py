@@ -13,10 +13,10 @@ from typing import Any
 
 from igdpcp import option_values
 from igdpcp.errors import OurFault, RulesetError
-from igdpcp.model import Surroundings
+from igdpcp.model import Discrepancy, Surroundings
 from igdpcp.netfilter import foreign, layout
 from igdpcp.netfilter.base import NOWHERE
-from igdpcp.netfilter.desired import Change, Discrepancy, Fact, Key, Pinhole
+from igdpcp.netfilter.desired import Change, Fact, Key, Pinhole
 from igdpcp.netfilter.libnftables import Nft
 from igdpcp.netfilter.nftables_audit import compare, leads
 from igdpcp.netfilter.nftables_elements import (

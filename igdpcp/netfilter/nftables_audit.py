@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from igdpcp.netfilter.desired import Discrepancy, Fact, Key
+from igdpcp.model import Discrepancy
+from igdpcp.netfilter.desired import Fact, Key
 from igdpcp.netfilter.nftables_elements import element_data, element_key
 from igdpcp.netfilter.nftables_netlink import Element
 
