@@ -103,6 +103,7 @@ class IptablesBackend:
             self.release()
 
     def audit(self, facts: Mapping[Key, Fact], now: float) -> Discrepancy:
+        """Everything is there or nothing, as far as ``intact`` can tell."""
         return Discrepancy() if self.intact(facts) else Discrepancy(missing=len(facts))
 
     def intact(self, sample: Mapping[Key, Fact]) -> bool:
