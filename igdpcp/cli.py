@@ -154,10 +154,18 @@ def main(context: click.Context, path: str) -> None:
 
 
 @main.command()
+@click.option("--audit", is_flag=True, help="Compare all rules in the kernel with the table first.")
+@click.option("--repair", is_flag=True, help="Compare them, lay them anew where they differ, and say what was done.")
 @_json_option
 @click.pass_obj
-def status(session: Session) -> None:
+def status(session: Session, audit: bool, repair: bool) -> None:
     """Show on one screen what works, what does not, and what to do."""
+    if repair:
+        result = session.ask({"command": "repair"}, CHANGE_SECONDS)
+        session.show(result, screen.repaired)
+        sys.exit(Failed.exit_code if screen.differs(result["left"]) else 0)
+    if audit:
+        session.ask({"command": "audit"}, CHANGE_SECONDS)
     session.show(session.ask({"command": "status"}, ANSWER_SECONDS), screen.status_screen)
 
 

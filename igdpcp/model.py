@@ -243,6 +243,17 @@ AnyOpening = Opening | PinholeOpening
 
 
 @dataclass(frozen=True, slots=True)
+class Discrepancy:
+    """How the kernel's rules differ from what they should be.
+
+    ``missing``: those that it lacks, or that lead elsewhere or end too soon. ``surplus``: those that nobody asked for.
+    """
+
+    missing: int = 0
+    surplus: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class PcpPeer:
     """A PCP server that may send to our socket unasked: its address, and our UDP port."""
 

@@ -159,7 +159,31 @@ def _advertising(igd: dict[str, Any]) -> str:
 def _firewall(firewall: dict[str, Any]) -> str:
     if firewall["problem"]:
         return str(firewall["problem"])
-    return "rules in place" if firewall["active"] else "no rules in place"
+    if not firewall["active"]:
+        return "no rules in place"
+    compared = firewall.get("compared")
+    if compared is None:
+        return "rules in place"
+    return f"{_agreement(compared)} ({duration(compared['seconds_ago'])} ago)"
+
+
+def differs(found: dict[str, int]) -> bool:
+    """Whether a comparison of the kernel's rules with the table found anything."""
+    return bool(found["missing"] or found["surplus"])
+
+
+def _agreement(found: dict[str, int]) -> str:
+    if not differs(found):
+        return "kernel agrees with the table"
+    return f"{_difference(found)}: igdpcp-cli status --repair"
+
+
+def _difference(found: dict[str, int]) -> str:
+    """What is wrong, as a list."""
+    counts = [(count, word) for count, word in ((found["missing"], "missing"), (found["surplus"], "unknown")) if count]
+    (first, word), *others = counts
+    parts = [f"{first} rule{'s' if first > 1 else ''} {word}", *(f"{count} {other}" for count, other in others)]
+    return ", ".join(parts)
 
 
 def _errors(errors: list[dict[str, Any]]) -> list[str]:
@@ -173,6 +197,8 @@ def _advice(status: Status) -> list[str]:
     advice = []
     if not status["firewall"]["active"]:
         advice.append("Run '/etc/init.d/firewall restart'; then 'logread -e igdpcp' says what is missing.")
+    elif differs(status["firewall"].get("compared") or {"missing": 0, "surplus": 0}):
+        advice.append("Run 'igdpcp-cli status --repair'.")
     elif status["firewall"]["problem"]:
         advice.append("Change the firewall so that it lets mapped ports through; 'nft list ruleset' shows its rules.")
     if not status["activation"]["usable"]:
@@ -241,6 +267,17 @@ def mappings_table(mappings: list[Mapping]) -> str:
             width = max(map(len, [title, *cells]))
             columns.append([f"{text:{width}}" for text in [title, *cells]])
     return "\n".join("  ".join(row).rstrip() for row in zip(*columns, strict=True))
+
+
+def repaired(result: dict[str, Any]) -> str:
+    """What 'status --repair' found and did, in a sentence or two."""
+    found, left = result["found"], result["left"]
+    done = "The rules could not be read; all were laid anew." if found is None else ""
+    if found and differs(found):
+        done = f"{_difference(found)}; all were laid anew."
+    if differs(left):
+        return f"{done} Still: {_difference(left)}; somebody else changes them, see 'logread -e igdpcp'.".lstrip()
+    return f"{done} The kernel agrees with the table.".lstrip()
 
 
 def added(mapping: Mapping) -> str:

@@ -8,10 +8,11 @@ from ipaddress import AddressValueError, IPv4Address
 from typing import Any
 
 from igdpcp.daemon.control import Command
-from igdpcp.daemon.status import Status
+from igdpcp.daemon.status import Status, discrepancy
 from igdpcp.errors import OurFault, Reason, Refusal
 from igdpcp.iwf.interworking import Interworking
 from igdpcp.iwf.pinholes import Pinholes
+from igdpcp.iwf.router_leg import RouterLeg
 from igdpcp.iwf.table import MappingTable
 from igdpcp.model import Endpoint, MappingRequest, Owner, Pinhole, Protocol, Requester
 
@@ -29,6 +30,7 @@ class Operator:
         table: MappingTable,
         status: Status,
         release: Callable[[], Awaitable[None]],
+        router_leg: RouterLeg,
         *,
         pinholes: Pinholes | None = None,
         open_pinholes: Iterable[Pinhole] = (),
@@ -37,6 +39,7 @@ class Operator:
         self._table = table
         self._status = status
         self._release = release
+        self._router_leg = router_leg
         self._pinholes = pinholes
         self._open_pinholes = open_pinholes
 
@@ -47,6 +50,8 @@ class Operator:
             "mappings": lambda _: self._status.mappings(),
             "add": self._add,
             "delete": self._delete,
+            "audit": self._audit,
+            "repair": self._repair,
             "release": self._release_all,
         }
 
@@ -82,6 +87,13 @@ class Operator:
             raise Refusal(Reason.NO_SUCH_ENTRY, f"id {id}")
         await self._pinholes.delete(_OPERATOR, pinhole.id)
         return self._status.pinhole_row(pinhole)
+
+    async def _audit(self, _: dict[str, Any]) -> dict[str, Any]:
+        return discrepancy(await self._router_leg.compare())
+
+    async def _repair(self, _: dict[str, Any]) -> dict[str, Any]:
+        found, left = await self._router_leg.repair()
+        return {"found": discrepancy(found) if found else None, "left": discrepancy(left)}
 
     async def _release_all(self, _: dict[str, Any]) -> dict[str, Any]:
         await self._release()

@@ -48,6 +48,7 @@ from igdpcp.model import Surroundings
 from igdpcp.net.dhcp import DhcpAnswer, DhcpAnswers
 from igdpcp.net.links import LinkSnapshot, LinkWatcher
 from igdpcp.net.router import RouterView
+from igdpcp.net.ruleset_news import RulesetNews
 from igdpcp.netfilter.base import GroupCommit
 from igdpcp.netfilter.detect import choose_backend
 from igdpcp.option_values import CONTROL_SOCKET
@@ -110,13 +111,13 @@ class Service:
         await self._tell_surroundings()
         await self._restart.restore()
         control.commands = Operator(
-            self._interworking, self._table, self._status, self.release, pinholes=self._pinholes,
-            open_pinholes=self._pinhole_table,
+            self._interworking, self._table, self._status, self.release, self._router_leg,
+            pinholes=self._pinholes, open_pinholes=self._pinhole_table,
         ).commands()  # fmt: skip
         self._serving = serve
         if serve:
             await self._doors.open(self._router.lans)
-        for work in (self._save_now_and_then(), self._audit_now_and_then(), self._follow_servers(), self._nat.watch()):
+        for work in (self._save_now_and_then(), self._follow_ruleset(), self._follow_servers(), self._nat.watch()):
             self._spawn(work)
         self._ready = True
         if self._snapshot:  # links changed meanwhile
@@ -192,6 +193,8 @@ class Service:
             await self._ruleset.start()
         except RulesetError as error:  # the firewall may be loaded after us
             self._router_leg.failed(error)
+        self._ruleset_news = RulesetNews(self._ruleset.thread_id)
+        self._closers.append(self._ruleset_news.close)
 
     def _make_pcp(self, secret: bytes) -> PcpUpstream | None:
         if self._upstreams[0].type == "none":
@@ -325,10 +328,18 @@ class Service:
             if write := self._journal.writer():
                 await asyncio.to_thread(self._write, write)
 
-    async def _audit_now_and_then(self) -> None:
+    async def _follow_ruleset(self) -> None:
+        """Look when somebody else has changed the ruleset, and now and then."""
         while True:
-            await asyncio.sleep(AUDIT_SECONDS)
-            await self._router_leg.audit()
+            changed_by = await self._ruleset_news.wait(AUDIT_SECONDS)
+            try:
+                await self._look_at_ruleset(changed_by)
+            except Exception:  # this may not end: nothing would be noticed any more
+                LOG.exception(line("ruleset_look_failed"))
+
+    async def _look_at_ruleset(self, changed_by: str | None) -> None:
+        """All who depend on rules that others change look at them; ``changed_by``: a program that did, if one did."""
+        await self._router_leg.audit(changed_by)
 
     async def _follow_servers(self) -> None:
         """Notice what DHCP says of PCP servers, and try again while there was no way to one."""

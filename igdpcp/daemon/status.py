@@ -20,7 +20,7 @@ from igdpcp.iwf.router_leg import RouterLeg
 from igdpcp.iwf.table import MappingTable
 from igdpcp.iwf.upstream_leg import UpstreamLeg
 from igdpcp.log import RecentTroubles
-from igdpcp.model import Mapping, MappingState, Mode, Pinhole
+from igdpcp.model import Discrepancy, Mapping, MappingState, Mode, Pinhole
 from igdpcp.net.router import RouterView
 from igdpcp.netfilter.base import GroupCommit
 from igdpcp.upnp.description import ROOT_PATH, VERSIONS
@@ -212,11 +212,23 @@ class Status:
 
     async def _firewall(self) -> dict[str, Any]:
         problem = self._router_leg.problem or await self._ruleset.foreign_drop()
-        return {"active": self._router_leg.problem is None, "problem": problem}
+        return {"active": self._router_leg.problem is None, "problem": problem, "compared": self._compared()}
+
+    def _compared(self) -> dict[str, int] | None:
+        """What the last comparison of all rules found; it is not made for a status, for it takes too long."""
+        if self._ruleset.audited is None:
+            return None
+        at, found = self._ruleset.audited
+        return {**discrepancy(found), "seconds_ago": round(self._loop.time() - at)}
 
     def _local_only(self, mapping: Mapping) -> bool:
         """Open in the router while the carrier, which there is, was not told."""
         return self._pcp is not None and mapping.grant is not None and mapping.grant.upstream == Mode.LOCAL
+
+
+def discrepancy(found: Discrepancy) -> dict[str, int]:
+    """It, for people and programs."""
+    return {"missing": found.missing, "surplus": found.surplus}
 
 
 def _text(value: object | None) -> str | None:

@@ -11,7 +11,17 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Protocol as Interface
 
-from igdpcp.model import Activation, AnyOpening, Grant, IPAddress, Mode, Protocol, Surroundings, UpstreamRequest
+from igdpcp.model import (
+    Activation,
+    AnyOpening,
+    Discrepancy,
+    Grant,
+    IPAddress,
+    Mode,
+    Protocol,
+    Surroundings,
+    UpstreamRequest,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +153,9 @@ class Ruleset(Interface):
 
     async def intact(self) -> bool:
         """Whether the kernel still has what was put there, as far as a cheap look can tell."""
+
+    async def audit(self) -> Discrepancy:
+        """How all that the kernel has differs from all that was put there; changes wait for it."""
 
     async def surroundings(self, surroundings: Surroundings) -> None:
         """Apply to these devices and PCP servers from now on."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Iterable, Iterator
 
@@ -12,11 +13,15 @@ from igdpcp.iwf.background import Tasks
 from igdpcp.iwf.interfaces import Router, Ruleset
 from igdpcp.iwf.table import MappingTable
 from igdpcp.log import line
-from igdpcp.model import AnyOpening, Grant, Mapping, Opening, Pinhole, PinholeOpening, Surroundings
+from igdpcp.model import AnyOpening, Discrepancy, Grant, Mapping, Opening, Pinhole, PinholeOpening, Surroundings
 
 LOG = logging.getLogger("igdpcp.iwf")
 EXTEND_SECONDS = 2.0  # renewals wait so long for others to share a change with
 RESYNC_SECONDS = 10.0  # after a change failed, the whole ruleset is laid down anew
+# Comparing every rule takes long where there are thousands, and changes wait for it: so it is done when somebody has
+# changed something and a first look finds nothing, not oftener than this, and for no larger share of the time.
+COMPARE_SECONDS = 60.0
+PAUSES_PER_COMPARISON = 49.0
 
 
 class RouterLeg:
@@ -43,6 +48,10 @@ class RouterLeg:
         self._extensions: set[str] = set()
         self._extending: asyncio.TimerHandle | None = None
         self._tasks = Tasks()
+        self._looking = asyncio.Lock()
+        self._failures = 0
+        self._changed_by: str | None = None
+        self._compare_after = self._loop.time()
         self.problem: str | None = None
 
     async def put(self, mapping: Mapping, grant: Grant) -> None:
@@ -129,6 +138,7 @@ class RouterLeg:
 
     async def sync(self) -> None:
         """Makes the kernel hold the rules of all that is open, what is on its way included, and none else."""
+        failures = self._failures
         openings: dict[str, AnyOpening] = {each.name: self._pinhole_opening(each) for each in self._pinholes}
         if self._router.wan_address is not None:
             granted = ((mapping, mapping.grant) for mapping in self._shown() if mapping.grant)
@@ -140,20 +150,67 @@ class RouterLeg:
             await self._ruleset.sync(list(openings.values()))
             if self.problem:
                 LOG.info(line("ruleset_repaired", openings=len(openings)))
-            self.problem = None
+            if failures == self._failures:
+                self.problem = None
         except RulesetError as error:
             self.failed(error)
 
-    async def audit(self) -> None:
-        """Look whether somebody, a firewall's restart for example, has taken the rules away; if so lay them anew."""
+    async def audit(self, changed_by: str | None = None) -> None:
+        """Look whether somebody, a firewall's restart for example, has taken the rules away; if so lay them anew.
+
+        ``changed_by``: the program that has changed somebody's rules since the last look, if any has.
+        """
+        self._changed_by = changed_by or self._changed_by
+        async with self._looking:
+            try:
+                if self.problem or not await self._ruleset.intact():
+                    await self._lay_anew("ruleset_gone", "the rules were gone")
+                elif self._changed_by is not None and self._loop.time() >= self._compare_after:
+                    await self._compare()
+            except RulesetError as error:
+                self.failed(error)
+
+    async def compare(self) -> Discrepancy:
+        """How the kernel's rules differ from all that is open; raises RulesetError when that cannot be told."""
+        async with self._looking:
+            return await self._ruleset.audit()
+
+    async def repair(self) -> tuple[Discrepancy | None, Discrepancy]:
+        """Compare, lay all rules anew where they differ, and compare again: what was found, and what is left.
+
+        What was found is None where the rules could not even be read. Raises RulesetError when they cannot be mended.
+        """
+        async with self._looking:
+            found: Discrepancy | None = None
+            with contextlib.suppress(RulesetError):
+                found = await self._ruleset.audit()
+            if found != Discrepancy() or self.problem:
+                await self._lay_anew("ruleset_differs", "the rules differed", found)
+            if self.problem:
+                raise RulesetError(self.problem)
+            return found, await self._ruleset.audit()
+
+    async def _compare(self) -> None:
+        """Lay the rules anew where they differ; what cannot be compared is left as it is."""
+        started, changed_by, self._changed_by = self._loop.time(), self._changed_by, None
         try:
-            if self.problem or await self._ruleset.intact():
-                return
+            found = await self._ruleset.audit()
         except RulesetError as error:
-            self.failed(error)
+            LOG.warning(line("ruleset_not_compared", error=error))
             return
-        LOG.warning(line("ruleset_gone", remedy="laid anew"))
-        self.problem = "the rules were gone"
+        finally:
+            ended = self._loop.time()
+            self._compare_after = ended + max(COMPARE_SECONDS, PAUSES_PER_COMPARISON * (ended - started))
+        if found != Discrepancy():
+            self._changed_by = changed_by
+            await self._lay_anew("ruleset_differs", "the rules differed", found)
+
+    async def _lay_anew(self, event: str, problem: str, found: Discrepancy | None = None) -> None:
+        if self.problem is None:
+            counts = {"missing": found.missing, "surplus": found.surplus} if found else {}
+            LOG.warning(line(event, **counts, changed_by=self._changed_by, remedy="laid anew"))
+            self.problem = problem
+        self._changed_by = None
         await self.sync()
 
     async def clear(self) -> None:
@@ -175,6 +232,7 @@ class RouterLeg:
 
     def failed(self, error: RulesetError) -> None:
         """The kernel is not as it should be: it is put right soon."""
+        self._failures += 1
         if self.problem != str(error):
             LOG.error(line("ruleset_failed", error=error, tried_again_in=f"{RESYNC_SECONDS:g}s"))
         self.problem = str(error)
@@ -184,7 +242,8 @@ class RouterLeg:
     async def _sync_later(self) -> None:
         await asyncio.sleep(RESYNC_SECONDS)
         self._resync = None
-        await self.sync()
+        if self.problem:
+            await self.sync()
 
     def _opening(self, mapping: Mapping, grant: Grant) -> Opening:
         address = self._router.wan_address

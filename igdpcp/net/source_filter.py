@@ -6,7 +6,7 @@ from __future__ import annotations
 import socket
 import struct
 from array import array
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from igdpcp.model import IPAddress
 
@@ -30,10 +30,19 @@ def drop_sources(sock: socket.socket, sources: Collection[IPAddress]) -> None:
     if not sources:
         sock.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
         return
-    instructions = [instruction for source in sources for instruction in _drop(source)]
-    instructions.append(_INSTRUCTION.pack(_RETURN, 0, 0, _PASS))
-    code = array("B", b"".join(instructions))
-    sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, _PROGRAM.pack(len(instructions), code.buffer_info()[0]))
+    program = [step for source in sources for step in _drop(source)]
+    attach(sock, [*program, instruction(_RETURN, _PASS)])
+
+
+def attach(sock: socket.socket, program: Sequence[bytes]) -> None:
+    """Let this program say what comes to the socket; raises OSError, and then the one that was there still does."""
+    code = array("B", b"".join(program))
+    sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, _PROGRAM.pack(len(program), code.buffer_info()[0]))
+
+
+def instruction(code: int, value: int, *, then: int = 0, otherwise: int = 0) -> bytes:
+    """One instruction; of a jump, how many it leaves out when the comparison holds, and when not."""
+    return _INSTRUCTION.pack(code, then, otherwise, value)
 
 
 def _drop(source: IPAddress) -> list[bytes]:
@@ -43,6 +52,6 @@ def _drop(source: IPAddress) -> list[bytes]:
     found = []
     for place, word in enumerate(words):
         rest = 2 * (len(words) - place) - 1  # instructions from the comparison to the end
-        found.append(_INSTRUCTION.pack(_LOAD_WORD, 0, 0, start + place * _WORD))
-        found.append(_INSTRUCTION.pack(_JUMP_IF_EQUAL, 0, rest, word))
-    return [*found, _INSTRUCTION.pack(_RETURN, 0, 0, _DROP)]
+        found.append(instruction(_LOAD_WORD, start + place * _WORD))
+        found.append(instruction(_JUMP_IF_EQUAL, word, otherwise=rest))
+    return [*found, instruction(_RETURN, _DROP)]

@@ -13,14 +13,15 @@ nobody else.
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from igdpcp.errors import RulesetError
-from igdpcp.model import AnyOpening, PinholeOpening, Surroundings
+from igdpcp.model import AnyOpening, Discrepancy, PinholeOpening, Surroundings
 from igdpcp.netfilter.desired import Change, Desired, Fact, Key, Pinhole, difference, pinhole
 
 T = TypeVar("T")
@@ -28,6 +29,7 @@ T = TypeVar("T")
 NOWHERE = Surroundings(frozenset(), frozenset(), frozenset())
 FOREIGN_DROP_SECONDS = 60.0
 PROMPT_CHANGES = 8  # at most so many at once keep the event loop waiting
+SAMPLE_SECONDS = 5.0  # what ends sooner is not looked for: it may be gone already
 LIFETIME_CAP = 86400  # an orphan's rules are gone after a day (a grant may last longer and is re-armed at renewal)
 
 
@@ -60,8 +62,14 @@ class Backend(Protocol):
     def close(self, keep_rules: bool) -> None:
         """Let go of the kernel's tables; what cannot expire by itself goes."""
 
-    def intact(self) -> bool:
-        """Whether what makes the facts apply to packets is in the kernel; cheap, whatever the number of facts."""
+    def intact(self, sample: Mapping[Key, Fact]) -> bool:
+        """Whether what makes facts apply to packets is in the kernel, and these few facts, which stand for all, are.
+
+        Cheap, whatever the number of facts.
+        """
+
+    def audit(self, facts: Mapping[Key, Fact], now: float) -> Discrepancy:
+        """Compare all that the kernel holds of ours with all facts, and change nothing; raises RulesetError."""
 
     def foreign_drop(self) -> str | None:
         """Why another firewall would drop what is forwarded here, None when nothing is known to."""
@@ -101,6 +109,8 @@ class GroupCommit:
         self._desired = Desired()
         self._queue: deque[_Job | _Work] = deque()
         self._foreign_drop: tuple[float, str | None] | None = None  # when it was asked, and the answer
+        self.thread_id = 0  # of the thread that makes changes beside the caller's, once started
+        self.audited: tuple[float, Discrepancy] | None = None  # when it was last compared, and what was found
         self._busy = False
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="netfilter")
 
@@ -109,6 +119,7 @@ class GroupCommit:
 
         After a RulesetError the thread runs: a sync may succeed later, when the firewall is up.
         """
+        self.thread_id = await self._do(threading.get_native_id)
         await self._do(self._backend.open)
 
     async def put(self, opening: AnyOpening) -> None:
@@ -123,7 +134,7 @@ class GroupCommit:
 
     async def sync(self, openings: list[AnyOpening]) -> None:
         """Make the kernel hold exactly these, whatever an earlier process left."""
-        self._foreign_drop = None
+        self._foreign_drop = self.audited = None
         await self._do(lambda: self._sync(openings))
 
     async def surroundings(self, surroundings: Surroundings) -> None:
@@ -150,7 +161,13 @@ class GroupCommit:
 
     async def intact(self) -> bool:
         """Whether what was laid down is still there; False when the firewall was loaded anew: ``sync`` mends it."""
-        return await self._do(self._backend.intact)
+        return await self._do(self._intact)
+
+    async def audit(self) -> Discrepancy:
+        """Compare all that is wanted with all that the kernel has; changes wait for it. Raises RulesetError."""
+        found = await self._do(lambda: self._audit(self._clock()))
+        self.audited = self._clock(), found
+        return found
 
     async def close(self, *, keep_rules: bool = False) -> None:
         """End the thread. nftables rules stay and expire by themselves; iptables rules go, unless they are to be kept.
@@ -286,6 +303,12 @@ class GroupCommit:
     def _packets(self, id: str) -> int:
         held = self._desired.get(id)
         return self._backend.packets(pinhole(held[0])) if held and isinstance(held[0], PinholeOpening) else 0
+
+    def _intact(self) -> bool:
+        return self._backend.intact(self._desired.sample(self._clock() + SAMPLE_SECONDS))
+
+    def _audit(self, now: float) -> Discrepancy:
+        return self._backend.audit(self._desired.all_facts(now), now)
 
     def _sync(self, openings: list[AnyOpening]) -> None:
         now = self._clock()

@@ -15,6 +15,7 @@ from ipaddress import IPv4Address, IPv6Address
 from igdpcp import option_values
 from igdpcp.errors import RulesetError
 from igdpcp.model import AnyOpening, Endpoint, Mode, Opening, PinholeOpening, Protocol
+from igdpcp.model import Discrepancy as Discrepancy
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,14 +133,6 @@ class Change:
     after: Fact | None
 
 
-@dataclass(frozen=True, slots=True)
-class Discrepancy:
-    """How the kernel differs from the facts: those that it lacks or leads elsewhere, and what nobody asked for."""
-
-    missing: int = 0
-    surplus: int = 0
-
-
 def contributions(opening: AnyOpening) -> Iterator[tuple[Key, Value]]:
     """The facts that one opening asks for."""
     if isinstance(opening, PinholeOpening):
@@ -247,6 +240,18 @@ class Desired:
     def all_facts(self, now: float) -> dict[Key, Fact]:
         """Every fact of the openings that have not ended."""
         return _merge(held for held in self._held.values() if held.ends > now)
+
+    def sample(self, after: float) -> dict[Key, Fact]:
+        """The facts that last beyond ``after`` of one opening of each shape: of every kind of key, if there is any."""
+        shapes = {_shape(held.opening): held.opening for held in self._held.values() if held.ends > after}
+        return {key: fact for key, fact in self.facts(shapes.values()).items() if fact.ends > after}
+
+
+def _shape(opening: AnyOpening) -> tuple[object, ...]:
+    """Openings of the same shape contribute to the same kinds of keys."""
+    if isinstance(opening, PinholeOpening):
+        return PinholeOpening, opening.remote_host is None, opening.remote_port == 0
+    return opening.mode, opening.remote_host is None
 
 
 def _merge(held: Iterable[_Held]) -> dict[Key, Fact]:

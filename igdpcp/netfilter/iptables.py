@@ -12,14 +12,14 @@ import errno
 import importlib.util
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from igdpcp.errors import OurFault, RulesetError
-from igdpcp.model import Surroundings
+from igdpcp.model import Discrepancy, Surroundings
 from igdpcp.netfilter import foreign
 from igdpcp.netfilter import iptables_place as place
 from igdpcp.netfilter import iptables_rules as rules
@@ -102,7 +102,11 @@ class IptablesBackend:
         if self._iptc is not None and not keep_rules:
             self.release()
 
-    def intact(self) -> bool:
+    def audit(self, facts: Mapping[Key, Fact], now: float) -> Discrepancy:
+        """Everything is there or nothing, as far as ``intact`` can tell."""
+        return Discrepancy() if self.intact(facts) else Discrepancy(missing=len(facts))
+
+    def intact(self, sample: Mapping[Key, Fact]) -> bool:
         """Whether our jumps stand where they take effect, and the chains that mappings do not change are filled."""
         try:
             for part in _statics(self._surroundings):

@@ -63,10 +63,6 @@ class Nft:
         objects: list[dict[str, Any]] = answer.get("nftables", [])
         return objects
 
-    def text(self, command: str) -> str:
-        """What a command prints; raises RulesetError when it fails."""
-        return self._call(command, 0)
-
     def close(self) -> None:
         """Give the context back; the ruleset stays as it is."""
         if self._context:

@@ -7,44 +7,31 @@ a firewall that is up. An own table is declared by the daemon, again at each syn
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
-from ipaddress import IPv4Address
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from igdpcp import option_values
 from igdpcp.errors import OurFault, RulesetError
-from igdpcp.model import Endpoint, Protocol, Surroundings
+from igdpcp.model import Discrepancy, Surroundings
 from igdpcp.netfilter import foreign, layout
 from igdpcp.netfilter.base import NOWHERE
-from igdpcp.netfilter.desired import (
-    Admit,
-    Change,
-    Fact,
-    Hairpin,
-    HairpinSender,
-    HairpinTarget,
-    Key,
-    OwnPort,
-    Pass,
-    Pinhole,
-    Redirect,
-    SourcePort,
-    Value,
-    device_name,
-)
+from igdpcp.netfilter.desired import Change, Fact, Key, Pinhole
 from igdpcp.netfilter.libnftables import Nft
+from igdpcp.netfilter.nftables_audit import compare, leads
+from igdpcp.netfilter.nftables_elements import (
+    Counted,
+    by_object,
+    device_text,
+    element_key,
+    element_text,
+    match_text,
+    object_name,
+    timed,
+)
+from igdpcp.netfilter.nftables_netlink import Element, NftablesReader
 
-Counted = tuple[int, int]  # packets, bytes
-_COUNTER = re.compile(r"counter packets (\d+) bytes (\d+)")
-_PROTOCOLS: dict[str | int, str] = {protocol.name.lower(): f"{protocol:d}" for protocol in Protocol}
-
-_PINHOLE_SETS = {  # by whether the remote host and the remote port are given
-    (False, False): "pass6",
-    (True, False): "pass6_rh",
-    (False, True): "pass6_rp",
-    (True, True): "pass6_rhp",
-}
+COMPARE_TRIES = 5  # others' changes disturb a reading, and may make it differ
 
 
 class NftablesBackend:
@@ -62,6 +49,7 @@ class NftablesBackend:
         self._shared = table == layout.FW4_TABLE
         self._surroundings = NOWHERE
         self._nft: Nft | None = None
+        self._reader = NftablesReader(self._table)
 
     def open(self) -> None:
         """Make the own table, or see that fw4 has loaded the drop-ins; raises RulesetError when it has not.
@@ -95,12 +83,12 @@ class NftablesBackend:
         gone = [(change.key, change.before) for change in changes if change.before]
         come = [(change.key, change.after) for change in changes if change.after]
         rearmed = (change.key for change in changes if change.before and change.after)
-        counted = {_match(key): self._count(key) for key in rearmed if isinstance(key, Pinhole)}
+        counted = {element_key(key): self._count(key) for key in rearmed if isinstance(key, Pinhole)}
         parts = [
             self._guard(),
-            self._elements("add", ((key, _element(_match(key), fact.value)) for key, fact in gone)),
-            self._elements("delete", ((key, _match(key)) for key, _ in gone)),
-            self._elements("add", ((key, _timed(key, fact, now, counted)) for key, fact in come)),
+            self._elements("add", ((key, element_text(key, fact.value)) for key, fact in gone)),
+            self._elements("delete", ((key, match_text(key)) for key, _ in gone)),
+            self._elements("add", ((key, timed(key, fact, now, counted)) for key, fact in come)),
         ]
         self._run("".join(parts))
 
@@ -111,13 +99,11 @@ class NftablesBackend:
         counted is kept.
         """
         self._lay()
-        counted = self._counts()
-        by_object: dict[str, list[Key]] = {}
-        for key in facts:
-            by_object.setdefault(_object(key), []).append(key)
+        keys = by_object(facts)
         for kind, names in (("map", layout.MAPS), ("set", layout.SETS), ("set", layout.COUNTED_SETS)):
             for name in names:
-                held = ((key, _timed(key, facts[key], now, counted)) for key in by_object.get(name, ()))
+                counted = self._counts(name) if name in layout.COUNTED_SETS else {}
+                held = ((key, timed(key, facts[key], now, counted)) for key in keys.get(name, ()))
                 self._run(self._flush(kind, name) + self._elements("add", held))
 
     def release(self) -> None:
@@ -136,14 +122,30 @@ class NftablesBackend:
             self._nft.close()
             self._nft = None
 
-    def intact(self) -> bool:
-        """Whether the surroundings are in their sets: whatever empties those, empties or deletes the others too."""
+    def intact(self, sample: Mapping[Key, Fact]) -> bool:
+        """Whether the surroundings and these facts are in their sets, and an own table's chains are as they were made.
+
+        What empties a set empties it whole; so a few facts stand for all that are in it.
+        """
         try:
-            return all(
-                len(self._held(name)) == len(elements) for name, elements in self._contents(self._surroundings).items()
-            )
+            contents = self._contents(self._surroundings)
+            if not all(len(self._held(name)) == len(elements) for name, elements in contents.items()):
+                return False
+            if not self._shared and self._rules_missing():
+                return False
+            return all(leads(self._find(key), fact) for key, fact in sample.items())
         except RulesetError:
             return False
+
+    def audit(self, facts: Mapping[Key, Fact], now: float) -> Discrepancy:
+        """Compare every element, set by set; raises RulesetError where that cannot be done."""
+        offset = now - time.monotonic()
+        try:
+            found = [self._surroundings_differ(), *self._elements_differ(facts, offset)]
+            missing = 0 if self._shared else self._rules_missing()
+        except RulesetError as error:
+            raise self._explained(error) from error
+        return Discrepancy(missing + sum(each.missing for each in found), sum(each.surplus for each in found))
 
     def foreign_drop(self) -> str | None:
         """Name a forward chain of somebody else that refuses what no rule of it accepts."""
@@ -155,6 +157,31 @@ class NftablesBackend:
         """What the element of this pinhole has counted; 0 when it has expired."""
         return self._count(key)[0]
 
+    def _surroundings_differ(self) -> Discrepancy:
+        missing = surplus = 0
+        for name, elements in self._contents(self._surroundings).items():
+            wanted, held = {text.replace('"', "") for text in elements}, set(map(_as_written, self._held(name)))
+            missing, surplus = missing + len(wanted - held), surplus + len(held - wanted)
+        return Discrepancy(missing, surplus)
+
+    def _elements_differ(self, facts: Mapping[Key, Fact], offset: float) -> Iterator[Discrepancy]:
+        """Of each set and map; ``offset`` leads from the system's clock to that of the facts."""
+        keys = by_object(facts)
+        for name in (*layout.MAPS, *layout.SETS, *layout.COUNTED_SETS):
+            part = {key: facts[key] for key in keys.get(name, ())}
+            for _ in range(COMPARE_TRIES):
+                found = compare(self._reader.elements(layout.PREFIX + name), part, time.monotonic() + offset)
+                if not self._reader.disturbed or found == Discrepancy():
+                    break
+            else:
+                raise RulesetError("somebody changes the ruleset all the time, so it cannot be compared")
+            yield found
+
+    def _rules_missing(self) -> int:
+        """How many rules of ours the own table lacks."""
+        held = self._reader.rules()
+        return sum(max(0, len(rules) - held[layout.PREFIX + chain]) for chain, rules in layout.CHAINS.items())
+
     def _context(self) -> Nft:
         if self._nft is None:
             raise RulesetError("the nftables back-end is not open")
@@ -164,9 +191,10 @@ class NftablesBackend:
         try:
             self._context().run(script)
         except RulesetError as error:
-            if self._shared and not self._drop_ins_loaded():
-                raise RulesetError(self._missing()) from error
-            raise
+            raise self._explained(error) from error
+
+    def _explained(self, error: RulesetError) -> RulesetError:
+        return RulesetError(self._missing()) if self._shared and not self._drop_ins_loaded() else error
 
     def _drop_ins_loaded(self) -> bool:
         """Listing one chain would read every element of the table; listing the names of all chains does not."""
@@ -206,26 +234,18 @@ class NftablesBackend:
         elements: list[Any] = found.get("elem", [])
         return elements
 
-    def _count(self, key: Pinhole) -> Counted:
-        """What one element has counted. Listing its set would take as long as the set is large."""
-        place = f"inet {self._table} {layout.PREFIX}{_object(key)}"
-        try:
-            found = self._context().text(f"get element {place} {{ {_match(key)} }}")
-        except RulesetError:
-            return 0, 0
-        counter = _COUNTER.search(found)
-        return (int(counter[1]), int(counter[2])) if counter else (0, 0)
+    def _find(self, key: Key) -> Element | None:
+        """The element of this key, at the same cost however large its set is."""
+        return self._reader.element(layout.PREFIX + object_name(key), element_key(key))
 
-    def _counts(self) -> dict[str, Counted]:
-        """What all elements that count have counted."""
-        counted: dict[str, Counted] = {}
-        for name in layout.COUNTED_SETS:
-            for held in self._held(name):
-                element = held.get("elem", {})
-                if counter := element.get("counter"):
-                    match = " . ".join(map(_as_written, element["val"]["concat"]))
-                    counted[match] = counter["packets"], counter["bytes"]
-        return counted
+    def _count(self, key: Pinhole) -> Counted:
+        """What one element has counted."""
+        element = self._find(key)
+        return element.counted if element else (0, 0)
+
+    def _counts(self, name: str) -> dict[bytes, Counted]:
+        """What all elements of a set have counted."""
+        return {element.key: element.counted for element in self._reader.elements(layout.PREFIX + name)}
 
     def _missing(self) -> str:
         return (
@@ -235,10 +255,10 @@ class NftablesBackend:
 
     def _elements(self, verb: str, elements: Iterable[tuple[Key, str]]) -> str:
         """One command for each set or map that the elements belong to."""
-        by_object: dict[str, list[str]] = {}
+        texts: dict[str, list[str]] = {}
         for key, element in elements:
-            by_object.setdefault(_object(key), []).append(element)
-        return "".join(self._command(verb, name, texts) for name, texts in by_object.items())
+            texts.setdefault(object_name(key), []).append(element)
+        return "".join(self._command(verb, name, each) for name, each in texts.items())
 
     def _command(self, verb: str, name: str, elements: list[str]) -> str:
         return f"{verb} element inet {self._table} {layout.PREFIX}{name} {{ {', '.join(elements)} }}\n"
@@ -258,9 +278,9 @@ class NftablesBackend:
         """The elements of each set of ``layout.SURROUNDINGS``; raises RulesetError for what is no device name."""
         peers = [(str(peer.server).partition("%")[0], peer) for peer in surroundings.pcp_peers]
         contents = {
-            "wan4": {_device(name) for name in surroundings.wan_devices},
-            "wan6": {_device(name) for name in surroundings.wan6_devices},
-            "lan": {_device(name) for name in surroundings.lan_devices},
+            "wan4": {device_text(name) for name in surroundings.wan_devices},
+            "wan6": {device_text(name) for name in surroundings.wan6_devices},
+            "lan": {device_text(name) for name in surroundings.lan_devices},
             "pcp4": {f"{address} . {peer.port:d}" for address, peer in peers if peer.server.version == 4},
             "pcp6": {f"{address} . {peer.port:d}" for address, peer in peers if peer.server.version == 6},
             "server4": {address for address, peer in peers if peer.server.version == 4},
@@ -269,85 +289,6 @@ class NftablesBackend:
         return {name: sorted(elements) for name, elements in contents.items()}
 
 
-def _device(name: str) -> str:
-    return f'"{device_name(name)}"'
-
-
-def _timed(key: Key, fact: Fact, now: float, counted: dict[str, Counted]) -> str:
-    """The element that expires with its fact; it goes on counting from what one like it has counted."""
-    match = _match(key)
-    return _element(match, fact.value, max(1, round(fact.ends - now)), counted.get(match))
-
-
-def _object(key: Key) -> str:
-    """The set or map that a fact lives in."""
-    match key:
-        case Redirect():
-            return "dnat4" if key.remote_host is None else "dnat4_rh"
-        case SourcePort():
-            return "snat4"
-        case OwnPort():
-            return "own4"
-        case Hairpin():
-            return "hair4"
-        case HairpinSender():
-            return "hsrc4"
-        case Pass():
-            return "pass4"
-        case Admit():
-            return "open4" if key.remote_host is None else "open4_rh"
-        case Pinhole():
-            return _PINHOLE_SETS[key.remote_host is not None, key.remote_port != 0]
-
-
-def _match(key: Key) -> str:
-    """The key as nft writes it; the order of fields is that of the type in ``layout.py``."""
-    match key:
-        case Redirect(device, protocol, wan_port, remote_host):
-            return f"{_device(device)}{_optional(remote_host)} . {protocol:d} . {wan_port:d}"
-        case SourcePort(device, protocol, client):
-            return f"{_device(device)} . {protocol:d} . {_endpoint(client)}"
-        case OwnPort(device, protocol, wan_port):
-            return f"{_device(device)} . {protocol:d} . {wan_port:d}"
-        case Hairpin(address, protocol, port):
-            return f"{address} . {protocol:d} . {port:d}"
-        case HairpinSender(protocol, client):
-            return f"{protocol:d} . {_endpoint(client)}"
-        case Pass(protocol, port, client):
-            return f"{protocol:d} . {port:d} . {_endpoint(client)}"
-        case Admit(device, protocol, client, remote_host):
-            return f"{_device(device)}{_optional(remote_host)} . {protocol:d} . {_endpoint(client)}"
-        case Pinhole(protocol, host, port, remote_address, remote_port):
-            source = f"{remote_address} . " if remote_address else ""
-            source += f"{remote_port:d} . " if remote_port else ""
-            return f"{source}{host} . {protocol:d} . {port:d}"
-
-
-def _as_written(field: str | int) -> str:
-    """A part of a pinhole's element in libnftables' JSON, as ``_match`` writes it."""
-    return _PROTOCOLS.get(field) or str(field)
-
-
-def _element(text: str, value: Value, timeout: int | None = None, counted: Counted | None = None) -> str:
-    """The element that begins with what it matches."""
-    if counted is not None:
-        text += f" counter packets {counted[0]:d} bytes {counted[1]:d}"
-    if timeout is not None:
-        text += f" timeout {timeout:d}s"
-    match value:
-        case HairpinTarget(client):
-            return f"{text} : {_endpoint(client)}"
-        case Endpoint():
-            return f"{text} : {_endpoint(value)}"
-        case int():
-            return f"{text} : {value:d}"
-        case None:
-            return text
-
-
-def _endpoint(endpoint: Endpoint) -> str:
-    return f"{endpoint.address} . {endpoint.port:d}"
-
-
-def _optional(address: IPv4Address | None) -> str:
-    return f" . {address}" if address else ""
+def _as_written(element: Any) -> str:
+    """An element of the surroundings in libnftables' JSON, as ``_contents`` writes it, without quotes."""
+    return " . ".join(map(str, element["concat"])) if isinstance(element, dict) else str(element)

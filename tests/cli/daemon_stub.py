@@ -40,7 +40,7 @@ STATUS: dict[str, Any] = {
     },
     "mappings": {"active": 12, "local_only": 0, "pending": 0, "limit": 5000},
     "pinholes": {"open": 0, "limit": 1000},
-    "firewall": {"active": True, "problem": None},
+    "firewall": {"active": True, "problem": None, "compared": None},
     "errors": [],
     "uptime_seconds": 8040,
     "warnings": [],

@@ -20,24 +20,28 @@ from igdpcp import cli
 from igdpcp.errors import Reason, Refusal
 from tests.cli import daemon_stub
 
+REPAIRED = {"found": {"missing": 1, "surplus": 0}, "left": {"missing": 0, "surplus": 0}}
 HOSTILE = "evil\x1b[2J\x9b31m\u202e\ntext"
 
 
 class Daemon:
-    """Answers the four commands, and keeps what it was asked."""
+    """Answers the commands, and keeps what it was asked."""
 
     def __init__(self, path: str) -> None:
         self.path = path
         self.asked: list[dict[str, Any]] = []
         self.status = daemon_stub.status()
         self.mappings = [daemon_stub.mapping()]
+        self.repaired = REPAIRED
         self.refusal: Refusal | None = None
 
     async def answer(self, request: dict[str, Any]) -> object:
         self.asked.append(request)
         if self.refusal:
             raise self.refusal
-        return {"status": self.status, "mappings": self.mappings}.get(request["command"], self.mappings[0])
+        return {"status": self.status, "mappings": self.mappings, "audit": {}, "repair": self.repaired}.get(
+            request["command"], self.mappings[0]
+        )
 
     def run(self, *arguments: str) -> Result:
         return CliRunner().invoke(cli.main, ["--socket", self.path, *arguments])
@@ -46,7 +50,9 @@ class Daemon:
 @pytest.fixture
 def daemon(tmp_path: Path) -> Iterator[Daemon]:
     stub = Daemon(str(tmp_path / "control.sock"))
-    with daemon_stub.serving(stub.path, dict.fromkeys(("status", "mappings", "add", "delete"), stub.answer)):
+    with daemon_stub.serving(
+        stub.path, dict.fromkeys(("status", "mappings", "add", "delete", "audit", "repair"), stub.answer)
+    ):
         yield stub
 
 
@@ -63,6 +69,30 @@ def test_status_draws_the_screen(daemon: Daemon) -> None:
     result = daemon.run("status")
     assert result.exit_code == 0
     assert "192.168.1.0/24 -> 100.64.12.34" in result.stdout
+
+
+def test_status_compares_the_rules_first_when_told_to(daemon: Daemon) -> None:
+    assert daemon.run("status", "--audit").exit_code == 0
+    assert [request["command"] for request in daemon.asked] == ["audit", "status"]
+
+
+def test_status_repairs_the_rules_and_says_what_was_done(daemon: Daemon) -> None:
+    result = daemon.run("status", "--repair")
+    assert result.stdout == "1 rule missing; all were laid anew. The kernel agrees with the table.\n"
+    assert json.loads(daemon.run("status", "--repair", "--json").stdout) == REPAIRED
+    assert [request["command"] for request in daemon.asked] == ["repair"] * 2
+
+
+def test_a_repair_after_which_something_is_still_wrong_ends_with_1(daemon: Daemon) -> None:
+    daemon.repaired = {**REPAIRED, "left": {"missing": 0, "surplus": 1}}
+    assert daemon.run("status", "--repair").exit_code == 1
+
+
+def test_a_repair_that_fails_ends_with_1_and_why(daemon: Daemon) -> None:
+    daemon.refusal = Refusal(Reason.RULESET, "firewall not active")
+    result = daemon.run("status", "--repair")
+    assert result.exit_code == 1
+    assert "firewall not active" in result.stderr
 
 
 def test_add_sends_every_word_and_tells_the_result(daemon: Daemon) -> None:

@@ -80,6 +80,7 @@ def test_a_router_without_nat_and_one_without_carrier_are_drawn_as_such() -> Non
         ({"activation": {"state": "active", "usable": False}}, "takes PCP version 2"),
         ({"firewall": {"active": False, "problem": "chain igdpcp_dstnat is missing"}}, "/etc/init.d/firewall restart"),
         ({"firewall": {"active": True, "problem": "chain x drops forwarded packets"}}, "nft list ruleset"),
+        ({"firewall": {"compared": {"missing": 1, "surplus": 0, "seconds_ago": 1}}}, "igdpcp-cli status --repair"),
         ({"igd": {"advertising": False, "conflict": "miniupnpd runs"}}, "option 'force'"),
         ({"igd": {"advertising": True, "conflict": "192.168.2.60 (br-guest)"}}, "option 'force'"),
         ({"warnings": ["section 'main' option 'x': unknown option", "b"]}, "Correct /etc/config/igdpcp (1 more)"),
@@ -107,6 +108,38 @@ def test_where_another_gateway_keeps_us_silent_is_told_beside_where_we_are_found
 )
 def test_lans_are_shown_by_the_network_of_the_first_and_their_number(lans: list[dict[str, Any]], drawn: str) -> None:
     assert drawn in screen.status_screen(status(lans=lans)).split("\n")[3] + "    -> "
+
+
+@pytest.mark.parametrize(
+    ("missing", "surplus", "shown"),
+    [
+        (0, 0, "kernel agrees with the table (1 min 5 s ago)"),
+        (3, 1, "3 rules missing, 1 unknown: igdpcp-cli status --repair (1 min 5 s ago)"),
+        (1, 0, "1 rule missing: igdpcp-cli status --repair (1 min 5 s ago)"),
+        (0, 2, "2 rules unknown: igdpcp-cli status --repair (1 min 5 s ago)"),
+    ],
+)
+def test_whether_kernel_and_table_agree_is_told_once_they_were_compared(missing: int, surplus: int, shown: str) -> None:
+    compared = {"missing": missing, "surplus": surplus, "seconds_ago": 65}
+    assert field(screen.status_screen(status(firewall={"compared": compared})), "Firewall") == shown
+    assert field(screen.status_screen(status()), "Firewall") == "rules in place"
+
+
+@pytest.mark.parametrize(
+    ("found", "left", "words"),
+    [
+        ((0, 0), (0, 0), "The kernel agrees with the table."),
+        ((3, 1), (0, 0), "3 rules missing, 1 unknown; all were laid anew. The kernel agrees with the table."),
+        (None, (0, 0), "The rules could not be read; all were laid anew. The kernel agrees with the table."),
+        ((0, 1), (0, 1), "1 rule unknown; all were laid anew. Still: 1 rule unknown; somebody else changes them, "
+                         "see 'logread -e igdpcp'."),
+    ],
+)  # fmt: skip
+def test_a_repair_is_told_in_words(found: tuple[int, int] | None, left: tuple[int, int], words: str) -> None:
+    def counts(pair: tuple[int, int] | None) -> dict[str, int] | None:
+        return pair and {"missing": pair[0], "surplus": pair[1]}
+
+    assert screen.repaired({"found": counts(found), "left": counts(left)}) == words
 
 
 def test_pinholes_are_counted_where_there_are_any() -> None:

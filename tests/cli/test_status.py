@@ -45,8 +45,8 @@ def status_of(hall: Hall, lans: tuple[Lan, ...] = LANS, **main: Any) -> Status:
 
 def operator_of(hall: Hall) -> Operator:
     return Operator(
-        hall.interworking, hall.table, status_of(hall), hall.restart.release, pinholes=hall.pinholes,
-        open_pinholes=hall.pinhole_table,
+        hall.interworking, hall.table, status_of(hall), hall.restart.release, hall.leg,
+        pinholes=hall.pinholes, open_pinholes=hall.pinhole_table,
     )  # fmt: skip
 
 

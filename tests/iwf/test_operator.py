@@ -26,7 +26,7 @@ class Rows:
 
 
 async def ask(hall: Hall, command: str, **arguments: object) -> dict[str, Any]:
-    operator = Operator(hall.interworking, hall.table, cast(Status, Rows()), hall.restart.release)
+    operator = Operator(hall.interworking, hall.table, cast(Status, Rows()), hall.restart.release, hall.leg)
     answer = await operator.commands()[command]({"command": command, **arguments})
     assert isinstance(answer, dict)
     return answer

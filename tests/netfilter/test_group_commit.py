@@ -5,16 +5,16 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 import pytest
 
 from igdpcp.errors import OurFault, RulesetError
-from igdpcp.model import Opening, Surroundings
+from igdpcp.model import Discrepancy, Endpoint, Opening, Protocol, Surroundings
 from igdpcp.netfilter.base import PROMPT_CHANGES, GroupCommit
-from igdpcp.netfilter.desired import Change, Fact, Key, Pinhole, Redirect
-from tests.netfilter.topology import opening, pinhole
+from igdpcp.netfilter.desired import Change, Fact, Key, Pass, Pinhole, Redirect
+from tests.netfilter.topology import A, opening, pinhole
 
 BAD_PORT = 666
 
@@ -77,8 +77,12 @@ class Kernel:
     def close(self, keep_rules: bool) -> None:
         pass
 
-    def intact(self) -> bool:
-        return not self.down
+    def intact(self, sample: Mapping[Key, Fact]) -> bool:
+        return not self.down and all(self.facts.get(key) == fact for key, fact in sample.items())
+
+    def audit(self, facts: Mapping[Key, Fact], now: float) -> Discrepancy:
+        self._check([])
+        return Discrepancy(len(facts.keys() - self.facts.keys()), len(self.facts.keys() - facts.keys()))
 
     def foreign_drop(self) -> str | None:
         self.asked += 1
@@ -333,6 +337,51 @@ def test_a_ruleset_that_is_not_intact_is_known() -> None:
         assert await ruleset.intact()
         kernel.down = True
         assert not await ruleset.intact()
+
+    run(kernel, work)
+
+
+@pytest.mark.parametrize("lost", [Redirect, Pass, Pinhole])
+def test_a_ruleset_without_what_stands_for_all_of_its_kind_is_not_intact(lost: type[Key]) -> None:
+    kernel = Kernel()
+
+    async def work(ruleset: GroupCommit) -> None:
+        for port in range(10):
+            await ruleset.put(numbered(port))
+        await ruleset.put(pinhole())
+        assert await ruleset.intact()
+        kernel.facts = {key: fact for key, fact in kernel.facts.items() if not isinstance(key, lost)}
+        assert not await ruleset.intact()
+
+    run(kernel, work)
+
+
+def test_what_ends_soon_is_not_asked_for_when_the_ruleset_is_looked_at() -> None:
+    kernel = Kernel()
+
+    async def work(ruleset: GroupCommit) -> None:
+        await ruleset.put(opening(lifetime=10))
+        kernel.now += 6
+        kernel.facts.clear()
+        assert await ruleset.intact()
+
+    run(kernel, work)
+
+
+def test_an_audit_tells_what_is_missing_and_what_nobody_asked_for_and_when_it_was() -> None:
+    kernel = Kernel()
+
+    async def work(ruleset: GroupCommit) -> None:
+        await ruleset.put(numbered(1))
+        assert ruleset.audited is None
+        (key, fact), *_ = kernel.facts.items()
+        del kernel.facts[key]
+        kernel.facts |= dict.fromkeys((Pass(Protocol.TCP, port, Endpoint(A, 9)) for port in (7, 8)), fact)
+        assert await ruleset.audit() == Discrepancy(missing=1, surplus=2)
+        assert ruleset.audited == (kernel.now, Discrepancy(missing=1, surplus=2))
+        await ruleset.sync([numbered(1)])
+        assert ruleset.audited is None
+        assert await ruleset.audit() == Discrepancy()
 
     run(kernel, work)
 

@@ -456,7 +456,12 @@ def test_inside_fw4_its_own_reject_is_no_obstacle(fw4: Instance) -> None:
 def test_looking_at_the_ruleset_does_not_read_the_elements_of_thousands_of_mappings(router: str, fw4: Instance) -> None:
     """Reading them takes libnftables several times as long as is allowed here, and not reading them a tenth of it."""
     ports = range(1024, 6024)
-    fw4.sync(*(opening(f"m{port}", serial=port, wan_port=port, client=Endpoint(A, port)) for port in ports))
+    fw4.sync(
+        *(
+            opening(f"m{port}", serial=port, wan_port=port, client=Endpoint(A, port), external=Endpoint(CARRIER, port))
+            for port in ports
+        )
+    )
 
     def fresh_foreign_drop() -> None:
         another = Instance(router, NftablesBackend("fw4"))

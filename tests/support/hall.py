@@ -34,6 +34,7 @@ from igdpcp.model import (
     UNKNOWN_ADDRESS,
     Activation,
     AnyOpening,
+    Discrepancy,
     Endpoint,
     Grant,
     IPAddress,
@@ -83,7 +84,8 @@ class FakeRouter:
 class FakeRuleset:
     """Remembers what stands, changes in order; ``fails`` the next that many changes, each takes ``slow`` seconds.
 
-    ``whole`` False: somebody has taken the rules away. ``packets``: what pinholes have let in, by id.
+    ``whole`` False: somebody has taken the rules away. ``differs``: what an audit finds until the next sync.
+    ``packets``: what pinholes have let in, by id.
     """
 
     def __init__(self) -> None:
@@ -94,6 +96,8 @@ class FakeRuleset:
         self.packets: dict[str, int] = {}
         self.fails = 0
         self.whole = True
+        self.differs = Discrepancy()
+        self.syncs = self.audits = 0
         self.slow = 0.0
         self._turn = asyncio.Lock()
 
@@ -111,7 +115,9 @@ class FakeRuleset:
         def lay_down() -> None:
             self.rules = {opening.id: opening for opening in openings if isinstance(opening, Opening)}
             self.pinhole_rules = {opening.id: opening for opening in openings if isinstance(opening, PinholeOpening)}
+            self.differs = Discrepancy()
 
+        self.syncs += 1
         await self._change(lay_down)
 
     async def pinhole_packets(self, id: str) -> int:
@@ -121,6 +127,13 @@ class FakeRuleset:
 
     async def intact(self) -> bool:
         return self.whole
+
+    async def audit(self) -> Discrepancy:
+        self.audits += 1
+        await asyncio.sleep(self.slow)
+        if self.fails:
+            raise RulesetError("no such table")
+        return self.differs
 
     async def surroundings(self, surroundings: Surroundings) -> None:
         """Everywhere."""
