@@ -165,6 +165,9 @@ class FakeCarrier:
     def __contains__(self, id: str) -> bool:
         return id in self.wanted
 
+    def request(self, id: str) -> UpstreamRequest | None:
+        return self.wanted.get(id)
+
     def grants(self, id: str) -> bool:
         return id in self.running
 
