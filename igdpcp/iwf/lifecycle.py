@@ -46,7 +46,7 @@ from igdpcp.iwf.router_leg import RouterLeg
 from igdpcp.iwf.table import MappingTable
 from igdpcp.iwf.upstream_leg import UpstreamLeg
 from igdpcp.iwf.waiters import Waiters
-from igdpcp.log import line
+from igdpcp.log import SparingLog, line
 from igdpcp.model import Activation, Grant, IPAddress, Mapping, MappingRequest, MappingState, Mode
 
 LOG = logging.getLogger("igdpcp.iwf")
@@ -87,6 +87,7 @@ class Lifecycle:
         self._tasks = Tasks()
         self._absences = Absences(policy.serves, self._client_gone)
         self._log = MappingLog()
+        self._sparing = SparingLog(LOG)  # of what a carrier may change with every grant
         self._opens = True
         self._deletions = Deletions(
             main=main, table=table, upstream=upstream, router_leg=router_leg, upstream_leg=upstream_leg,
@@ -198,8 +199,7 @@ class Lifecycle:
         if mapping.grant.ends <= self._loop.time():
             mapping = replace(mapping, state=MappingState.RETRYING)
         self._table.restore(mapping)
-        self._journal.note(mapping)
-        self._timers.watch(mapping)
+        self._kept(mapping)
         self._upstream_leg.ask(mapping, urgent=False)
 
     # -- ending --------------------------------------------------------------------------------------------------
@@ -357,11 +357,11 @@ class Lifecycle:
 
     def _state_changed(self, event: StateChanged) -> None:
         level = logging.WARNING if event.state is Activation.LOST else logging.INFO
-        LOG.log(level, line("upstream_state", upstream=self._upstream.name, state=event.state.value))
+        self._sparing.write(level, "upstream_state", None, upstream=self._upstream.name, state=event.state.value)
         self._changed()
 
     def _address_changed(self, event: AddressChanged) -> None:
-        LOG.info(line("external_address", address=event.address or "unknown"))
+        self._sparing.write(logging.INFO, "external_address", None, address=event.address or "unknown")
         self._changed()
 
     # -- small things --------------------------------------------------------------------------------------------
@@ -377,6 +377,10 @@ class Lifecycle:
 
     def _keep(self, mapping: Mapping) -> None:
         self._table.update(mapping)
+        self._kept(mapping)
+
+    def _kept(self, mapping: Mapping) -> None:
+        """The table has this version."""
         self._journal.note(mapping)
         self._timers.watch(mapping)
 
