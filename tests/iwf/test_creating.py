@@ -256,6 +256,23 @@ async def test_a_carrier_that_authorises_nothing_is_asked_twice_and_no_more(tmp_
 
 
 @virtual
+async def test_without_nat_a_carrier_that_refuses_the_host_is_asked_once(tmp_path: Path) -> None:
+    hall = Hall(tmp_path, routed=True)
+    hall.carrier.refuses(2)
+    assert (await hall.add(8080, version=2)).code == 606
+    assert len(hall.carrier.asked) == 1
+
+
+@virtual
+async def test_without_nat_a_port_that_cannot_be_had_is_not_asked_for_twice(tmp_path: Path) -> None:
+    hall = Hall(tmp_path, routed=True)
+    await hall.add(8080, B)
+    hall.carrier.answer = lambda request: hall.carrier.grant(request.id, port=8080)
+    assert (await hall.add(9000, A, any_port=True)).code == 728
+    assert len(hall.carrier.asked) == 2
+
+
+@virtual
 async def test_any_port_refused_for_its_wish_is_asked_again_without_one(tmp_path: Path) -> None:
     hall = Hall(tmp_path)
     await hall.add(8080, any_port=True)
