@@ -77,14 +77,14 @@ class RateLimit:
 
 
 class SparingLog:
-    """Writes the lines that LAN hosts cause, only so many of each event and host; the next one tells how many not."""
+    """Writes the lines that others cause, only so many of each event and host; the next one tells how many not."""
 
     def __init__(self, logger: logging.Logger, clock: Callable[[], float] = time.monotonic) -> None:
         self._logger = logger
         self._limit = RateLimit(LINES_BURST, LINES_PER_SECOND, clock)
 
     def write(self, level: int, event: str, client: object, exc_info: bool = False, **fields: Any) -> None:
-        """A line of what ``client`` caused; ``exc_info``: with the traceback of the exception at hand."""
+        """A line of what ``client`` (None: no host) caused; ``exc_info``: with the traceback of what is handled now."""
         if not self._logger.isEnabledFor(level):
             return
         suppressed = self._limit.take((event, client))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from igdpcp.daemon.pcp_servers import sections_in_use, servers_behind
 from igdpcp.daemon.state_variables import StateVariables
 from igdpcp.daemon.status import Status
 from igdpcp.errors import OurFault, RulesetError
+from igdpcp.iwf.background import Tasks
 from igdpcp.iwf.interfaces import UpstreamEvent
 from igdpcp.iwf.interworking import Interworking
 from igdpcp.iwf.journal import Journal, load_secret
@@ -75,8 +76,9 @@ class Service:
         self._wish_restart = restart
         self._loop = asyncio.get_running_loop()
         self._started = self._loop.time()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
         self._closers: list[Callable[[], Any]] = []
+        self._writing: asyncio.Future[None] | None = None
         self._snapshot: LinkSnapshot | None = None
         self._events: EventPublisher | None = None
         self._dhcp = DhcpAnswers(Path(config.main.run_dir))
@@ -117,8 +119,10 @@ class Service:
         self._serving = serve
         if serve:
             await self._doors.open(self._router.lans)
-        for work in (self._save_now_and_then(), self._follow_ruleset(), self._follow_servers(), self._nat.watch()):
-            self._spawn(work)
+        for work in (self._save_now_and_then(), self._follow_ruleset(), self._nat.watch()):
+            self._tasks.start(work)
+        if self._pcp:
+            self._tasks.start(self._follow_servers(self._pcp))
         self._ready = True
         if self._snapshot:  # links changed meanwhile
             self._links_changed(self._snapshot)
@@ -132,9 +136,7 @@ class Service:
         """
         self._keep_rules = for_reload
         self._ready = False
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.stop()
         while self._closers:
             try:
                 result = self._closers.pop()()
@@ -188,7 +190,7 @@ class Service:
             main=main, table=self._table, policy=policy, upstream=self._fallback, router=self._router,
             lifecycle=self._lifecycle,
         )  # fmt: skip
-        self._spawn(self._lifecycle.run(events))
+        self._tasks.start(self._lifecycle.run(events))
         try:
             await self._ruleset.start()
         except RulesetError as error:  # the firewall may be loaded after us
@@ -202,7 +204,7 @@ class Service:
         pcp = PcpUpstream(
             self._config.main, self._upstreams[0], secret=secret, rng=random.SystemRandom(),
             emit=self._fallback.receive, is_local=self._router.is_lan_address,
-            peer_changed=lambda: self._spawn(self._tell_surroundings()),
+            peer_changed=self._peer_changed,
         )  # fmt: skip
         self._fallback.attach(pcp)
         self._closers.append(pcp.close)
@@ -272,13 +274,15 @@ class Service:
         self._router.update(snapshot)
         if self._router.wan == wan:  # the way to a server may be another one all the same, over IPv6 above all
             self._network_changed()
-            self._spawn(self._tell_surroundings())
+            self._tasks.start(self._tell_surroundings())
         else:
             LOG.info(line("wan_changed", device=self._router.wan_device, address=self._router.wan_address or "none"))
-            self._spawn(self._wan_changed())
+            self._tasks.start(self._wan_changed())
         if self._router.lans != lans:
             LOG.info(line("lan_changed", lans=", ".join(f"{lan.device} {lan.interface}" for lan in self._router.lans)))
-            self._spawn(self._lans_changed())
+            self._tasks.start(self._lans_changed())
+        self._lifecycle.lans_changed()  # in any case: addresses that are not named any more keep hosts on a LAN, too
+        self._pinholes.lans_changed()
 
     def _shown_changed(self) -> None:
         """Something that control points are shown may be another."""
@@ -294,8 +298,6 @@ class Service:
             self._lifecycle.wan_changed()
 
     async def _lans_changed(self) -> None:
-        self._lifecycle.lans_changed()
-        self._pinholes.lans_changed()
         await self._tell_surroundings()
         if self._serving:
             await self._doors.open(self._router.lans)
@@ -307,6 +309,9 @@ class Service:
             self._dhcp_answers = self._dhcp.read()
             servers = servers_behind(self._upstreams, wan, self._router.wan6_devices, self._dhcp_answers)
             self._pcp.network_changed(wan.device, wan.address, servers)
+
+    def _peer_changed(self) -> None:
+        self._tasks.start(self._tell_surroundings())
 
     async def _tell_surroundings(self) -> None:
         """Which devices the ruleset is for, and whose packets to which port the router has to let in."""
@@ -326,7 +331,8 @@ class Service:
         while True:
             await asyncio.sleep(FLASH_SECONDS)
             if write := self._journal.writer():
-                await asyncio.to_thread(self._write, write)
+                self._writing = self._loop.run_in_executor(None, self._write, write)
+                await asyncio.shield(self._writing)
 
     async def _follow_ruleset(self) -> None:
         """Look when somebody else has changed the ruleset, and now and then."""
@@ -341,13 +347,13 @@ class Service:
         """All who depend on rules that others change look at them; ``changed_by``: a program that did, if one did."""
         await self._router_leg.audit(changed_by)
 
-    async def _follow_servers(self) -> None:
+    async def _follow_servers(self, pcp: PcpUpstream) -> None:
         """Notice what DHCP says of PCP servers, and try again while there was no way to one."""
         tried = self._loop.time()
         while True:
             await asyncio.sleep(DHCP_SECONDS)
-            now, nowhere = self._loop.time(), self._pcp is not None and self._pcp.peer is None
-            if self._dhcp.read() != self._dhcp_answers or (nowhere and now >= tried + NO_WAY_SECONDS):
+            now = self._loop.time()
+            if self._dhcp.read() != self._dhcp_answers or (pcp.peer is None and now >= tried + NO_WAY_SECONDS):
                 tried = now
                 self._network_changed()
                 await self._tell_surroundings()
@@ -358,16 +364,8 @@ class Service:
         except OSError as error:
             LOG.error(line("not_saved", directory=self._config.main.state_dir, error=error.strerror))
 
-    def _close_journal(self) -> None:
+    async def _close_journal(self) -> None:
+        if self._writing:  # goes on when who waits for it is cancelled; two writers would spoil the file
+            await asyncio.wait([self._writing])
         self._write(self._journal.save)
         self._journal.close()
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = self._loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()):
-            LOG.error(line("task_failed", error=repr(error)), exc_info=error)

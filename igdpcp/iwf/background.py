@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, Generic, TypeVar
 
-from igdpcp.errors import IgdpcpError
+from igdpcp.errors import Refusal, RulesetError
 from igdpcp.log import line
 
 LOG = logging.getLogger("igdpcp.iwf")
@@ -66,7 +66,7 @@ class Timers(Generic[K]):
 
 
 class Tasks:
-    """Work that goes on to its end; what it raises unforeseen is logged."""
+    """Work that goes on to its end; what it raises is logged, but for what was told where it was raised."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -91,5 +91,5 @@ class Tasks:
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()
-        if error and not isinstance(error, IgdpcpError):
+        if error and not isinstance(error, Refusal | RulesetError):
             LOG.error(line("task_failed", error=repr(error)), exc_info=error)

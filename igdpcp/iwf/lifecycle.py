@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -26,6 +25,7 @@ from igdpcp.errors import Reason, Refusal, RulesetError
 from igdpcp.iwf import translate
 from igdpcp.iwf.absences import Absences
 from igdpcp.iwf.background import Tasks
+from igdpcp.iwf.commits import Commits
 from igdpcp.iwf.deadlines import Deadlines
 from igdpcp.iwf.deletion import Deletions
 from igdpcp.iwf.interfaces import (
@@ -46,7 +46,7 @@ from igdpcp.iwf.router_leg import RouterLeg
 from igdpcp.iwf.table import MappingTable
 from igdpcp.iwf.upstream_leg import UpstreamLeg
 from igdpcp.iwf.waiters import Waiters
-from igdpcp.log import line
+from igdpcp.log import SparingLog, line
 from igdpcp.model import Activation, Grant, IPAddress, Mapping, MappingRequest, MappingState, Mode
 
 LOG = logging.getLogger("igdpcp.iwf")
@@ -87,14 +87,18 @@ class Lifecycle:
         self._tasks = Tasks()
         self._absences = Absences(policy.serves, self._client_gone)
         self._log = MappingLog()
-        self._losses: Counter[str] = Counter()  # how often a mapping's grant was lost
+        self._sparing = SparingLog(LOG)  # of what a carrier may change with every grant
         self._opens = True
         self._deletions = Deletions(
             main=main, table=table, upstream=upstream, router_leg=router_leg, upstream_leg=upstream_leg,
             journal=journal, reopen=self._reopen,
         )  # fmt: skip
+        self._commits = Commits(
+            tasks=self._tasks, table=table, router_leg=router_leg, in_force=self._in_force, refused=self._not_in_force
+        )
         self._refreshing = Refreshing(
-            table=table, router_leg=router_leg, upstream_leg=upstream_leg, keep=self._keep
+            table=table, router_leg=router_leg, upstream_leg=upstream_leg, keep=self._keep,
+            grant_of=self._commits.grant_of,
         )  # fmt: skip
         self._handlers: dict[type, Callable[[Any], None]] = {
             Granted: self._granted,
@@ -143,8 +147,7 @@ class Lifecycle:
 
     async def reveal(self, mapping: Mapping) -> Mapping:
         """The retry for a grant that came too late: put its rules in place; as ``open``."""
-        assert mapping.grant is not None
-        self._tasks.start(self._commit(mapping.id, mapping.grant))
+        self._commit_again(mapping)
         return await self.join(mapping.id)
 
     def _keep_for_retry(self, id: str) -> None:
@@ -171,8 +174,8 @@ class Lifecycle:
     def wan_changed(self) -> None:
         """The router's WAN device or address is another one: rewrite the rules of what is open, and ask from there."""
         for mapping in self._table:
-            if mapping.visible and mapping.grant:
-                self._tasks.start(self._commit(mapping.id, mapping.grant))
+            if mapping.visible:
+                self._commit_again(mapping)
             if mapping.state is not MappingState.ENDING:
                 self._upstream_leg.ask(mapping, urgent=False)
 
@@ -196,8 +199,7 @@ class Lifecycle:
         if mapping.grant.ends <= self._loop.time():
             mapping = replace(mapping, state=MappingState.RETRYING)
         self._table.restore(mapping)
-        self._journal.note(mapping)
-        self._timers.watch(mapping)
+        self._kept(mapping)
         self._upstream_leg.ask(mapping, urgent=False)
 
     # -- ending --------------------------------------------------------------------------------------------------
@@ -210,10 +212,7 @@ class Lifecycle:
                 self._timers.stop(mapping.id)
             else:
                 self.give_up(mapping)
-        refusals = await self._deletions.delete(shown) if shown else {}
-        for id in {mapping.id for mapping in shown} - refusals.keys():
-            self._losses.pop(id, None)
-        return refusals
+        return await self._deletions.delete(shown) if shown else {}
 
     async def closed(self, id: str) -> None:
         """Wait until a deletion on its way is decided."""
@@ -223,7 +222,6 @@ class Lifecycle:
         """Forget a mapping at once, and tell who waits for it why; rules and grant follow in the background."""
         self._waiters.refuse(mapping.id, why or Refusal(Reason.CANCELLED))
         self._timers.stop(mapping.id)
-        self._losses.pop(mapping.id, None)
         self._table.forget([mapping.id], self._loop.time())
         self._upstream_leg.give_back_unseen(mapping)
         self._tasks.start(self._router_leg.remove(mapping))
@@ -244,44 +242,43 @@ class Lifecycle:
             self.give_up(mapping, Refusal(Reason.NO_PORT, f"port {port} was granted, which is not permitted"))
         elif self._unseen(mapping):
             self._hide(mapping, event.grant)
-        elif mapping.state is MappingState.ACTIVE and mapping.grant and mapping.grant.leads_as(event.grant):
-            self._renewed(mapping, mapping.grant, event.grant)
+        elif self._only_for_longer(mapping, event.grant):
+            self._renewed(mapping, event.grant)
         else:
-            self._tasks.start(self._commit(event.id, event.grant))
+            self._commits.start(event.id, event.grant)
 
-    def _renewed(self, mapping: Mapping, before: Grant, grant: Grant) -> None:
+    def _only_for_longer(self, mapping: Mapping, grant: Grant) -> bool:
+        """Whether the rules are right as they stand; behind a grant that is on its way none is."""
+        if mapping.state is not MappingState.ACTIVE or mapping.id in self._commits:
+            return False
+        return mapping.grant is not None and mapping.grant.leads_as(grant)
+
+    def _renewed(self, mapping: Mapping, grant: Grant) -> None:
         """The same path for longer."""
+        assert mapping.grant is not None
         renewed = replace(mapping, grant=grant)
         self._table.update(renewed)
         self._journal.renewed(renewed)
         self._timers.watch(renewed)
-        self._router_leg.extend(mapping.id, before.ends)
+        self._router_leg.extend(mapping.id, mapping.grant.ends)
 
-    async def _commit(self, id: str, grant: Grant) -> None:
-        """Rules first, then the table, then the answer; a failure on the first grant gives it back."""
-        if (mapping := self._table.get(id)) is None or mapping.state is MappingState.ENDING:
-            return
-        losses = self._losses[id]
-        try:
-            await self._router_leg.put(mapping, grant)
-        except RulesetError as error:
-            self._not_in_force(id, grant, error)
-            return
-        if (mapping := self._table.get(id)) is None or mapping.state is MappingState.ENDING:
-            return  # whoever ended it has queued the removal behind our change
-        if self._losses[id] != losses:
-            return  # lost meanwhile, and its removal is queued as well
+    def _commit_again(self, mapping: Mapping) -> None:
+        if grant := self._commits.grant_of(mapping):
+            self._commits.start(mapping.id, grant)
+
+    def _in_force(self, mapping: Mapping, grant: Grant) -> None:
+        """The kernel has the rules: now the table, then the answer."""
         if self._unseen(mapping):
             self._hide(mapping, grant)
-            await self._router_leg.remove(mapping)
+            self._tasks.start(self._router_leg.remove(mapping))
             return
         self._activate(mapping, grant)
 
-    def _not_in_force(self, id: str, grant: Grant, error: RulesetError) -> None:
-        mapping = self._table.get(id)
-        if mapping and mapping.state is MappingState.ACTIVE:
+    def _not_in_force(self, mapping: Mapping, grant: Grant, error: RulesetError) -> None:
+        """A failure on the first grant gives it back."""
+        if mapping.state is MappingState.ACTIVE:
             self._activate(mapping, grant)  # what is granted is so; the router's leg is repaired by itself
-        elif mapping and mapping.state is not MappingState.ENDING:
+        else:
             self.give_up(mapping, Refusal(Reason.RULESET, str(error)))
 
     def _activate(self, mapping: Mapping, grant: Grant) -> None:
@@ -315,10 +312,11 @@ class Lifecycle:
         if (mapping := self._table.get(event.id)) is None or mapping.state is MappingState.ENDING:
             return
         result = translate.result_name(event.result)
-        self._waiters.refuse(event.id, Refusal(Reason.UPSTREAM, result, event.result))
+        refusal = Refusal(Reason.UPSTREAM, result, event.result)
         if mapping.state is MappingState.PLANNED:
-            self.give_up(mapping)
+            self.give_up(mapping, refusal)
             return
+        self._waiters.refuse(event.id, refusal)
         local = mapping.grant is not None and mapping.grant.upstream == Mode.LOCAL
         self._log.warn("grant_refused", mapping, result=result, local_only=int(local))
         if mapping.state is MappingState.ACTIVE and mapping.grant and mapping.grant.ends <= self._loop.time():
@@ -348,7 +346,7 @@ class Lifecycle:
 
     def _retry(self, mapping: Mapping) -> None:
         """Shown to nobody until it is granted again."""
-        self._losses[mapping.id] += 1
+        self._commits.void(mapping.id)
         self._keep(retrying := replace(mapping, state=MappingState.RETRYING))
         self._upstream_leg.ask(retrying)
         self._tasks.start(self._router_leg.remove(retrying))
@@ -359,11 +357,11 @@ class Lifecycle:
 
     def _state_changed(self, event: StateChanged) -> None:
         level = logging.WARNING if event.state is Activation.LOST else logging.INFO
-        LOG.log(level, line("upstream_state", upstream=self._upstream.name, state=event.state.value))
+        self._sparing.write(level, "upstream_state", None, upstream=self._upstream.name, state=event.state.value)
         self._changed()
 
     def _address_changed(self, event: AddressChanged) -> None:
-        LOG.info(line("external_address", address=event.address or "unknown"))
+        self._sparing.write(logging.INFO, "external_address", None, address=event.address or "unknown")
         self._changed()
 
     # -- small things --------------------------------------------------------------------------------------------
@@ -379,11 +377,16 @@ class Lifecycle:
 
     def _keep(self, mapping: Mapping) -> None:
         self._table.update(mapping)
+        self._kept(mapping)
+
+    def _kept(self, mapping: Mapping) -> None:
+        """The table has this version."""
         self._journal.note(mapping)
         self._timers.watch(mapping)
 
     def _unrenewed(self, id: str) -> None:
-        self._lost(Lost(id))
+        if id not in self._commits:  # else what comes into force has the next deadline
+            self._lost(Lost(id))
 
     def _lease_ended(self, id: str) -> None:
         if (mapping := self._table.get(id)) and mapping.state is not MappingState.ENDING:

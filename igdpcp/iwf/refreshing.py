@@ -16,15 +16,25 @@ from igdpcp.model import Grant, Mapping, MappingRequest, MappingState
 
 
 class Refreshing:
-    """The table changes at once, since more requests may follow in the same turn; ``keep`` stores a version."""
+    """The table changes at once, since more requests may follow in the same turn.
+
+    ``keep`` stores a version; ``grant_of`` says which grant a mapping has, or will have in a moment.
+    """
 
     def __init__(
-        self, *, table: MappingTable, router_leg: RouterLeg, upstream_leg: UpstreamLeg, keep: Callable[[Mapping], None]
+        self,
+        *,
+        table: MappingTable,
+        router_leg: RouterLeg,
+        upstream_leg: UpstreamLeg,
+        keep: Callable[[Mapping], None],
+        grant_of: Callable[[Mapping], Grant | None],
     ) -> None:
         self._table = table
         self._router_leg = router_leg
         self._upstream_leg = upstream_leg
         self._keep = keep
+        self._grant_of = grant_of
         self._loop = asyncio.get_running_loop()
         self._tasks = Tasks()
 
@@ -36,8 +46,9 @@ class Refreshing:
         """
         lease_ends = self._loop.time() + asked.lease if asked.lease else None
         self._want(refreshed := replace(mapping, request=asked, lease_ends=lease_ends))
-        if refreshed.visible and refreshed.grant and mapping.request.client != asked.client:
-            await asyncio.shield(self._tasks.start(self._redirect(refreshed, refreshed.grant, mapping)))
+        grant = self._grant_of(refreshed)
+        if refreshed.visible and grant and mapping.request.client != asked.client:
+            await asyncio.shield(self._tasks.start(self._redirect(refreshed, grant, mapping)))
         return refreshed
 
     async def stop(self) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from igdpcp.errors import RulesetError
 from igdpcp.iwf.background import Tasks
@@ -42,7 +42,7 @@ class RouterLeg:
         self._mappings = mappings
         self._pinholes = pinholes
         self._loop = asyncio.get_running_loop()
-        self._resync: asyncio.Task[None] | None = None
+        self._repairing = False  # a sync is to come
         self._underway: dict[str, Opening] = {}
         self._surroundings: Surroundings | None = None
         self._extensions: set[str] = set()
@@ -86,8 +86,10 @@ class RouterLeg:
             self._tasks.start(self._put_again(id))
 
     async def _put_again(self, id: str) -> None:
-        mapping = self._mappings.get(id)
-        if mapping and mapping.visible and mapping.grant:
+        """What the table says now; and again should that change meanwhile, by what was ahead of this in the queue."""
+        laid: Mapping | None = None
+        while (mapping := self._mappings.get(id)) is not laid and mapping and mapping.visible and mapping.grant:
+            laid = mapping
             await self.put(mapping, mapping.grant)
 
     def _stop_extending(self) -> None:
@@ -121,6 +123,7 @@ class RouterLeg:
         return await self._ruleset.pinhole_packets(pinhole.name)
 
     async def _remove(self, id: str) -> None:
+        self._underway.pop(id, None)  # the removal is behind it, and no sync may be behind that
         try:
             await self._ruleset.remove(id)
         except RulesetError as error:
@@ -139,15 +142,11 @@ class RouterLeg:
     async def sync(self) -> None:
         """Makes the kernel hold the rules of all that is open, what is on its way included, and none else."""
         failures = self._failures
-        openings: dict[str, AnyOpening] = {each.name: self._pinhole_opening(each) for each in self._pinholes}
-        if self._router.wan_address is not None:
-            granted = ((mapping, mapping.grant) for mapping in self._shown() if mapping.grant)
-            openings |= {mapping.id: self._opening(mapping, grant) for mapping, grant in granted}
-            openings |= self._underway
         try:
             if self.problem and self._surroundings:
                 await self._ruleset.surroundings(self._surroundings)
-            await self._ruleset.sync(list(openings.values()))
+            openings = self._openings()
+            await self._ruleset.sync(openings)
             if self.problem:
                 LOG.info(line("ruleset_repaired", openings=len(openings)))
             if failures == self._failures:
@@ -223,12 +222,16 @@ class RouterLeg:
     async def stop(self) -> None:
         """End the work in flight; the rules stay as they are."""
         self._stop_extending()
-        if self._resync:
-            self._resync.cancel()
         await self._tasks.stop()
 
-    def _shown(self) -> Iterator[Mapping]:
-        return (mapping for mapping in self._mappings if mapping.visible)
+    def _openings(self) -> list[AnyOpening]:
+        """What is open at this moment."""
+        openings: dict[str, AnyOpening] = {each.name: self._pinhole_opening(each) for each in self._pinholes}
+        if self._router.wan_address is not None:
+            shown = ((mapping, mapping.grant) for mapping in self._mappings if mapping.visible)
+            openings |= {mapping.id: self._opening(mapping, grant) for mapping, grant in shown if grant}
+            openings |= self._underway
+        return list(openings.values())
 
     def failed(self, error: RulesetError) -> None:
         """The kernel is not as it should be: it is put right soon."""
@@ -236,12 +239,13 @@ class RouterLeg:
         if self.problem != str(error):
             LOG.error(line("ruleset_failed", error=error, tried_again_in=f"{RESYNC_SECONDS:g}s"))
         self.problem = str(error)
-        if self._resync is None or self._resync.done():
-            self._resync = self._loop.create_task(self._sync_later())
+        if not self._repairing:
+            self._repairing = True
+            self._tasks.start(self._sync_later())
 
     async def _sync_later(self) -> None:
         await asyncio.sleep(RESYNC_SECONDS)
-        self._resync = None
+        self._repairing = False
         if self.problem:
             await self.sync()
 

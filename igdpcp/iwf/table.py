@@ -47,6 +47,7 @@ class MappingTable:
         self._listed: list[str] = []
         self._held: Counter[IPv4Address] = Counter()
         self._externals: Counter[IPv4Address] = Counter()
+        self._outlets: dict[IPAddress, IPv4Address] | None = None  # of each client; made when somebody asks
         self._resting: dict[tuple[Protocol, int], tuple[float, Endpoint]] = {}
         self._serial = 0
         self.system_update_id = 0
@@ -95,11 +96,13 @@ class MappingTable:
         """Where the youngest listed mapping of this client comes out; ``usual`` where it has none."""
         if self._externals.keys() <= {usual}:
             return usual
-        for id in reversed(self._listed):
-            mapping = self._mappings[id]
-            if mapping.request.client.address == client and (external := _shown_external(mapping)):
-                return external
-        return usual
+        if self._outlets is None:
+            self._outlets = {
+                mapping.request.client.address: external
+                for mapping in self.listing()
+                if (external := _shown_external(mapping))
+            }
+        return self._outlets.get(client, usual)
 
     def held_by(self, client: IPv4Address) -> int:
         """How many mappings lead to this client, those not granted yet included."""
@@ -223,6 +226,7 @@ class MappingTable:
         self._held[mapping.request.client.address] += 1
         if external := _shown_external(mapping):
             self._externals[external] += 1
+            self._outlets = None
 
     def _unindex(self, mapping: Mapping) -> None:
         if self._claims_external(mapping):
@@ -235,6 +239,7 @@ class MappingTable:
         if not self._held[address]:
             del self._held[address]
         if external := _shown_external(mapping):
+            self._outlets = None
             self._externals[external] -= 1
             if not self._externals[external]:
                 del self._externals[external]

@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import logging
 import re
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ from igdpcp.log import line
 LOG = logging.getLogger("igdpcp.net")
 DIGITS_LIMIT = 8192  # of one file: a DHCPv4 option has 510 at most, all options of a DHCPv6 answer some hundreds
 FILES_LIMIT = 32
+_PASSES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _NAME = re.compile(r"dhcp([46])\.(?!.*\.new$)(.+)")  # a file with .new behind it is being written
 _OCTETS = re.compile(rf"(?:[0-9a-f]{{2}}){{1,{DIGITS_LIMIT // 2}}}")
 
@@ -38,25 +41,26 @@ class DhcpAnswers:
         self._answers: tuple[DhcpAnswer, ...] = ()
 
     def read(self) -> tuple[DhcpAnswer, ...]:
-        """Every answer that can be read, in the order of the files' names."""
-        try:
+        """Every answer that can be read, in the order of the files' names; the last ones where none can be now."""
+        with contextlib.suppress(OSError):
             changed = self._directory.stat().st_mtime_ns
-        except OSError:
-            return ()
-        if changed != self._seen:
-            self._seen = changed
-            found = sorted(path for path in self._directory.iterdir() if _NAME.fullmatch(path.name))
-            self._answers = tuple(answer for path in found[:FILES_LIMIT] if (answer := _read(path)))
+            if changed != self._seen:
+                found = sorted(path for path in self._directory.iterdir() if _NAME.fullmatch(path.name))
+                self._answers = tuple(answer for path in found[:FILES_LIMIT] if (answer := _read(path)))
+                self._seen = changed
         return self._answers
 
 
 def _read(path: Path) -> DhcpAnswer | None:
+    """None: the file is no answer. Raises OSError for what is not the file's fault."""
     name = _NAME.fullmatch(path.name)
     assert name is not None
     try:
         with path.open("rb") as file:
             text = file.read(DIGITS_LIMIT + 2).decode("ascii", "replace").strip()
     except OSError as error:
+        if error.errno in _PASSES:
+            raise
         LOG.warning(line("dhcp_unreadable", file=path, error=error.strerror))
         return None
     if not _OCTETS.fullmatch(text):

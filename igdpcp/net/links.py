@@ -222,8 +222,8 @@ class LinkWatcher:
             self._news.clear()
             try:
                 latest = await self._loop.run_in_executor(self._thread, read_links)
-            except OurFault as fault:
-                LOG.error(line("links_unknown", reason=fault))
+            except Exception as error:  # the watcher may not end: nothing would be noticed any more
+                LOG.error(line("links_unknown", reason=error), exc_info=not isinstance(error, OurFault))
                 self._loop.call_later(RETRY_SECONDS, self._news.set)
                 continue
             if latest == snapshot:
@@ -231,5 +231,5 @@ class LinkWatcher:
             snapshot = latest
             try:
                 self._on_change(latest)
-            except Exception:  # the watcher may not end: nothing would be noticed any more
+            except Exception:
                 LOG.exception(line("link_change_failed"))

@@ -25,6 +25,7 @@ class LocalUpstream:
         self._loop = asyncio.get_running_loop()
         self._requests: dict[str, UpstreamRequest] = {}
         self._renewals: dict[str, asyncio.TimerHandle] = {}
+        self._granted_from: IPv4Address | None = None
         self.up_since: float | None = None
 
     @property
@@ -69,11 +70,14 @@ class LocalUpstream:
             timer.cancel()
 
     def network_changed(self) -> None:
-        """The WAN address may be another one: what was granted is granted anew."""
-        self.up_since = self._loop.time() if self._router.wan_address else None
-        if self._router.wan_address:
-            for id in list(self._requests):
-                self._grant(id)
+        """The WAN address may be another one: then what was granted is granted anew."""
+        address = self._router.wan_address
+        if address == self._granted_from:
+            return
+        self._granted_from = address
+        self.up_since = self._loop.time() if address else None
+        for id in list(self._requests):
+            self._grant(id)
 
     def close(self) -> None:
         for timer in self._renewals.values():

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 
 from igdpcp.errors import Reason, Refusal
 from igdpcp.iwf import translate
-from igdpcp.model import Activation
+from igdpcp.model import Activation, Mapping
 from igdpcp.upnp.services import WAN_IP_CONNECTION
 from tests.support.hall import CARRIER, A, B, Hall, settle
 from tests.support.virtual_time import virtual
@@ -155,6 +156,31 @@ async def test_iwf_024_each_control_point_is_shown_the_address_of_its_own_mappin
     assert (await hall.soap("GetExternalIPAddress", A))["ExternalIPAddress"] == str(other)
     await hall.delete(8080, A)
     assert (await hall.soap("GetExternalIPAddress", A))["ExternalIPAddress"] == str(other)
+
+
+@virtual
+async def test_iwf_024_the_address_that_is_shown_is_that_of_the_youngest_mapping(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hall = Hall(tmp_path)
+    other = IPv4Address("62.0.0.2")
+    for port, address in ((8080, CARRIER), (8081, other), (8082, CARRIER)):
+        await hall.add(port, A)
+        hall.carrier.grant(max(hall.carrier.wanted), address=address)
+        await settle()
+    walks, listing = 0, hall.table.listing
+
+    def counted() -> Iterator[Mapping]:
+        nonlocal walks
+        walks += 1
+        return listing()
+
+    monkeypatch.setattr(hall.table, "listing", counted)
+    for host, shown in [(A, CARRIER), *((f"192.168.1.{n}", other) for n in range(100, 200))]:
+        assert hall.table.external_address_of(IPv4Address(host), other) == shown
+    assert walks == 1, "one for all who ask until something changes"
+    await hall.delete(8082)
+    assert hall.table.external_address_of(IPv4Address(A), CARRIER) == other
 
 
 @virtual

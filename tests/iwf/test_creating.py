@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from igdpcp.config import PermissionConfig
-from igdpcp.iwf.router_leg import EXTEND_SECONDS
-from igdpcp.model import Activation, Endpoint, MappingState, Mode, Protocol
+from igdpcp.iwf.router_leg import EXTEND_SECONDS, RESYNC_SECONDS
+from igdpcp.model import Activation, Endpoint, MappingState, Mode, Protocol, Surroundings
 from tests.support.hall import A6, CARRIER, WAN, A, B, Hall, settle
 from tests.support.virtual_time import virtual
 
@@ -253,6 +253,23 @@ async def test_a_carrier_that_authorises_nothing_is_asked_twice_and_no_more(tmp_
     assert len(hall.carrier.asked) == 2
     await settle()
     assert len(hall.table) == 0
+
+
+@virtual
+async def test_without_nat_a_carrier_that_refuses_the_host_is_asked_once(tmp_path: Path) -> None:
+    hall = Hall(tmp_path, routed=True)
+    hall.carrier.refuses(2)
+    assert (await hall.add(8080, version=2)).code == 606
+    assert len(hall.carrier.asked) == 1
+
+
+@virtual
+async def test_without_nat_a_port_that_cannot_be_had_is_not_asked_for_twice(tmp_path: Path) -> None:
+    hall = Hall(tmp_path, routed=True)
+    await hall.add(8080, B)
+    hall.carrier.answer = lambda request: hall.carrier.grant(request.id, port=8080)
+    assert (await hall.add(9000, A, any_port=True)).code == 728
+    assert len(hall.carrier.asked) == 2
 
 
 @virtual
@@ -551,6 +568,65 @@ async def test_a_repair_of_the_ruleset_keeps_the_rules_of_what_is_on_its_way(tmp
     assert (await hall.add(8081)).code == 0
     await asyncio.sleep(5)
     assert [rule.external.port for rule in hall.ruleset.rules.values()] == [8081]
+
+
+@virtual
+async def test_a_repair_of_the_ruleset_keeps_what_is_opened_while_it_begins(tmp_path: Path) -> None:
+    hall = Hall(tmp_path)
+    await hall.leg.surround(Surroundings(frozenset(["wan0"]), frozenset(["br-lan"]), frozenset()))
+    hall.ruleset.fails = 1
+    await hall.add(8080)
+    await asyncio.sleep(RESYNC_SECONDS - 0.5)
+    hall.ruleset.slow = 1.0
+    await asyncio.sleep(1)
+    assert (await hall.add(8081)).code == 0
+    await asyncio.sleep(5)
+    assert [rule.external.port for rule in hall.ruleset.rules.values()] == [8081]
+
+
+@virtual
+async def test_a_repair_of_the_ruleset_brings_nothing_back_that_was_deleted_on_its_way(tmp_path: Path) -> None:
+    hall = Hall(tmp_path)
+    hall.ruleset.slow = 1.0
+    adding = asyncio.ensure_future(hall.add(8080))
+    await asyncio.sleep(0.1)
+    assert (await hall.delete(8080)).code == 0
+    await settle()
+    await hall.leg.sync()
+    assert ((await adding).code, hall.ruleset.rules) == (501, {})
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_repair_of_the_ruleset_brings_back_what_was_lost_on_its_way_only_if_it_is_granted_again(
+    tmp_path: Path, again: bool
+) -> None:
+    @virtual
+    async def run() -> None:
+        hall = Hall(tmp_path)
+        await hall.add(8080, LeaseDuration=0)
+        hall.ruleset.slow, hall.carrier.silent = 1.0, True
+        hall.carrier.grant(hall.only.id, address=IPv4Address("62.0.0.9"))
+        await settle()
+        hall.carrier.lose(hall.only.id)
+        if again:
+            hall.carrier.grant(hall.only.id)
+        await settle()
+        await hall.leg.sync()
+        assert len(hall.ruleset.rules) == len(await hall.listed()) == int(again)
+
+    run()
+
+
+@virtual
+async def test_a_stop_ends_the_repair_of_the_ruleset(tmp_path: Path) -> None:
+    hall = Hall(tmp_path)
+    hall.ruleset.fails = 1
+    await hall.add(8080)
+    hall.ruleset.slow = 1.0
+    await asyncio.sleep(RESYNC_SECONDS + 0.5)
+    await hall.leg.stop()
+    await asyncio.sleep(5)
+    assert hall.leg.problem
 
 
 @virtual

@@ -30,6 +30,18 @@ async def test_a_lease_ends_also_where_nothing_came_of_the_end_of_its_grant() ->
 
 
 @virtual
+async def test_a_grant_that_ends_within_a_second_of_its_lease_ends_with_it() -> None:
+    told = list[tuple[str, float]]()
+    now = asyncio.get_running_loop().time
+    deadlines = Deadlines(
+        lease_ended=lambda _: told.append(("lease", now())), unrenewed=lambda _: told.append(("grant", now()))
+    )
+    deadlines.watch(replace(OPEN, grant=replace(GRANT, lifetime=19, ends=START + 19.5)))
+    await asyncio.sleep(30)
+    assert told == [("lease", START + 20)]
+
+
+@virtual
 async def test_a_later_version_of_a_mapping_has_the_only_timer() -> None:
     told = list[str]()
     deadlines = Deadlines(lease_ended=told.append, unrenewed=told.append)

@@ -11,7 +11,7 @@ import pytest
 
 from igdpcp.iwf.interfaces import Released
 from igdpcp.model import Activation, Endpoint, MappingState, Protocol
-from tests.support.hall import WAN, A, Hall, settle
+from tests.support.hall import CARRIER, WAN, A, Hall, settle
 from tests.support.virtual_time import virtual
 
 
@@ -405,3 +405,113 @@ async def test_the_router_alone_lets_go_of_what_the_carrier_has_taken_over(tmp_p
     hall.carrier.become(Activation.ACTIVE)
     await asyncio.sleep(4000)
     assert hall.only_rule.external.address != WAN
+
+
+@virtual
+async def test_a_renewal_outlives_a_change_of_the_ruleset_that_is_on_its_way(tmp_path: Path) -> None:
+    hall = Hall(tmp_path)
+    hall.carrier.longest = 600
+    await hall.add(8080)
+    await asyncio.sleep(300)
+    hall.ruleset.slow, hall.carrier.silent = 0.05, True
+    hall.lifecycle.wan_changed()
+    await asyncio.sleep(0.01)
+    hall.carrier.grant(hall.only.id)
+    await asyncio.sleep(1)
+    assert hall.only_rule.lifetime == 600
+    await asyncio.sleep(500)
+    assert await hall.ports() == [8080]
+    (stored,) = Hall(tmp_path).journal.load().mappings
+    assert (stored.grant, hall.only.grant and hall.only.grant.lifetime) == (hall.only.grant, 600)
+
+
+@virtual
+async def test_a_renewal_that_the_kernel_takes_after_the_old_end_is_no_loss(tmp_path: Path) -> None:
+    hall = Hall(tmp_path)
+    hall.carrier.longest = 600
+    await hall.add(8080)
+    await asyncio.sleep(599)
+    hall.ruleset.slow, hall.carrier.silent = 2, True
+    hall.carrier.grant(hall.only.id, address=IPv4Address("62.0.0.9"))
+    await asyncio.sleep(500)
+    assert await hall.ports() == [8080]
+
+
+@pytest.mark.parametrize("wan_changes", [False, True])
+def test_of_grants_that_follow_at_once_the_last_one_stays(tmp_path: Path, wan_changes: bool) -> None:
+    @virtual
+    async def run() -> None:
+        hall = Hall(tmp_path)
+        await hall.add(8080)
+        hall.ruleset.slow, hall.carrier.silent = 0.05, True
+        other = IPv4Address("62.0.0.9")
+        for address in (other, CARRIER) if not wan_changes else (CARRIER, other):
+            hall.carrier.grant(hall.only.id, address=address)
+            await asyncio.sleep(0.01)
+        if wan_changes:
+            hall.lifecycle.wan_changed()
+        await asyncio.sleep(5)
+        assert hall.only.grant
+        assert (
+            hall.only.grant.external.address == hall.only_rule.external.address == (other if wan_changes else CARRIER)
+        )
+
+    run()
+
+
+@virtual
+async def test_a_wan_that_goes_while_the_kernel_is_slow_leaves_the_last_grant(tmp_path: Path) -> None:
+    hall = Hall(tmp_path)
+    await hall.add(8080)
+    other = IPv4Address("62.0.0.9")
+    hall.ruleset.slow, hall.carrier.silent = 0.05, True
+    hall.carrier.grant(hall.only.id, address=IPv4Address("62.0.0.8"))
+    await asyncio.sleep(0.01)
+    hall.router.wan_address = None
+    hall.carrier.grant(hall.only.id, address=other)
+    await asyncio.sleep(1)
+    assert hall.only.grant
+    assert hall.only.grant.external.address == other
+
+
+@virtual
+async def test_rules_that_are_laid_again_for_longer_are_those_of_the_last_grant(tmp_path: Path) -> None:
+    hall = Hall(tmp_path)
+    await hall.add(8080)
+    hall.carrier.grant(hall.only.id)
+    await asyncio.sleep(1.99)
+    hall.ruleset.slow = 0.05
+    other = IPv4Address("62.0.0.9")
+    hall.carrier.grant(hall.only.id, address=other)
+    await asyncio.sleep(5)
+    assert hall.only_rule.external.address == other
+
+
+@virtual
+async def test_a_mapping_that_is_lost_before_its_rules_are_laid_again_gets_none(tmp_path: Path) -> None:
+    hall = Hall(tmp_path)
+    await hall.add(8080, LeaseDuration=0)
+    hall.carrier.grant(hall.only.id)
+    await settle()
+    hall.carrier.silent = True
+    hall.carrier.lose(hall.only.id)
+    await asyncio.sleep(5)
+    assert (hall.only.state, hall.ruleset.rules) == (MappingState.RETRYING, {})
+
+
+@pytest.mark.parametrize("soon", [0, 1], ids=["the first", "the second"])
+def test_of_two_renewals_the_one_whose_rules_end_soon_decides_when_they_are_laid(tmp_path: Path, soon: int) -> None:
+    @virtual
+    async def run() -> None:
+        hall = Hall(tmp_path)
+        for each in range(2):
+            hall.carrier.longest = 2 if each == soon else 600
+            await hall.add(8080 + each, LeaseDuration=0)
+        await asyncio.sleep(1)
+        for mapping in hall.table:
+            hall.carrier.grant(mapping.id, lifetime=600)
+            await settle()
+        await asyncio.sleep(0.6)
+        assert [round(rule.lifetime, -1) for rule in hall.ruleset.rules.values()] == [600, 600]
+
+    run()

@@ -6,12 +6,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterator
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
 
 from igdpcp.iwf.mapping_log import WARNINGS_BURST
 from igdpcp.log import LINES_BURST, RecentTroubles
+from igdpcp.model import Activation
 from igdpcp.pcp.message import ResultCode
 from tests.support.hall import A, B, Hall, settle
 from tests.support.virtual_time import virtual
@@ -63,6 +65,21 @@ async def test_leases_that_end_and_grants_that_come_too_late_are_told_sparingly(
     assert len(hall.table) == 0
     for event in ("lease_ended", "late_grant_given_back"):
         assert LINES_BURST <= lines(caplog, event) <= LINES_BURST + SOME
+
+
+@virtual
+async def test_a_carrier_that_changes_its_address_or_state_all_the_time_writes_few_lines(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    hall = Hall(tmp_path)
+    for n in range(MANY):
+        hall.carrier.move(IPv4Address(f"62.0.0.{n}"))
+        hall.carrier.become(Activation.ACTIVE if n % 2 else Activation.LOST)
+    await settle()
+    for event in ("external_address", "upstream_state"):
+        assert LINES_BURST <= lines(caplog, event) <= LINES_BURST + SOME
+    assert hall.changes == 2 * MANY
 
 
 @virtual

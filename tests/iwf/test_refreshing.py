@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
@@ -99,3 +100,32 @@ async def test_a_port_that_the_kernel_refuses_leaves_lease_and_port_as_they_were
     assert await hall.listed() == []
     hall.kill()
     assert Hall(tmp_path).journal.load().mappings == ()
+
+
+@virtual
+async def test_a_control_point_that_hangs_up_while_its_rules_are_led_elsewhere_leaves_them_as_they_are_listed(
+    tmp_path: Path,
+) -> None:
+    hall = Hall(tmp_path)
+    await hall.add(8080)
+    hall.ruleset.slow, hall.ruleset.fails = 0.5, 1
+    leading = asyncio.ensure_future(hall.add(8080, InternalPort=9000))
+    await asyncio.sleep(0.1)
+    leading.cancel()
+    await asyncio.sleep(1)
+    assert (hall.only.request.client.port, hall.only_rule.client.port) == (8000, 8000)
+
+
+@virtual
+async def test_rules_that_are_led_elsewhere_are_those_of_the_grant_that_is_on_its_way(tmp_path: Path) -> None:
+    hall = Hall(tmp_path)
+    await hall.add(8080)
+    other = IPv4Address("62.0.0.9")
+    hall.ruleset.slow, hall.carrier.silent = 0.05, True
+    hall.carrier.grant(hall.only.id, address=other)
+    await asyncio.sleep(0.01)
+    assert (await hall.add(8080, InternalPort=9000)).code == 0
+    await settle()
+    assert (hall.only_rule.client.port, hall.only_rule.external.address) == (9000, other)
+    assert hall.only.grant
+    assert hall.only.grant.external.address == other

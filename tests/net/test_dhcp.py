@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -44,6 +45,33 @@ def test_a_file_that_comes_changes_or_goes_is_noticed(tmp_path: Path) -> None:
 
 def test_there_may_be_no_directory_yet(tmp_path: Path) -> None:
     assert DhcpAnswers(tmp_path / "run").read() == ()
+
+
+@pytest.mark.parametrize("failing", ["stat", "iterdir", "open"])
+def test_what_cannot_be_read_for_a_moment_is_read_later_and_known_meanwhile(
+    tmp_path: Path, failing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = DhcpAnswers(tmp_path)
+    _replace(tmp_path / "dhcp4.wan", "01", 1)
+    assert [answer.octets for answer in answers.read()] == [b"\1"]
+    _replace(tmp_path / "dhcp4.wan", "02", 2)
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, failing, fail)
+        assert [answer.octets for answer in answers.read()] == [b"\1"]
+    assert [answer.octets for answer in answers.read()] == [b"\2"]
+
+
+def test_a_file_that_cannot_be_opened_costs_no_other_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "dhcp4.eth0").mkdir()
+    (tmp_path / "dhcp4.wan").write_text("01")
+    answers = DhcpAnswers(tmp_path)
+    for _ in range(2):
+        assert [answer.device for answer in answers.read()] == ["wan"]
+    assert caplog.text.count("event=dhcp_unreadable") == 1
 
 
 def test_of_very_many_files_only_some_are_read(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from igdpcp.iwf.table import REST_SECONDS, SYSTEM_UPDATE_IDS, MappingTable
 from igdpcp.model import Endpoint, Grant, Mapping, MappingRequest, MappingState, Mode, Owner, Protocol, Requester
 
 HOSTS = [IPv4Address(f"192.168.1.{n}") for n in (50, 60, 70)]
+CARRIERS = [IPv4Address(f"62.0.0.{n}") for n in (1, 2)]
 PORTS = st.sampled_from([8080, 8081, 8082, 9000])
 SHOWN = (MappingState.ACTIVE, MappingState.ENDING)
 
@@ -55,13 +56,13 @@ class Histories(RuleBasedStateMachine):
         assert mapping.wan_port not in self.used or mode is Mode.ROUTED
         return mapping.id
 
-    @rule(id=ids, port=PORTS, state=st.sampled_from(MappingState))
-    def grant(self, id: str, port: int, state: MappingState) -> None:
+    @rule(id=ids, port=PORTS, state=st.sampled_from(MappingState), address=st.sampled_from(CARRIERS))
+    def grant(self, id: str, port: int, state: MappingState, address: IPv4Address) -> None:
         mapping = self.table.get(id)
         if mapping is None:
             return
         external = port if mapping.request.any_port else mapping.external_port
-        grant = Grant("pcp", mapping.request.client, Endpoint(IPv4Address("62.0.0.1"), external), 600, self.now + 600)
+        grant = Grant("pcp", mapping.request.client, Endpoint(address, external), 600, self.now + 600)
         try:
             self.table.update(replace(mapping, state=state, grant=grant, external_port=external))
         except Refusal:
@@ -123,6 +124,14 @@ class Histories(RuleBasedStateMachine):
     def each_host_holds_what_leads_to_it(self) -> None:
         for host in HOSTS:
             assert self.table.held_by(host) == sum(m.request.client.address == host for m in self.table)
+
+    @invariant()
+    def each_host_comes_out_where_its_youngest_mapping_does(self) -> None:
+        usual = CARRIERS[0]
+        for host in HOSTS:
+            own = [each.grant for each in self.table.listing() if each.request.client.address == host]
+            addresses = [usual] + [grant.external.address for grant in own if grant]
+            assert self.table.external_address_of(host, usual) == addresses[-1]
 
     @invariant()
     def the_update_id_grows_with_each_change_that_is_shown(self) -> None:

@@ -137,6 +137,7 @@ class FakeRuleset:
 
     async def surroundings(self, surroundings: Surroundings) -> None:
         """Everywhere."""
+        await self._change(lambda: None)
 
     async def _change(self, change: Callable[[], object]) -> None:
         async with self._turn:

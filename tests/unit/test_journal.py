@@ -160,6 +160,34 @@ def test_flash_is_written_only_for_what_lasts(tmp_path: Path) -> None:
     assert (tmp_path / "state" / "mappings").stat().st_ino != before
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        replace(OPEN, state=MappingState.ENDING),
+        replace(OPEN, mode=Mode.ROUTED),
+        replace(OPEN, external_port=9000),
+        replace(OPEN, wan_port=9000),
+        *(
+            replace(OPEN, request=replace(REQUEST, **change))
+            for change in (
+                {"protocol": Protocol.TCP},
+                {"external_port": 9000},
+                {"client": Endpoint(REQUEST.client.address, 81)},
+                {"remote_host": None},
+                {"any_port": False},
+            )
+        ),
+    ],
+)
+def test_what_is_needed_to_adopt_or_give_back_an_entry_is_worth_a_flash_write(tmp_path: Path, changed: Mapping) -> None:
+    written = _journal(tmp_path)
+    written.record(OPEN)
+    written.save()
+    written.gone(OPEN.id)
+    written.record(replace(changed, id="00000002", serial=2))
+    assert written.dirty
+
+
 def test_words_and_leases_that_lan_hosts_change_are_not_worth_a_flash_write(tmp_path: Path) -> None:
     written = _journal(tmp_path)
     written.record(OPEN)

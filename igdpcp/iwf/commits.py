@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Grants on their way into force: the kernel has the rules before the table says so.
+
+More than one grant of a mapping may be on its way, and what is waited for need not end in the order in which it began.
+So only the latest one counts when its rules are there; the others were for the kernel alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from igdpcp.errors import RulesetError
+from igdpcp.iwf.background import Tasks
+from igdpcp.iwf.router_leg import RouterLeg
+from igdpcp.iwf.table import MappingTable
+from igdpcp.model import Grant, Mapping, MappingState
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Commit:
+    """One of its own each time: the same grant may be brought into force again."""
+
+    grant: Grant
+
+
+class Commits:
+    """``id in commits``: a grant of that mapping is on its way.
+
+    ``in_force`` is called with the latest version of the mapping when the kernel has the grant's rules, ``refused``
+    when it has none of them; neither for what has ended meanwhile, whose rules are removed behind this change.
+    """
+
+    def __init__(
+        self,
+        *,
+        tasks: Tasks,
+        table: MappingTable,
+        router_leg: RouterLeg,
+        in_force: Callable[[Mapping, Grant], None],
+        refused: Callable[[Mapping, Grant, RulesetError], None],
+    ) -> None:
+        self._tasks = tasks
+        self._table = table
+        self._router_leg = router_leg
+        self._in_force = in_force
+        self._refused = refused
+        self._latest: dict[str, _Commit] = {}
+
+    def __contains__(self, id: str) -> bool:
+        return id in self._latest
+
+    def grant_of(self, mapping: Mapping) -> Grant | None:
+        """The grant that is on its way into force, else the one that the mapping has."""
+        commit = self._latest.get(mapping.id)
+        return commit.grant if commit else mapping.grant
+
+    def start(self, id: str, grant: Grant) -> None:
+        """Bring this grant into force, in the place of any that is on its way."""
+        commit = self._latest[id] = _Commit(grant)
+        self._tasks.start(self._carry(id, commit))
+
+    def void(self, id: str) -> None:
+        """What is on its way has been lost; whoever says so has the rules removed behind it."""
+        self._latest.pop(id, None)
+
+    async def _carry(self, id: str, commit: _Commit) -> None:
+        try:
+            if (mapping := self._wanted(id, commit)) is None:
+                return
+            try:
+                await self._router_leg.put(mapping, commit.grant)
+            except RulesetError as error:
+                if mapping := self._wanted(id, commit):
+                    self._refused(mapping, commit.grant, error)
+                return
+            if mapping := self._wanted(id, commit):
+                self._in_force(mapping, commit.grant)
+        finally:
+            if self._latest.get(id) is commit:
+                del self._latest[id]
+
+    def _wanted(self, id: str, commit: _Commit) -> Mapping | None:
+        """The mapping, while it is to be open by this grant."""
+        mapping = self._table.get(id)
+        if mapping is None or mapping.state is MappingState.ENDING or self._latest.get(id) is not commit:
+            return None
+        return mapping
