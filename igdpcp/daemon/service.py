@@ -317,6 +317,7 @@ class Service:
                 lan_devices=frozenset(lan.device for lan in self._router.lans),
                 pcp_peers=frozenset([peer] if peer else []),
                 wan6_devices=self._router.wan6_devices,
+                blocks_lan_pcp=self._config.main.block_lan_pcp,
             )
         )
 
