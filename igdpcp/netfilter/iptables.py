@@ -12,7 +12,7 @@ import errno
 import importlib.util
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -236,19 +236,21 @@ def _static(edit: Edit, part: _Static) -> None:
 
 
 def _everything(edit: Edit, part: _Static, wanted: Iterable[Rule]) -> None:
-    _clear(edit, keep=rules.CHAINS[part.table])
+    _clear(edit, part, keep=rules.CHAINS[part.table])
     _static(edit, part)
     _replace(edit, [], wanted)
 
 
 def _nothing(edit: Edit, part: _Static) -> None:
-    for jump in part.jumps:
-        while edit.delete(jump):
-            pass
-    _clear(edit, keep=())
+    _clear(edit, part, keep=())
 
 
-def _clear(edit: Edit, keep: Iterable[str]) -> None:
+def _clear(edit: Edit, part: _Static, keep: Collection[str]) -> None:
+    """Our chains without any rule, and none but those to keep; another release may have had others and led to them."""
+    for chain in rules.BUILT_IN[part.table]:
+        for target in edit.targets(chain):
+            if target.startswith(rules.PREFIX) and target not in keep:
+                edit.delete(Rule(part.table, chain, target, ipv6=part.ipv6))
     chains = edit.own_chains()
     for chain in chains:
         edit.flush(chain)

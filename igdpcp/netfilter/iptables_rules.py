@@ -92,6 +92,7 @@ JUMPS = (  # the administrator's redirects win, and so do his bans
     Rule("filter", "INPUT", IN, first=True, ipv6=True),
 )
 
+BUILT_IN = {"nat": ("PREROUTING", "INPUT", "OUTPUT", "POSTROUTING"), "filter": ("INPUT", "FORWARD", "OUTPUT")}
 CHAINS = {"nat": (DST, LOOP, ALIAS, REACH, SRC, SENDER), "filter": (FWD, IN, GUARD)}
 STATIC_CHAINS = {"nat": (DST, SRC), "filter": (IN, GUARD)}  # hold nothing of a mapping
 
