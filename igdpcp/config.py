@@ -26,7 +26,7 @@ class MainConfig:
 
     enabled: bool = False
     backend: str = "auto"  # auto | nftables | iptables
-    nft_table: str = "auto"  # auto | fw4 | NAME: fw4's own table, or an own one of that name
+    nft_table: str = "auto"  # auto | fw4 | NAME: of our own table, or of one that includes our objects
     http_port: int = 5000
     igd_version: str = "auto"  # auto | 1 | 2
     friendly_name: str = "igdpcp"
