@@ -163,7 +163,6 @@ _ACCEPTING_HOOKS = {
 
 
 FORWARD_JUMP = f"{PREFIX}fwd"  # the chain to which a forward chain has to jump that shall accept our packets
-OWN_TABLE_MARK = f"{PREFIX}fwd_hook"  # the chain that nobody has but a table that was made here
 
 # The names of everything that is made of this file, wherever it is
 NAMES = frozenset(

@@ -2,7 +2,7 @@
 """What stands in the inet table that we use: whose it is, whether our part of it works, what other releases left.
 
 Objects of another generation (``layout.PREFIX``) hold mappings that nobody here knows of, and would go on translating
-while the drop-ins that they belong to are loaded.
+while the drop-ins that they belong to are loaded. So would a table that was ours before another was chosen.
 """
 
 from __future__ import annotations
@@ -15,16 +15,21 @@ from igdpcp.netfilter.libnftables import Nft
 
 INCLUDE_FILE = "/usr/share/igdpcp/table.nft"  # where the package puts ``layout.include``
 _GENERATION = re.compile(rf"{layout.ANY_GENERATION}[0-9]+_")
+_OWN_TABLE_MARK = re.compile(rf"{_GENERATION.pattern}fwd_hook")  # a chain that nobody has but a table that we made
 _ELEMENTS = ("set", "map")  # the kinds that have some
 
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """The named objects of one table, as pairs of kind and name, and the chains that hold rules."""
+    """The named objects of one table, as pairs of kind and name, and the chains that hold rules.
+
+    ``abandoned``: other tables that are ours alone.
+    """
 
     table: str
     objects: list[tuple[str, str]] = field(default_factory=list)
     filled: set[str] = field(default_factory=set)
+    abandoned: list[str] = field(default_factory=list)
 
     @property
     def complete(self) -> bool:
@@ -40,8 +45,12 @@ class Survey:
     @property
     def is_administrators(self) -> bool:
         """Whether somebody else made the table and included our objects in it."""
-        made_here = ("chain", layout.OWN_TABLE_MARK) in self.objects
-        return self.stranger is not None and self.complete and not made_here
+        return self.stranger is not None and self.complete and not self.made_here
+
+    @property
+    def made_here(self) -> bool:
+        """Whether this or another release made the table."""
+        return any(_OWN_TABLE_MARK.fullmatch(name) for _, name in self.objects)
 
     def clearance(self, *, ours: bool) -> str:
         """Commands that take away what another generation left. ``ours``: no rule of the table is kept anyway.
@@ -61,13 +70,16 @@ def survey(nft: Nft, table: str) -> Survey:
 
     Raises RulesetError.
     """
-    found = Survey(table)
+    tables: dict[str, Survey] = {table: Survey(table)}
     for entry in nft.query("list ruleset", elements=False):
         for kind, one in entry.items():
-            if (one.get("family"), one.get("table")) != ("inet", table):
+            if one.get("family") != "inet" or "table" not in one:
                 continue
+            found = tables.setdefault(one["table"], Survey(one["table"]))
             if kind == "rule":
                 found.filled.add(one["chain"])
             elif "name" in one:
                 found.objects.append((kind, one["name"]))
-    return found
+    wanted = tables.pop(table)
+    wanted.abandoned.extend(other.table for other in tables.values() if other.made_here and not other.stranger)
+    return wanted

@@ -95,15 +95,17 @@ class NftablesBackend:
         """Rewrite everything, one transaction for each set or map: packets see its old elements or the new ones.
 
         One for all of them would be ten times as large, and it is memory that a router is short of. What elements have
-        counted is kept.
+        counted is kept. A table that we used before this one goes then.
         """
-        self._lay(self._surroundings_script())
+        abandoned = self._lay(self._surroundings_script()).abandoned
         keys = by_object(facts)
         for kind, names in (("map", layout.MAPS), ("set", layout.SETS), ("set", layout.COUNTED_SETS)):
             for name in names:
                 counted = self._counts(name) if name in layout.COUNTED_SETS else {}
                 held = ((key, timed(key, facts[key], now, counted)) for key in keys.get(name, ()))
                 self._run(self._flush(kind, name) + self._elements("add", held))
+        for table in abandoned:
+            self._run(_deletion(table))
 
     def release(self) -> None:
         """Empty our sets and maps in a firewall's table, or delete the own table; nothing to do when they are gone."""
@@ -204,10 +206,10 @@ class NftablesBackend:
             )
         return self._shared
 
-    def _lay(self, surroundings: str, *, keep: bool = False) -> None:
+    def _lay(self, surroundings: str, *, keep: bool = False) -> Survey:
         """Bring everything there that mappings do not change; an own table may have been flushed away.
 
-        ``surroundings``: the commands that fill their sets. ``keep``: the elements must stay.
+        ``surroundings``: the commands that fill their sets. ``keep``: the elements must stay. Returns what was found.
         """
         survey = self._survey()
         if self._is_shared(survey):
@@ -215,7 +217,7 @@ class NftablesBackend:
                 raise RulesetError(self._missing())
             if script := survey.clearance(ours=False) + surroundings:
                 self._run(script)
-            return
+            return survey
         try:
             self._run(layout.own_table(self._table, survey.clearance(ours=True)) + surroundings)
         except RulesetError:
@@ -223,6 +225,7 @@ class NftablesBackend:
                 raise
             # An object of ours with another type, left by a half-done upgrade, goes with what refers to it only.
             self._run(_deletion(self._table) + layout.own_table(self._table) + surroundings)
+        return survey
 
     def _guard(self) -> str:
         """Commands that change nothing, and fail where the sets of the surroundings are empty or gone."""

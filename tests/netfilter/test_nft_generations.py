@@ -139,6 +139,25 @@ def test_what_the_user_named_like_us_stays(router: str) -> None:
     assert "192.0.2.1" in command("nft", "list", "set", "inet", "igdpcp", "igdpcp_friends", namespace=router)
 
 
+@pytest.mark.parametrize("earlier", [layout.own_table("igdpcp"), old_release(layout.own_table("mine"))])
+def test_a_table_that_was_ours_before_another_was_chosen_goes(router: str, earlier: str) -> None:
+    firewalls.load_nft(router, firewalls.fw4())
+    made(router, "fw4").vanish()
+    fresh = listed(router)
+    nft(router, earlier)
+    assert listed(router) != fresh
+    made(router, "fw4").vanish()
+    assert listed(router) == fresh
+
+
+def test_an_own_table_in_which_somebody_made_chains_stays_when_another_is_chosen(router: str) -> None:
+    made(router, "igdpcp").vanish()
+    nft(router, "add chain inet igdpcp mine")
+    before = listed(router)
+    made(router, "other").vanish()
+    assert listed(router).startswith(before)
+
+
 def test_what_old_drop_ins_left_in_fw4s_table_goes_once_they_are_not_loaded_any_more(router: str) -> None:
     firewalls.load_nft(router, firewalls.fw4())
     made(router, "fw4").vanish()
