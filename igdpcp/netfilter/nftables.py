@@ -15,11 +15,10 @@ from typing import Any
 from igdpcp import option_values
 from igdpcp.errors import OurFault, RulesetError
 from igdpcp.model import Discrepancy, Surroundings
-from igdpcp.netfilter import foreign, layout, nft_table
+from igdpcp.netfilter import foreign, layout, nftables_table
 from igdpcp.netfilter.base import NOWHERE
 from igdpcp.netfilter.desired import Change, Fact, Key, Pinhole
 from igdpcp.netfilter.libnftables import Nft
-from igdpcp.netfilter.nft_table import Survey
 from igdpcp.netfilter.nftables_audit import compare, leads
 from igdpcp.netfilter.nftables_elements import (
     Counted,
@@ -32,6 +31,7 @@ from igdpcp.netfilter.nftables_elements import (
     timed,
 )
 from igdpcp.netfilter.nftables_netlink import Element, NftablesReader
+from igdpcp.netfilter.nftables_table import Survey
 
 COMPARE_TRIES = 5  # others' changes disturb a reading, and may make it differ
 
@@ -194,7 +194,7 @@ class NftablesBackend:
         return RulesetError(self._missing()) if self._shared and not self._survey().complete else error
 
     def _survey(self) -> Survey:
-        return nft_table.survey(self._context(), self._table)
+        return nftables_table.survey(self._context(), self._table)
 
     def _is_shared(self, survey: Survey) -> bool:
         """Whether our objects come with somebody's firewall; raises RulesetError when the table is not for us."""
@@ -202,7 +202,7 @@ class NftablesBackend:
         if survey.stranger and not self._shared:
             raise RulesetError(
                 f"table inet {self._table} belongs to somebody else: it has the {survey.stranger}; "
-                f"choose a name that no table has, or include {nft_table.INCLUDE_FILE} in it"
+                f"choose a name that no table has, or include {nftables_table.INCLUDE_FILE} in it"
             )
         return self._shared
 
@@ -256,7 +256,7 @@ class NftablesBackend:
     def _missing(self) -> str:
         lacking = f"table inet {self._table} has not all chains {layout.PREFIX}* with their rules"
         if self._table != layout.FW4_TABLE:
-            return f"firewall not active, or without its include of {nft_table.INCLUDE_FILE}: {lacking}"
+            return f"firewall not active, or without its include of {nftables_table.INCLUDE_FILE}: {lacking}"
         return (
             f"firewall not active, or its drop-ins not loaded: {lacking} "
             "(see 'fw4 check' and option auto_includes of /etc/config/firewall)"

@@ -12,7 +12,7 @@ import pytest
 
 from igdpcp.errors import OurFault, RulesetError
 from igdpcp.model import Endpoint, Mode, PcpPeer, Protocol
-from igdpcp.netfilter import layout, nft_table
+from igdpcp.netfilter import layout, nftables_table
 from igdpcp.netfilter.nftables import NftablesBackend
 from tests.netfilter import firewalls
 from tests.netfilter.topology import (
@@ -39,7 +39,7 @@ from tests.netfilter.topology import (
 
 pytestmark = pytest.mark.lab
 
-FILE = Path(__file__).parents[2] / "files" / nft_table.INCLUDE_FILE.removeprefix("/")
+FILE = Path(__file__).parents[2] / "files" / nftables_table.INCLUDE_FILE.removeprefix("/")
 JUMP_IN_FORWARD = "jump igdpcp1_fwd"
 TABLE = f"""\
 flush ruleset

@@ -181,11 +181,18 @@ def test_release_takes_what_another_generation_left_along(router: str) -> None:
     assert "4444" not in listed(router)
 
 
-def test_chains_without_rules_are_not_taken_for_drop_ins_that_work(router: str) -> None:
+def test_a_reload_that_leaves_the_drop_ins_out_is_noticed(router: str) -> None:
     firewalls.load_nft(router, firewalls.fw4())
-    firewalls.load_nft(router, firewalls.fw4(drop_ins=False))  # option auto_includes '0', and a reload
-    with pytest.raises(RulesetError, match="drop-ins not loaded"):
-        Instance(router, NftablesBackend("fw4"))
+    running = made(router, "fw4")
+    firewalls.load_nft(router, firewalls.fw4(drop_ins=False))  # option auto_includes '0': the chains stay, empty
+    assert not running.call(running.commits.intact)
+    for act in (running.sync, lambda: Instance(router, NftablesBackend("fw4"))):
+        with pytest.raises(RulesetError, match="drop-ins not loaded"):
+            act()
+    firewalls.load_nft(router, firewalls.fw4())
+    running.sync(opening())
+    assert running.call(running.commits.intact)
+    running.vanish()
 
 
 @pytest.fixture(scope="module")
