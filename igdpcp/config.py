@@ -26,7 +26,7 @@ class MainConfig:
 
     enabled: bool = False
     backend: str = "auto"  # auto | nftables | iptables
-    nft_table: str = "auto"  # auto | fw4 | NAME: fw4's own table, or an own one of that name
+    nft_table: str = "auto"  # auto | fw4 | NAME: of our own table, or of one that includes our objects
     http_port: int = 5000
     igd_version: str = "auto"  # auto | 1 | 2
     friendly_name: str = "igdpcp"
@@ -43,6 +43,7 @@ class MainConfig:
     max_mappings_per_host: int = 1000
     secure_mode: bool = True  # a host maps to itself only, and manages its own entries only
     private_list: bool = False  # a host sees its own entries only
+    block_lan_pcp: bool = False  # hosts behind the router cannot ask PCP servers on the WAN themselves
     max_pinholes: int = 256
     max_pinholes_per_host: int = 32
     max_connections: int = 128
@@ -142,6 +143,7 @@ _MAIN: Mapping[str, Reader] = {
     "max_mappings_per_host": _mappings,
     "secure_mode": option_values.boolean,
     "private_list": option_values.boolean,
+    "block_lan_pcp": option_values.boolean,
     "max_pinholes": _pinholes,
     "max_pinholes_per_host": _pinholes,
     "max_connections": _ceiling,

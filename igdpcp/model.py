@@ -269,3 +269,9 @@ class Surroundings:
     lan_devices: frozenset[str]
     pcp_peers: frozenset[PcpPeer]
     wan6_devices: frozenset[str] = frozenset()  # through which IPv6 packets of the internet come
+    blocks_lan_pcp: bool = False  # hosts behind the router may not speak to PCP servers on the WAN
+
+    @property
+    def shut_devices(self) -> frozenset[str]:
+        """The devices by which nothing that is forwarded may go to a PCP server."""
+        return self.wan_devices | self.wan6_devices if self.blocks_lan_pcp else frozenset()

@@ -116,7 +116,7 @@ async def _serve(path: str, settings: config.Config, troubles: log.RecentTrouble
         finally:
             life.cancel()
             await asyncio.gather(life, return_exceptions=True)
-            await service.stop(for_reload=latest is not None)
+            await service.stop(successor=latest)
         if latest is None:
             LOG.info(log.line("stopped"))
             return OK

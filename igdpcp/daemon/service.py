@@ -85,7 +85,7 @@ class Service:
         self._dhcp_answers: tuple[DhcpAnswer, ...] = ()
         self._serving = False
         self._ready = False
-        self._keep_rules = False
+        self._successor: Config | None = None
         self.released = asyncio.Event()
 
     async def start(self, serve: bool = True) -> None:
@@ -129,12 +129,13 @@ class Service:
         LOG.info(line("ready", version=__version__, mode=self._fallback.mode.value, backend=self._ruleset.name,
                       wan=self._router.wan_device, seconds=f"{self._loop.time() - self._started:.3f}"))  # fmt: skip
 
-    async def stop(self, *, for_reload: bool = False) -> None:
+    async def stop(self, *, successor: Config | None = None) -> None:
         """End everything but what is open: the kernel's rules, the carrier's grants and the journal stay.
 
-        iptables rules, which do not expire, stay only ``for_reload``.
+        ``successor``: what a reload goes on with. Without one, iptables rules go, which do not expire; and all rules go
+        when it has them elsewhere, for it will not find them.
         """
-        self._keep_rules = for_reload
+        self._successor = successor
         self._ready = False
         await self._tasks.stop()
         while self._closers:
@@ -164,7 +165,7 @@ class Service:
         self._closers.append(self._close_journal)
         backend = await asyncio.to_thread(choose_backend, main.backend, main.nft_table)
         self._ruleset = GroupCommit(backend, clock=self._loop.time)
-        self._closers.append(lambda: self._ruleset.close(keep_rules=self._keep_rules))
+        self._closers.append(self._close_ruleset)
         self._local = LocalUpstream(self._router, events.put_nowait)
         self._closers.append(self._local.close)
         self._fallback = FallbackUpstream(
@@ -322,6 +323,7 @@ class Service:
                 lan_devices=frozenset(lan.device for lan in self._router.lans),
                 pcp_peers=frozenset([peer] if peer else []),
                 wan6_devices=self._router.wan6_devices,
+                blocks_lan_pcp=self._config.main.block_lan_pcp,
             )
         )
 
@@ -357,6 +359,14 @@ class Service:
                 tried = now
                 self._network_changed()
                 await self._tell_surroundings()
+
+    async def _close_ruleset(self) -> None:
+        old, new = self._config.main, self._successor and self._successor.main
+        try:
+            if new and (new.backend, new.nft_table) != (old.backend, old.nft_table):
+                await self._ruleset.release()
+        finally:
+            await self._ruleset.close(keep_rules=new is not None)
 
     def _write(self, write: Callable[[], None]) -> None:
         try:

@@ -108,17 +108,37 @@ def translates(chains: Chains, device: str) -> bool:
 def forward_drop(nft: Nft, own: str = "") -> str | None:
     """Which forward chain refuses what it does not accept, where our accept is not final; None: none known to.
 
-    ``own`` is the inet table in which our rules stand: inside fw4's, they stand in that very chain.
+    ``own`` is the inet table in which our rules stand: where it is a firewall's, its chain has to lead to ours.
     """
     chains = Chains(nft)
     for base in chains.bases("filter", "forward"):
         place = (base["family"], base["table"], base["name"])
         rules = chains.rules(*place)
-        if place[:2] != ("inet", own) and (base.get("policy") == "drop" or (rules and _refuses_all(rules[-1]))):
-            return (
-                f"nftables chain {' '.join(place)} refuses what it does not accept itself; it must accept our packets"
-            )
+        if base.get("policy") != "drop" and not (rules and _refuses_all(rules[-1])):
+            continue
+        refusing = f"nftables chain {' '.join(place)} refuses what it does not accept itself"
+        if place[:2] != ("inet", own):
+            return f"{refusing}; it must accept our packets"
+        if not _leads_to(layout.FORWARD_JUMP, chains, *place):
+            return f"{refusing}; it must 'jump {layout.FORWARD_JUMP}'"
     return None
+
+
+def _leads_to(wanted: str, chains: Chains, family: str, table: str, chain: str) -> bool:
+    """Whether a rule of the chain, or of one that it leads to, jumps to the wanted one."""
+    reached, pending = {chain}, [chain]
+    while pending:
+        for rule in chains.rules(family, table, pending.pop()):
+            new = set(_targets(rule)) - reached
+            reached |= new
+            pending += new
+    return wanted in reached
+
+
+def _targets(rule: list[Any]) -> list[str]:
+    """The chains that the rule leads to."""
+    verdicts = [expression for expression in rule if isinstance(expression, dict)]
+    return [(expression.get(verb) or {}).get("target", "") for expression in verdicts for verb in _JUMPS]
 
 
 def _refuses_all(rule: list[Any]) -> bool:
@@ -126,6 +146,5 @@ def _refuses_all(rule: list[Any]) -> bool:
     verdicts = [expression for expression in rule if isinstance(expression, dict)]
     if any("match" in expression for expression in verdicts):
         return False
-    targets = [(expression.get(verb) or {}).get("target", "") for expression in verdicts for verb in _JUMPS]
     refusing = any("drop" in expression or "reject" in expression for expression in verdicts)
-    return refusing or any("reject" in target or "drop" in target for target in targets)
+    return refusing or any("reject" in target or "drop" in target for target in _targets(rule))

@@ -12,7 +12,7 @@ import errno
 import importlib.util
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -194,7 +194,7 @@ def _statics(surroundings: Surroundings) -> list[_Static]:
     """One for each table; IPv6's only where it is in use or needed. Raises RulesetError for what is no device name."""
     list(rules.static_rules(surroundings))  # a bad name is refused before anything is written
     parts = [_Static("filter", False, surroundings), _Static("nat", False, surroundings)]
-    needed = any(peer.server.version == 6 for peer in surroundings.pcp_peers)
+    needed = any(peer.server.version == 6 for peer in surroundings.pcp_peers) or surroundings.shut_devices
     with suppress(OSError):
         if needed or "filter" in _IPV6_TABLES.read_text().split():
             parts.append(_Static("filter", True, surroundings))
@@ -208,7 +208,7 @@ def _frame(edit: Edit, part: _Static) -> None:
     for jump in part.jumps:
         while edit.delete(jump):
             pass
-        if jump.chain == rules.BEHIND_BANS:
+        if jump.target == rules.BEHIND_BANS:
             edit.insert(jump, place.before_refusal(edit.standing, jump.chain, part.surroundings))
         else:
             edit.add(jump)
@@ -219,7 +219,7 @@ def _check(edit: Edit, part: _Static) -> None:
     for jump in part.jumps:
         targets = edit.targets(jump.chain)
         end = len(targets)
-        if jump.chain == rules.BEHIND_BANS:
+        if jump.target == rules.BEHIND_BANS:
             end = place.before_refusal(edit.standing, jump.chain, part.surroundings)
         if jump.target not in targets[:end]:
             raise RulesetError(f"iptables table {part.table}: {jump.chain} does not lead to {jump.target}")
@@ -236,19 +236,21 @@ def _static(edit: Edit, part: _Static) -> None:
 
 
 def _everything(edit: Edit, part: _Static, wanted: Iterable[Rule]) -> None:
-    _clear(edit, keep=rules.CHAINS[part.table])
+    _clear(edit, part, keep=rules.CHAINS[part.table])
     _static(edit, part)
     _replace(edit, [], wanted)
 
 
 def _nothing(edit: Edit, part: _Static) -> None:
-    for jump in part.jumps:
-        while edit.delete(jump):
-            pass
-    _clear(edit, keep=())
+    _clear(edit, part, keep=())
 
 
-def _clear(edit: Edit, keep: Iterable[str]) -> None:
+def _clear(edit: Edit, part: _Static, keep: Collection[str]) -> None:
+    """Our chains without any rule, and none but those to keep; another release may have had others and led to them."""
+    for chain in rules.BUILT_IN[part.table]:
+        for target in edit.targets(chain):
+            if target.startswith(rules.PREFIX) and target not in keep:
+                edit.delete(Rule(part.table, chain, target, ipv6=part.ipv6))
     chains = edit.own_chains()
     for chain in chains:
         edit.flush(chain)

@@ -36,6 +36,7 @@ from igdpcp.netfilter.desired import (
 
 PREFIX = "IGDPCP-"
 DST, SRC, FWD, IN = f"{PREFIX}DST", f"{PREFIX}SRC", f"{PREFIX}FWD", f"{PREFIX}IN"
+GUARD = f"{PREFIX}GUARD"
 LOOP, ALIAS, REACH, SENDER = f"{PREFIX}LOOP", f"{PREFIX}ALIAS", f"{PREFIX}REACH", f"{PREFIX}SENDER"
 
 # POSTROUTING cannot match the device on which a packet came, so a LAN host's packet to an external address is marked
@@ -80,17 +81,20 @@ def source_ports(device: str) -> str:
     return f"{PREFIX}S-{device_name(device)}"
 
 
-BEHIND_BANS = "FORWARD"  # where our jump stands in front of the general refusal only (``iptables_place.py``)
+BEHIND_BANS = FWD  # the jump to it stands in front of the general refusal only (``iptables_place.py``)
 JUMPS = (  # the administrator's redirects win, and so do his bans
     Rule("nat", "PREROUTING", DST),
     Rule("nat", "POSTROUTING", SRC, first=True),
-    Rule("filter", BEHIND_BANS, FWD),
+    Rule("filter", "FORWARD", FWD),
+    Rule("filter", "FORWARD", GUARD, first=True),
+    Rule("filter", "FORWARD", GUARD, first=True, ipv6=True),
     Rule("filter", "INPUT", IN, first=True),
     Rule("filter", "INPUT", IN, first=True, ipv6=True),
 )
 
-CHAINS = {"nat": (DST, LOOP, ALIAS, REACH, SRC, SENDER), "filter": (FWD, IN)}
-STATIC_CHAINS = {"nat": (DST, SRC), "filter": (IN,)}  # hold nothing of a mapping
+BUILT_IN = {"nat": ("PREROUTING", "INPUT", "OUTPUT", "POSTROUTING"), "filter": ("INPUT", "FORWARD", "OUTPUT")}
+CHAINS = {"nat": (DST, LOOP, ALIAS, REACH, SRC, SENDER), "filter": (FWD, IN, GUARD)}
+STATIC_CHAINS = {"nat": (DST, SRC), "filter": (IN, GUARD)}  # hold nothing of a mapping
 
 
 def rules_of(key: Key, value: Value) -> Iterator[Rule]:
@@ -151,6 +155,10 @@ def static_rules(surroundings: Surroundings) -> Iterator[Rule]:
         yield from _from_servers(device, [peer for peer in peers if peer.server.version == 4])
     for device in map(device_name, sorted(surroundings.wan6_devices)):
         yield from _from_servers(device, [peer for peer in peers if peer.server.version == 6])
+    for device in map(device_name, sorted(surroundings.shut_devices)):
+        for ipv6 in (False, True):
+            matches = _port("udp", "dport", layout.PCP_SERVER_PORT)
+            yield Rule("filter", GUARD, "DROP", out_device=device, protocol="udp", matches=matches, ipv6=ipv6)
     marked = ("mark", (("mark", HAIRPIN_MARK),))
     translated = ("conntrack", (("ctstate", "DNAT"),))
     for device in map(device_name, lan):

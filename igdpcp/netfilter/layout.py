@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The nftables objects, as text: the drop-ins for fw4 and the own table are made from it.
+"""The nftables objects, as text: the drop-ins for fw4, the own table, and the include file for an administrator's table
+are made from it.
 
 Everything here is static; a mapping or a pinhole is only elements. An object whose type changes must get a new
 generation number in its name: redeclaring it with another type makes the whole firewall load fail.
@@ -15,6 +16,10 @@ it shares by chance is lost only for a remote endpoint that both talk to.
 
 What belongs to a connection that was let in is accepted by the router's own rules, and a pinhole that ends leaves it
 alone. So pinholes look at first packets only, and only those are counted, the same in fw4's table and in an own one.
+
+``guard`` keeps what is behind the router from PCP servers (option block_lan_pcp): whoever speaks to the carrier's from
+behind our address can use up what it grants us. It is for all hosts and all such servers, since one may have more
+addresses than are known, and a network that is not served leaves by the same address.
 """
 
 from __future__ import annotations
@@ -78,6 +83,7 @@ SURROUNDINGS = {
     "pcp6": "ipv6_addr . inet_service",
     "server4": "ipv4_addr",
     "server6": "ipv6_addr",
+    "shut": "ifname",
 }
 
 _TRANSPORT = "meta l4proto { tcp, udp }"  # a masquerade to ports needs it in its own rule
@@ -132,6 +138,7 @@ CHAINS = {
         f"iifname @wan6 ip6 saddr @server6 ip6 daddr {ALL_HOSTS_6} "
         f"udp sport {PCP_SERVER_PORT} udp dport {PCP_CLIENT_PORT} accept",
     ),
+    "guard": (f"oifname @shut udp dport {PCP_SERVER_PORT} counter drop",),
 }
 
 # fw4's chain, and the drop-in directory from which fw4 includes our jump there
@@ -140,14 +147,31 @@ _FW4_HOOKS = {
     "fwd": "chain-post/forward",
     "src": "chain-pre/srcnat",
     "in": "chain-pre/input",
+    "guard": "chain-pre/forward",
 }
-# The administrator's redirects (priority dstnat) come first, and our source ports before a masquerade (srcnat).
-_OWN_HOOKS = {
+# The administrator's redirects (priority dstnat) come first, and our source ports before a masquerade (srcnat). What
+# these say is final whatever other chains say; an accept is not.
+_FINAL_HOOKS = {
     "dst": "type nat hook prerouting priority dstnat + 5",
-    "fwd": "type filter hook forward priority filter",
     "src": "type nat hook postrouting priority srcnat - 5",
+    "guard": "type filter hook forward priority filter",
+}
+_ACCEPTING_HOOKS = {
+    "fwd": "type filter hook forward priority filter",
     "in": "type filter hook input priority filter",
 }
+
+
+FORWARD_JUMP = f"{PREFIX}fwd"  # the chain to which a forward chain has to jump that shall accept our packets
+
+# The names of everything that is made of this file, wherever it is
+NAMES = frozenset(
+    PREFIX + name
+    for name in (
+        *MAPS, *SETS, *COUNTED_SETS, *SURROUNDINGS, *CHAINS,
+        *(f"{chain}_hook" for chain in (*_FINAL_HOOKS, *_ACCEPTING_HOOKS)),
+    )
+)  # fmt: skip
 
 
 def _prefixed(rule: str) -> str:
@@ -177,12 +201,23 @@ def drop_ins() -> dict[str, str]:
     return files
 
 
-def own_table(name: str) -> str:
+def include() -> str:
+    """What an administrator includes in an inet table of his own, whose forward and input chains then jump to ours."""
+    return objects() + _hooks(_FINAL_HOOKS)
+
+
+def own_table(name: str, clearance: str = "") -> str:
     """A script that makes our own table, or puts its chains in order; elements that are there stay.
 
-    A verdict accept in it is not final: it does not overrule another table's chain that drops.
+    ``clearance``: commands that are carried out once the table holds no rules. A verdict accept in it is not final: it
+    does not overrule another table's chain that drops.
     """
-    blocks = [objects()]
-    for chain, hook in _OWN_HOOKS.items():
-        blocks.append(f"chain {PREFIX}{chain}_hook {{\n\t{hook}; policy accept;\n\tjump {PREFIX}{chain}\n}}\n")
-    return f"table inet {name} {{}}\nflush table inet {name}\ntable inet {name} {{\n{''.join(blocks)}}}\n"
+    body = objects() + _hooks(_FINAL_HOOKS | _ACCEPTING_HOOKS)
+    return f"table inet {name} {{}}\nflush table inet {name}\n{clearance}table inet {name} {{\n{body}}}\n"
+
+
+def _hooks(hooks: dict[str, str]) -> str:
+    return "".join(
+        f"chain {PREFIX}{chain}_hook {{\n\t{hook}; policy accept;\n\tjump {PREFIX}{chain}\n}}\n"
+        for chain, hook in hooks.items()
+    )

@@ -2,7 +2,8 @@
 """The nftables back-end: facts become elements of the static sets and maps (``layout.py``), one transaction each time.
 
 Inside fw4's table the objects come from drop-ins and are never made here: a table ``inet fw4`` of ours would look like
-a firewall that is up. An own table is declared by the daemon, again at each sync, since anybody may flush the ruleset.
+a firewall that is up. The same holds for a table in which an administrator has included them. An own table is declared
+by the daemon, again at each sync, since anybody may flush the ruleset.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 from igdpcp import option_values
 from igdpcp.errors import OurFault, RulesetError
 from igdpcp.model import Discrepancy, Surroundings
-from igdpcp.netfilter import foreign, layout
+from igdpcp.netfilter import foreign, layout, nftables_table
 from igdpcp.netfilter.base import NOWHERE
 from igdpcp.netfilter.desired import Change, Fact, Key, Pinhole
 from igdpcp.netfilter.libnftables import Nft
@@ -30,6 +31,7 @@ from igdpcp.netfilter.nftables_elements import (
     timed,
 )
 from igdpcp.netfilter.nftables_netlink import Element, NftablesReader
+from igdpcp.netfilter.nftables_table import Survey
 
 COMPARE_TRIES = 5  # others' changes disturb a reading, and may make it differ
 
@@ -52,26 +54,23 @@ class NftablesBackend:
         self._reader = NftablesReader(self._table)
 
     def open(self) -> None:
-        """Make the own table, or see that fw4 has loaded the drop-ins; raises RulesetError when it has not.
+        """Make the own table, or see that the firewall has our objects; raises RulesetError when it has not.
 
         An own table that cannot be made raises OurFault: it will not be possible later either.
         """
         self._nft = Nft()
-        if self._shared:
-            if not self._drop_ins_loaded():
-                raise RulesetError(self._missing())
-            return
         try:
-            self._check_owner()
-            self._run(layout.own_table(self._table))
+            self._lay("")
         except RulesetError as error:
+            if self._shared:
+                raise
             raise OurFault(f"option nft_table: {error}") from error
 
     def surroundings(self, surroundings: Surroundings) -> None:
         """Replace the device names and PCP servers, also when that cannot be told to the kernel now."""
         self._contents(surroundings)  # a bad name is refused before it is kept
         self._surroundings = surroundings
-        self._lay()
+        self._lay(self._surroundings_script(), keep=True)
 
     def apply(self, changes: list[Change], now: float) -> None:
         """Commit the changes in one transaction, whatever of them has expired meanwhile.
@@ -96,23 +95,24 @@ class NftablesBackend:
         """Rewrite everything, one transaction for each set or map: packets see its old elements or the new ones.
 
         One for all of them would be ten times as large, and it is memory that a router is short of. What elements have
-        counted is kept.
+        counted is kept. A table that we used before this one goes then.
         """
-        self._lay()
+        abandoned = self._lay(self._surroundings_script()).abandoned
         keys = by_object(facts)
         for kind, names in (("map", layout.MAPS), ("set", layout.SETS), ("set", layout.COUNTED_SETS)):
             for name in names:
                 counted = self._counts(name) if name in layout.COUNTED_SETS else {}
                 held = ((key, timed(key, facts[key], now, counted)) for key in keys.get(name, ()))
                 self._run(self._flush(kind, name) + self._elements("add", held))
+        for table in abandoned:
+            self._run(_deletion(table))
 
     def release(self) -> None:
-        """Empty fw4's sets and maps, or delete the own table; nothing to do when they are gone already."""
-        table = f"inet {self._table}"
-        if not self._shared:
-            self._check_owner()
-            self._run(f"add table {table}\ndelete table {table}\n")
-        elif self._drop_ins_loaded():
+        """Empty our sets and maps in a firewall's table, or delete the own table; nothing to do when they are gone."""
+        survey = self._survey()
+        if not self._is_shared(survey):
+            self._run(_deletion(self._table))
+        elif survey.complete:
             self._surroundings = NOWHERE
             self.sync({}, 0.0)
 
@@ -123,7 +123,7 @@ class NftablesBackend:
             self._nft = None
 
     def intact(self, sample: Mapping[Key, Fact]) -> bool:
-        """Whether the surroundings and these facts are in their sets, and an own table's chains are as they were made.
+        """Whether the surroundings and these facts are in their sets, and our chains hold what they shall.
 
         What empties a set empties it whole; so a few facts stand for all that are in it.
         """
@@ -131,7 +131,7 @@ class NftablesBackend:
             contents = self._contents(self._surroundings)
             if not all(len(self._held(name)) == len(elements) for name, elements in contents.items()):
                 return False
-            if not self._shared and self._rules_missing():
+            if self._rules_missing():
                 return False
             return all(leads(self._find(key), fact) for key, fact in sample.items())
         except RulesetError:
@@ -142,14 +142,14 @@ class NftablesBackend:
         offset = now - time.monotonic()
         try:
             found = [self._surroundings_differ(), *self._elements_differ(facts, offset)]
-            missing = 0 if self._shared else self._rules_missing()
+            missing = self._rules_missing()
         except RulesetError as error:
             raise self._explained(error) from error
         return Discrepancy(missing + sum(each.missing for each in found), sum(each.surplus for each in found))
 
     def foreign_drop(self) -> str | None:
         """Name a forward chain of somebody else that refuses what no rule of it accepts."""
-        if self._shared and not self._drop_ins_loaded():
+        if self._shared and not self._survey().complete:
             return self._missing()
         return foreign.forward_drop(self._context(), own=self._table)
 
@@ -178,7 +178,7 @@ class NftablesBackend:
             yield found
 
     def _rules_missing(self) -> int:
-        """How many rules of ours the own table lacks."""
+        """How many rules of ours the table lacks: fw4 empties the chains whose drop-ins it does not load."""
         held = self._reader.rules()
         return sum(max(0, len(rules) - held[layout.PREFIX + chain]) for chain, rules in layout.CHAINS.items())
 
@@ -188,38 +188,44 @@ class NftablesBackend:
         return self._nft
 
     def _run(self, script: str) -> None:
-        try:
-            self._context().run(script)
-        except RulesetError as error:
-            raise self._explained(error) from error
+        self._context().run(script)
 
     def _explained(self, error: RulesetError) -> RulesetError:
-        return RulesetError(self._missing()) if self._shared and not self._drop_ins_loaded() else error
+        return RulesetError(self._missing()) if self._shared and not self._survey().complete else error
 
-    def _drop_ins_loaded(self) -> bool:
-        """Listing one chain would read every element of the table; listing the names of all chains does not."""
-        chains = [entry["chain"] for entry in self._context().query("list chains") if "chain" in entry]
-        loaded = {chain["name"] for chain in chains if (chain["family"], chain["table"]) == ("inet", self._table)}
-        return loaded.issuperset(layout.PREFIX + chain for chain in layout.CHAINS)
+    def _survey(self) -> Survey:
+        return nftables_table.survey(self._context(), self._table)
 
-    def _check_owner(self) -> None:
-        """Raises RulesetError when the table holds anything that is not named as ours is."""
-        for entry in self._context().query("list ruleset", elements=False):
-            for kind, found in entry.items():
-                here = (found.get("family"), found.get("table")) == ("inet", self._table)
-                if here and not found.get("name", layout.PREFIX).startswith(layout.ANY_GENERATION):
-                    raise RulesetError(
-                        f"table inet {self._table} belongs to somebody else: it has the {kind} {found['name']!r}; "
-                        "choose a name that no table has"
-                    )
+    def _is_shared(self, survey: Survey) -> bool:
+        """Whether our objects come with somebody's firewall; raises RulesetError when the table is not for us."""
+        self._shared = self._shared or survey.is_administrators
+        if survey.stranger and not self._shared:
+            raise RulesetError(
+                f"table inet {self._table} belongs to somebody else: it has the {survey.stranger}; "
+                f"choose a name that no table has, or include {nftables_table.INCLUDE_FILE} in it"
+            )
+        return self._shared
 
-    def _lay(self) -> None:
-        """Bring everything there that mappings do not change; an own table may have been flushed away."""
-        script = self._surroundings_script()
-        if not self._shared:
-            self._check_owner()
-            script = layout.own_table(self._table) + script
-        self._run(script)
+    def _lay(self, surroundings: str, *, keep: bool = False) -> Survey:
+        """Bring everything there that mappings do not change; an own table may have been flushed away.
+
+        ``surroundings``: the commands that fill their sets. ``keep``: the elements must stay. Returns what was found.
+        """
+        survey = self._survey()
+        if self._is_shared(survey):
+            if not survey.complete:
+                raise RulesetError(self._missing())
+            if script := survey.clearance(ours=False) + surroundings:
+                self._run(script)
+            return survey
+        try:
+            self._run(layout.own_table(self._table, survey.clearance(ours=True)) + surroundings)
+        except RulesetError:
+            if keep:
+                raise
+            # An object of ours with another type, left by a half-done upgrade, goes with what refers to it only.
+            self._run(_deletion(self._table) + layout.own_table(self._table) + surroundings)
+        return survey
 
     def _guard(self) -> str:
         """Commands that change nothing, and fail where the sets of the surroundings are empty or gone."""
@@ -248,9 +254,12 @@ class NftablesBackend:
         return {element.key: element.counted for element in self._reader.elements(layout.PREFIX + name)}
 
     def _missing(self) -> str:
+        lacking = f"table inet {self._table} has not all chains {layout.PREFIX}* with their rules"
+        if self._table != layout.FW4_TABLE:
+            return f"firewall not active, or without its include of {nftables_table.INCLUDE_FILE}: {lacking}"
         return (
-            f"firewall not active, or its drop-ins not loaded: table inet {self._table} has not all "
-            f"chains {layout.PREFIX}* (see 'fw4 check' and option auto_includes of /etc/config/firewall)"
+            f"firewall not active, or its drop-ins not loaded: {lacking} "
+            "(see 'fw4 check' and option auto_includes of /etc/config/firewall)"
         )
 
     def _elements(self, verb: str, elements: Iterable[tuple[Key, str]]) -> str:
@@ -285,8 +294,14 @@ class NftablesBackend:
             "pcp6": {f"{address} . {peer.port:d}" for address, peer in peers if peer.server.version == 6},
             "server4": {address for address, peer in peers if peer.server.version == 4},
             "server6": {address for address, peer in peers if peer.server.version == 6},
+            "shut": {device_text(name) for name in surroundings.shut_devices},
         }
         return {name: sorted(elements) for name, elements in contents.items()}
+
+
+def _deletion(table: str) -> str:
+    """Commands that delete the table, whether it is there or not."""
+    return f"add table inet {table}\ndelete table inet {table}\n"
 
 
 def _as_written(element: Any) -> str:

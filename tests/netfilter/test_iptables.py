@@ -163,7 +163,7 @@ def test_the_forward_jump_stands_behind_bans_and_before_the_general_refusal(
     for _ in range(2):  # telling the surroundings again puts the jumps up again
         instance.surroundings()
         found = [rule.removeprefix("-A FORWARD ") for rule in rules(router) if rule.startswith("-A FORWARD ")]
-        assert found == [*forward[:position], JUMP, *forward[position:]]
+        assert found == ["-j IGDPCP-GUARD", *forward[:position], JUMP, *forward[position:]]
     assert instance.call(instance.commits.intact)
     instance.vanish()
 

@@ -17,6 +17,7 @@ import socket
 import sys
 import time
 from collections import Counter, deque
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -361,7 +362,8 @@ def serve(server: Server, receiver: socket.socket) -> None:
                 heapq.heappush(waiting, (now + server.switches.delay, serial, reply, source))
         while waiting and waiting[0][0] <= time.monotonic():
             _, _, reply, source = heapq.heappop(waiting)
-            receiver.sendto(reply, source)
+            with suppress(OSError):  # the link is gone with its addresses, and may return
+                receiver.sendto(reply, source)
         if sys.stdin in ready:
             chunk = os.read(sys.stdin.fileno(), 65536)
             if not chunk:
