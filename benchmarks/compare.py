@@ -29,7 +29,7 @@ def main() -> None:
         for variant in variants:
             began = time.monotonic()
             with variant.in_a_lab() as (lab, gateway):
-                results[variant.key].append(Series(lab, gateway, effort).run())
+                results[variant.key].append(Series(variant, lab, gateway, effort).run())
             print(f"{variant.key}, {turn + 1} of {effort.rounds}: {time.monotonic() - began:.0f} s", file=sys.stderr)
     print("; ".join(f"{name}: {fact}" for name, fact in facts.items()) + "\n")
     print(report.table(results))
