@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 IP_BIND_ADDRESS_NO_PORT = 24  # ip(7)
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
-LATEST_ANSWER = 10.0  # seconds
+LATEST_ANSWER = 20.0  # seconds; an asker whose SYNs a full backlog drops waits 1, 2, 4, 8 before it sends another
 ENVELOPE_END = b"Envelope>"
 OK = b"200"
 SSDP_GROUP = ("239.255.255.250", 1900)
@@ -42,11 +42,12 @@ def post(control: tuple[str, int, str], action: str, urn: str, body: bytes) -> b
 
 @dataclass(slots=True)
 class _Asker:
-    """One connection of a crowd; ``left`` counts it and those that are to follow it."""
+    """One connection of a crowd, with its request and those that are to follow it."""
 
     socket: socket.socket
     source: str
-    left: int
+    request: bytes
+    following: Iterator[bytes]
     began: float
     reply: bytes = b""
 
@@ -71,10 +72,6 @@ def latency(target: tuple[str, int], request: bytes) -> float:
     return took
 
 
-def latencies(target: tuple[str, int], requests: Sequence[bytes]) -> list[float]:
-    return [latency(target, request) for request in requests]
-
-
 def one_after_another(target: tuple[str, int], request: bytes, seconds: float) -> float:
     """Answers a second, one connection at a time."""
     began = time.perf_counter()
@@ -88,48 +85,49 @@ def one_after_another(target: tuple[str, int], request: bytes, seconds: float) -
 class Crowd:
     """Several askers at once in one thread, by epoll; each asks again as soon as it has its answer."""
 
-    def __init__(self, target: tuple[str, int], request: bytes, sources: Sequence[str], each: int) -> None:
-        """One asker for each item of ``sources``, the address it comes from; it wants ``each`` answers."""
+    def __init__(self, target: tuple[str, int], askers: Sequence[tuple[str, Iterator[bytes]]]) -> None:
+        """``askers``: the address that each comes from, and its requests; they may share one iterator."""
         self._target = target
-        self._request = request
-        self._sources = sources
-        self._each = each
+        self._askers = askers
         self._epoll = select.epoll()
         self._open: dict[int, _Asker] = {}
         self.took: list[float] = []
 
     def run(self) -> float:
-        """Answers a second until everybody has all; ``took`` has the seconds of each. Raises Failed."""
+        """Seconds until everybody has every answer; ``took`` has those of each answer. Raises Failed."""
         began = time.perf_counter()
         try:
-            for source in self._sources:
-                self._ask(source, self._each)
+            for source, requests in self._askers:
+                self._ask_next(source, requests)
             while self._open:
                 ready = self._epoll.poll(LATEST_ANSWER)
                 if not ready:
-                    raise Failed(f"{len(self._open)} of {len(self._sources)} connections got no answer")
+                    raise Failed(f"{len(self._open)} of {len(self._askers)} connections got no answer")
                 for descriptor, events in ready:
                     self._advance(descriptor, events)
-            return len(self.took) / (time.perf_counter() - began)
+            return time.perf_counter() - began
         finally:
             for asker in self._open.values():
                 asker.socket.close()
             self._epoll.close()
 
-    def _ask(self, source: str, left: int) -> None:
+    def _ask_next(self, source: str, requests: Iterator[bytes]) -> None:
+        request = next(requests, None)
+        if request is None:
+            return
         sock = socket.socket()
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
         sock.setsockopt(socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
         sock.bind((source, 0))
-        self._open[sock.fileno()] = _Asker(sock, source, left, time.perf_counter())
+        self._open[sock.fileno()] = _Asker(sock, source, request, requests, time.perf_counter())
         sock.connect_ex(self._target)
         self._epoll.register(sock.fileno(), select.EPOLLOUT)
 
     def _advance(self, descriptor: int, events: int) -> None:
         asker = self._open[descriptor]
         if events & select.EPOLLOUT and not events & select.EPOLLERR:
-            asker.socket.send(self._request)
+            asker.socket.send(asker.request)
             self._epoll.modify(descriptor, select.EPOLLIN)
             return
         chunk = asker.socket.recv(65536)
@@ -137,12 +135,11 @@ class Crowd:
         if chunk and ENVELOPE_END not in asker.reply[-16:]:
             return
         if asker.reply[9:12] != OK:
-            raise Failed(f"one of {len(self._sources)} connections was answered with {asker.reply!r}")
+            raise Failed(f"one of {len(self._askers)} connections was answered with {asker.reply!r}")
         self.took.append(time.perf_counter() - asker.began)
         del self._open[descriptor]
         asker.socket.close()
-        if asker.left > 1:
-            self._ask(asker.source, asker.left - 1)
+        self._ask_next(asker.source, asker.following)
 
 
 def first_search_answer(source: str, seconds: float) -> float:

@@ -10,11 +10,13 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks import report
+from benchmarks import client, report
 from benchmarks.gateways import BACKENDS, VARIANTS
 from benchmarks.series import FULL, MOST, QUICK, USUAL, Figures, Series
 from tests.lab.carrier import ROOT
 from tests.lab.topology import Lab
+
+LOG_TAIL = 4000  # characters of a failed gateway's log
 
 
 def main() -> None:
@@ -25,16 +27,22 @@ def main() -> None:
     Lab.remove_orphans()
     compileall.compile_dir(ROOT / "igdpcp", quiet=1)  # as in an installed package, whatever the environment says
     results: dict[str, list[Figures]] = {variant.key: [] for variant in variants}
+    failed = False
     for turn in range(effort.rounds):
         for variant in variants:
             began = time.monotonic()
             with variant.in_a_lab() as (lab, gateway):
-                results[variant.key].append(Series(lab, gateway, effort).run())
+                try:
+                    results[variant.key].append(Series(variant, lab, gateway, effort).run())
+                except client.Failed as failure:
+                    failed = True
+                    print(f"{variant.key} failed: {failure}\n{gateway.log()[-LOG_TAIL:]}", file=sys.stderr)
             print(f"{variant.key}, {turn + 1} of {effort.rounds}: {time.monotonic() - began:.0f} s", file=sys.stderr)
     print("; ".join(f"{name}: {fact}" for name, fact in facts.items()) + "\n")
     print(report.table(results))
     if arguments.json:
         arguments.json.write_text(json.dumps({"machine": facts, "series": results}, indent=1) + "\n")
+    sys.exit(failed)
 
 
 def _arguments() -> argparse.Namespace:

@@ -63,6 +63,9 @@ class Gateway(Protocol):
 
     def stop(self) -> None: ...
 
+    def log(self) -> str:
+        """What it wrote since its last start."""
+
 
 class Igdpcp:
     """igdpcpd with an upstream that grants at once."""
@@ -92,6 +95,9 @@ class Igdpcp:
     def stop(self) -> None:
         self.daemon.stop()
 
+    def log(self) -> str:
+        return self.daemon.log()
+
 
 class Miniupnpd:
     """Debian's miniupnpd, unpacked by ci/setup; it runs in the background, since -d makes it write debug output."""
@@ -117,7 +123,8 @@ class Miniupnpd:
     def launch(self) -> None:
         self._pid_file.unlink(missing_ok=True)
         argv = [str(self._program), "-f", str(self._config), "-P", str(self._pid_file)]
-        self._lab.router.popen(["sh", "-c", START_MINIUPNPD, "miniupnpd", *argv], name="miniupnpd")
+        command = ["sh", "-c", START_MINIUPNPD, "miniupnpd", *argv]
+        self._process = self._lab.router.popen(command, name="miniupnpd")
 
     def wait_until_ready(self) -> None:
         _ = self.pid
@@ -126,6 +133,9 @@ class Miniupnpd:
         pid = self.pid
         os.kill(pid, signal.SIGTERM)
         poll(lambda: not Path(f"/proc/{pid}").exists(), PATIENCE, "the end of miniupnpd")
+
+    def log(self) -> str:
+        return self._process.output()
 
     def _written_pid(self) -> str:
         with contextlib.suppress(FileNotFoundError):

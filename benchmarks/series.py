@@ -3,32 +3,31 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TypeVar
 
 from benchmarks import client
-from benchmarks.gateways import Gateway, Igdpcp, memory
+from benchmarks.control_point import TARGET, ControlPoint, Entry
+from benchmarks.gateways import Gateway, Igdpcp, Variant, memory
+from benchmarks.packets import Passage, Slowdown, slowdown
 from tests.lab.carrier import ROOT
-from tests.lab.clients import HTTP_PORT, soap_client
-from tests.lab.topology import LAN_ADDRESS, ROUTER_LAN_ADDRESS, Lab
-from tests.support.soap_client import SERVICE_TYPE, envelope
+from tests.lab.topology import LAN_ADDRESS, Lab
 
-TARGET = (ROUTER_LAN_ADDRESS, HTTP_PORT)
-URN = SERVICE_TYPE.format(service="WANIPConnection", version=1)
 CROWD = 32
 CROWD_EACH = 64
+RUSH = 8  # control points that fill the table together
 SECOND_ADDRESS = "192.168.1.51"  # igdpcp serves 16 connections of one host at a time
 START_PATIENCE = 10.0
-FEW, MANY, MOST = 10, 1000, 5000
+FEW, SOME, MANY, MOST = 10, 100, 1000, 5000
 FIRST_PORT = 20000
 
 Figures = dict[str, float]
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,44 +40,55 @@ class Effort:
     starts: int
     searches: int
     commands: int
-    tables: tuple[int, ...]  # numbers of mappings with which the actions are measured, ascending
+    tables: tuple[int, ...]  # numbers of mappings with which all is measured, ascending
     lists: int  # GetListOfPortMappings
+    turns: int  # of first packets
 
 
-QUICK = Effort(rounds=1, requests=30, seconds=0.5, starts=2, searches=5, commands=3, tables=(FEW, MANY), lists=3)
-USUAL = Effort(rounds=3, requests=100, seconds=1.5, starts=3, searches=10, commands=10, tables=(FEW, MANY), lists=10)
+TABLES = (FEW, SOME, MANY)
+QUICK = Effort(rounds=1, requests=30, seconds=0.5, starts=2, searches=5, commands=3, tables=TABLES, lists=3, turns=5)
+USUAL = Effort(
+    rounds=3, requests=100, seconds=1.5, starts=3, searches=10, commands=10, tables=TABLES, lists=10, turns=15
+)
 FULL = Effort(
-    rounds=1, requests=100, seconds=1.5, starts=3, searches=10, commands=10, tables=(FEW, MANY, MOST), lists=10
+    rounds=1, requests=100, seconds=1.5, starts=3, searches=10, commands=10, tables=(*TABLES, MOST), lists=10, turns=25
 )
 
 
 class Series:
     """``run`` once."""
 
-    def __init__(self, lab: Lab, gateway: Gateway, effort: Effort) -> None:
+    def __init__(self, variant: Variant, lab: Lab, gateway: Gateway, effort: Effort) -> None:
+        self._variant = variant
         self._lab = lab
         self._gateway = gateway
         self._effort = effort
         self._figures: Figures = {}
-        self._port = FIRST_PORT
-        self._control: tuple[str, int, str]
+        self._held: list[Entry] = []
+        self._ports = itertools.count(FIRST_PORT)
+        self._point: ControlPoint
 
     def run(self) -> Figures:
         self._lab.lan.run(["ip", "addr", "add", f"{SECOND_ADDRESS}/24", "dev", "eth0"])
         self._starts()
-        self._control = (*TARGET, soap_client(self._lab.lan).control_path("WANIPConnection"))
+        self._point = ControlPoint(self._lab)
         self._memory("idle")
         self._searches()
         self._addresses()
+        oldest = self._add_tcp()
         for present in self._effort.tables:
-            self._mappings(present)
-            self._reads(present)
-            if present > FEW:
+            if present == self._effort.tables[-1]:
+                self._rush(present)
+            else:
+                self._fill(present)
+            self._actions(present)
+            if present >= MANY:
                 self._walk(present)
                 self._memory(f"n{present}")
             if present == MANY and isinstance(self._gateway, Igdpcp):
                 self._list(present)
                 self._commands(self._gateway)
+            self._packets(present, oldest)
         self._gateway.stop()
         return self._figures
 
@@ -89,60 +99,97 @@ class Series:
             if number:
                 self._gateway.stop()
             began = time.perf_counter()
-            self._gateway.launch()
-            found = self._on_lan(lambda: client.first_search_answer(LAN_ADDRESS, START_PATIENCE))
-            took.append(1000 * (found - began))
-            self._gateway.wait_until_ready()
+            took.append(1000 * (_start(self._lab, self._gateway) - began))
         self._figures["start"] = statistics.median(took)
 
     def _memory(self, when: str) -> None:
         for kind, megabytes in memory(self._gateway.pid).items():
             self._figures[f"{kind}_{when}"] = megabytes
+            self._figures[f"{kind}_{when}_growth"] = megabytes - self._figures[f"{kind}_idle"]
 
     def _searches(self) -> None:
         count = self._effort.searches
-        took = self._on_lan(lambda: [client.search_latency(LAN_ADDRESS) for _ in range(count)])
+        took = self._lab.lan.inside(lambda: [client.search_latency(LAN_ADDRESS) for _ in range(count)])
         self._figures["search"] = 1000 * statistics.median(took)
 
     def _addresses(self) -> None:
         """GetExternalIPAddress, by one connection after the other and by many at once."""
-        request = self._request("GetExternalIPAddress")
+        request = self._point.request("GetExternalIPAddress")
         seconds = self._effort.seconds
-        self._figures["address_1"] = self._on_lan(lambda: client.one_after_another(TARGET, request, seconds))
-        crowd = client.Crowd(TARGET, request, [LAN_ADDRESS, SECOND_ADDRESS] * (CROWD // 2), CROWD_EACH)
-        self._figures[f"address_{CROWD}"] = self._on_lan(crowd.run)
+        on_lan = self._lab.lan.inside
+        self._figures["address_1"] = on_lan(lambda: client.one_after_another(TARGET, request, seconds))
+        sources = [LAN_ADDRESS, SECOND_ADDRESS] * (CROWD // 2)
+        crowd = client.Crowd(TARGET, [(source, itertools.repeat(request, CROWD_EACH)) for source in sources])
+        self._figures[f"address_{CROWD}"] = CROWD * CROWD_EACH / on_lan(crowd.run)
         self._figures[f"address_{CROWD}_p99"] = 1000 * percentile(crowd.took, 99)
         self._figures[f"address_{CROWD}_worst"] = 1000 * max(crowd.took)
 
-    def _mappings(self, present: int) -> None:
-        """Fill up to ``present`` mappings, then add, refresh and delete one at a time, so that their number stays."""
-        held = self._port - FIRST_PORT
-        self._ask([self._add(self._next_port()) for _ in range(present - held)])
-        standing = self._add(FIRST_PORT)
-        ports = range(self._port, self._port + self._effort.requests)
-        pairs = [request for port in ports for request in (self._add(port), self._delete(port))]
-        took = self._ask(pairs)
+    def _fill(self, present: int) -> None:
+        """Add until there are ``present`` mappings, one at a time."""
+        new = self._new(present - len(self._held))
+        self._point.ask(map(self._point.add, new))
+        self._held += new
+
+    def _rush(self, present: int) -> None:
+        """Empty the table, then fill it by several control points at once, which share the work."""
+        self._point.ask(map(self._point.delete, self._held))
+        self._held = self._new(present)
+        requests = iter([self._point.add(entry) for entry in self._held])
+        crowd = client.Crowd(TARGET, [(LAN_ADDRESS, requests)] * RUSH)
+        self._figures[f"rush_n{present}"] = self._lab.lan.inside(crowd.run)
+
+    def _actions(self, present: int) -> None:
+        """Add and delete one mapping at a time, so that their number stays; refresh and look up one that is there."""
+        point, standing, times = self._point, self._held[0], self._effort.requests
+        pairs = [request for entry in self._new(times) for request in (point.add(entry), point.delete(entry))]
+        took = point.ask(pairs)
         self._note(f"add_n{present}", took[0::2])
         self._note(f"delete_n{present}", took[1::2])
-        self._note(f"refresh_n{present}", self._ask([standing] * self._effort.requests))
-
-    def _reads(self, present: int) -> None:
-        """GetSpecificPortMappingEntry of a mapping that is there."""
-        known = self._request("GetSpecificPortMappingEntry", **_key(FIRST_PORT))
-        self._note(f"specific_n{present}", self._ask([known] * self._effort.requests))
+        self._note(f"refresh_n{present}", point.ask([point.add(standing)] * times))
+        self._note(f"specific_n{present}", point.ask([point.specific(standing)] * times))
+        self._figures[f"add_n{present}_flatness"] = self._figures[f"add_n{present}"] / self._figures[f"add_n{FEW}"]
 
     def _walk(self, present: int) -> None:
         """GetGenericPortMappingEntry of every index, as control points do who want to see all."""
-        walk = [self._request("GetGenericPortMappingEntry", NewPortMappingIndex=index) for index in range(present)]
-        self._figures[f"walk_n{present}"] = sum(self._ask(walk))
+        indices = range(present)
+        walk = [self._point.request("GetGenericPortMappingEntry", NewPortMappingIndex=index) for index in indices]
+        self._figures[f"walk_n{present}"] = sum(self._point.ask(walk))
 
     def _list(self, present: int) -> None:
         """GetListOfPortMappings of all, igdpcp's only: miniupnpd with nftables crashes above 128 entries."""
-        urn = SERVICE_TYPE.format(service="WANIPConnection", version=2)
         ports = {"NewStartPort": FIRST_PORT, "NewEndPort": 65535, "NewProtocol": "UDP"}
-        body = envelope(urn, "GetListOfPortMappings", {**ports, "NewManage": 0, "NewNumberOfPorts": present})
-        request = client.post(self._control, "GetListOfPortMappings", urn, body)
-        self._note(f"list_n{present}", self._ask([request] * self._effort.lists))
+        request = self._point.request("GetListOfPortMappings", 2, **ports, NewManage=0, NewNumberOfPorts=present)
+        self._note(f"list_n{present}", self._point.ask([request] * self._effort.lists))
+
+    def _packets(self, present: int, oldest: Entry) -> None:
+        """What passes the mappings that are there, and a TCP mapping on either side of them."""
+        with contextlib.closing(Passage(self._lab)) as passage:
+            newest = self._add_tcp()
+            through = [oldest.port, newest.port]
+            self._figures[f"connections_n{present}"] = passage.connections(through, self._effort.seconds)
+            self._point.ask([self._point.delete(newest)])
+            found = self._slowdown(passage)
+        self._figures["first_packet"] = 1e6 * found.one
+        self._figures[f"first_packet_n{present}"] = found.ratio
+        self._figures[f"first_packet_n{present}_scattered"] = found.scattered
+
+    def _slowdown(self, passage: Passage) -> Slowdown:
+        """Compared with a gateway of the same kind that stands beside this one and holds one mapping."""
+        ports = [entry.port for entry in self._held]
+        with self._variant.in_a_lab() as (lab, gateway):
+            _start(lab, gateway)
+            point = ControlPoint(lab)
+            point.ask([point.add(self._held[0])])
+            with contextlib.closing(Passage(lab)) as single:
+                found = slowdown(passage, ports, single, ports[0], self._effort.turns)
+            gateway.stop()
+        return found
+
+    def _add_tcp(self) -> Entry:
+        """The mapping of a TCP listener."""
+        entry = Entry(next(self._ports), "TCP")
+        self._point.ask([self._point.add(entry)])
+        return entry
 
     def _commands(self, gateway: Igdpcp) -> None:
         """The command line, outside of any namespace, as it needs none."""
@@ -158,34 +205,9 @@ class Series:
             took.append(1000 * (time.perf_counter() - began))
         return statistics.median(took)
 
-    def _next_port(self) -> int:
-        self._port += 1
-        return self._port - 1
-
-    def _request(self, action: str, **arguments: object) -> bytes:
-        return client.post(self._control, action, URN, envelope(URN, action, arguments))
-
-    def _add(self, port: int) -> bytes:
-        return self._request(
-            "AddPortMapping",
-            NewRemoteHost="",
-            NewExternalPort=port,
-            NewProtocol="UDP",
-            NewInternalPort=port,
-            NewInternalClient=LAN_ADDRESS,
-            NewEnabled=1,
-            NewPortMappingDescription="benchmark",
-            NewLeaseDuration=0,
-        )
-
-    def _delete(self, port: int) -> bytes:
-        return self._request("DeletePortMapping", **_key(port))
-
-    def _ask(self, requests: list[bytes]) -> list[float]:
-        return self._on_lan(lambda: client.latencies(TARGET, requests))
-
-    def _on_lan(self, work: Callable[[], T]) -> T:
-        return self._lab.lan.inside(work)
+    def _new(self, count: int) -> list[Entry]:
+        """Mappings on ports that were never used before."""
+        return [Entry(port) for port in itertools.islice(self._ports, count)]
 
     def _note(self, name: str, seconds: Iterable[float]) -> None:
         took = [1000 * second for second in seconds]
@@ -193,8 +215,12 @@ class Series:
         self._figures[f"{name}_p90"] = percentile(took, 90)
 
 
-def _key(port: int) -> dict[str, object]:
-    return {"NewRemoteHost": "", "NewExternalPort": port, "NewProtocol": "UDP"}
+def _start(lab: Lab, gateway: Gateway) -> float:
+    """Start it and wait until it grants mappings; the moment of its first answer to M-SEARCH."""
+    gateway.launch()
+    found = lab.lan.inside(lambda: client.first_search_answer(LAN_ADDRESS, START_PATIENCE))
+    gateway.wait_until_ready()
+    return found
 
 
 def percentile(values: list[float], percent: int) -> float:
