@@ -29,6 +29,7 @@ from igdpcp.daemon.link_service import LinkService
 from igdpcp.daemon.nat_mode import NatMode
 from igdpcp.daemon.operator import Operator
 from igdpcp.daemon.pcp_servers import sections_in_use, servers_behind
+from igdpcp.daemon.ports_in_use import PortsInUse
 from igdpcp.daemon.state_variables import StateVariables
 from igdpcp.daemon.status import Status
 from igdpcp.errors import OurFault, RulesetError
@@ -110,6 +111,7 @@ class Service:
         self._network_changed()
         await self._tell_surroundings()
         await self._restart.restore()
+        await self._ports.look()
         control.commands = Operator(
             self._interworking, self._table, self._status, self.release, self._router_leg,
             pinholes=self._pinholes, open_pinholes=self._pinhole_table,
@@ -169,6 +171,7 @@ class Service:
             self._local, routed=self._nat.routed, fall_back=main.unreachable_policy == "local", emit=events.put_nowait
         )
         self._pcp = self._make_pcp(secret)
+        self._ports = PortsInUse(self._router, self._table, pcp_port=self._pcp_port)
         self._router_leg = RouterLeg(self._ruleset, self._router, self._table, self._pinhole_table)
         self._upstream_leg = UpstreamLeg(main, self._fallback, self._journal)
         policy = Policy(main, self._config.permissions, self._router)
@@ -186,7 +189,7 @@ class Service:
         self._closers += [self._router_leg.stop, self._pinholes.stop, self._lifecycle.stop]
         self._interworking = Interworking(
             main=main, table=self._table, policy=policy, upstream=self._fallback, router=self._router,
-            lifecycle=self._lifecycle,
+            lifecycle=self._lifecycle, in_use=self._ports.holds,
         )  # fmt: skip
         self._spawn(self._lifecycle.run(events))
         try:
@@ -249,7 +252,7 @@ class Service:
             interworking=self._interworking, upstream_leg=self._upstream_leg, router_leg=self._router_leg,
             ruleset=self._ruleset, fallback=self._fallback, pcp=self._pcp, igd_handler=igd_handler, http=http,
             events=self._events, troubles=self._troubles, started=self._started,
-            pinholes=self._pinhole_table,
+            pinholes=self._pinhole_table, ports=self._ports,
         )  # fmt: skip
         self._doors = LanDoors(main=main, identity=identity, boot_id=boot_id, http=http, router=self._router,
                                status=self._status, host_of=hosts.host_or_stranger)  # fmt: skip
@@ -292,6 +295,7 @@ class Service:
         await self._tell_surroundings()
         if self._router.wan_address is not None:
             self._lifecycle.wan_changed()
+        await self._ports.look()
 
     async def _lans_changed(self) -> None:
         self._lifecycle.lans_changed()
@@ -307,6 +311,10 @@ class Service:
             self._dhcp_answers = self._dhcp.read()
             servers = servers_behind(self._upstreams, wan, self._router.wan6_devices, self._dhcp_answers)
             self._pcp.network_changed(wan.device, wan.address, servers)
+
+    def _pcp_port(self) -> int | None:
+        peer = self._pcp.peer if self._pcp else None
+        return peer.port if peer else None
 
     async def _tell_surroundings(self) -> None:
         """Which devices the ruleset is for, and whose packets to which port the router has to let in."""
@@ -340,6 +348,7 @@ class Service:
     async def _look_at_ruleset(self, changed_by: str | None) -> None:
         """All who depend on rules that others change look at them; ``changed_by``: a program that did, if one did."""
         await self._router_leg.audit(changed_by)
+        await self._ports.look()
 
     async def _follow_servers(self) -> None:
         """Notice what DHCP says of PCP servers, and try again while there was no way to one."""

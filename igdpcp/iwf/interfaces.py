@@ -18,7 +18,6 @@ from igdpcp.model import (
     Grant,
     IPAddress,
     Mode,
-    Protocol,
     Surroundings,
     UpstreamRequest,
 )
@@ -174,6 +173,3 @@ class Router(Interface):
 
     def on_lan(self, address: IPAddress) -> bool:
         """Whether the address belongs to a host of a LAN that is served (not the router itself)."""
-
-    def port_in_use(self, protocol: Protocol, port: int) -> bool:
-        """Whether a program of the router listens on this port of the WAN address."""

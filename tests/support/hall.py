@@ -307,7 +307,7 @@ class Hall:
         )  # fmt: skip
         self.interworking = Interworking(
             main=self.main, table=self.table, policy=policy, upstream=self.fallback, router=self.router,
-            lifecycle=self.lifecycle,
+            lifecycle=self.lifecycle, in_use=self.router.port_in_use,
         )  # fmt: skip
         self.variables = StateVariables(
             identity=IDENTITY, interworking=self.interworking, upstream=self.fallback, router=self.router,
