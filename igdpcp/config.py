@@ -43,6 +43,7 @@ class MainConfig:
     max_mappings_per_host: int = 1000
     secure_mode: bool = True  # a host maps to itself only, and manages its own entries only
     private_list: bool = False  # a host sees its own entries only
+    cut_flows: bool = False  # when a mapping ends, its established connections end too
     max_pinholes: int = 256
     max_pinholes_per_host: int = 32
     max_connections: int = 128
@@ -142,6 +143,7 @@ _MAIN: Mapping[str, Reader] = {
     "max_mappings_per_host": _mappings,
     "secure_mode": option_values.boolean,
     "private_list": option_values.boolean,
+    "cut_flows": option_values.boolean,
     "max_pinholes": _pinholes,
     "max_pinholes_per_host": _pinholes,
     "max_connections": _ceiling,

@@ -81,7 +81,7 @@ def status_screen(status: Status) -> str:
     advice = _labelled("To do", _advice(status)[:ADVICE_SHOWN] or ["nothing"], 2)
     errors = _errors(status["errors"]) or ["none"]
     room = HEIGHT - len(lines) - len(advice)
-    lines += _labelled("Errors", errors, 2 if room >= 2 * len(errors) else 1)
+    lines += _labelled("Errors", errors[: max(1, room)], 2 if room >= 2 * len(errors) else 1)
     return "\n".join(lines + advice)
 
 

@@ -33,6 +33,7 @@ from igdpcp.daemon.ports_in_use import PortsInUse
 from igdpcp.daemon.state_variables import StateVariables
 from igdpcp.daemon.status import Status
 from igdpcp.errors import OurFault, RulesetError
+from igdpcp.iwf.established import Established
 from igdpcp.iwf.interfaces import UpstreamEvent
 from igdpcp.iwf.interworking import Interworking
 from igdpcp.iwf.journal import Journal, load_secret
@@ -47,6 +48,7 @@ from igdpcp.iwf.upstream_leg import UpstreamLeg
 from igdpcp.log import RecentTroubles, line
 from igdpcp.model import Surroundings
 from igdpcp.net.dhcp import DhcpAnswer, DhcpAnswers
+from igdpcp.net.flow_cutter import FlowCutter
 from igdpcp.net.links import LinkSnapshot, LinkWatcher
 from igdpcp.net.router import RouterView
 from igdpcp.net.ruleset_news import RulesetNews
@@ -172,7 +174,10 @@ class Service:
         )
         self._pcp = self._make_pcp(secret)
         self._ports = PortsInUse(self._router, self._table, pcp_port=self._pcp_port)
-        self._router_leg = RouterLeg(self._ruleset, self._router, self._table, self._pinhole_table)
+        flow_cutter = FlowCutter(self._router.is_lan_address)
+        self._closers.append(flow_cutter.close)
+        established = Established(flow_cutter, self._router, cut_ended=main.cut_flows)
+        self._router_leg = RouterLeg(self._ruleset, self._router, self._table, self._pinhole_table, established)
         self._upstream_leg = UpstreamLeg(main, self._fallback, self._journal)
         policy = Policy(main, self._config.permissions, self._router)
         self._lifecycle = Lifecycle(

@@ -15,6 +15,7 @@ from igdpcp.model import (
     Activation,
     AnyOpening,
     Discrepancy,
+    Flows,
     Grant,
     IPAddress,
     Mode,
@@ -158,6 +159,13 @@ class Ruleset(Interface):
 
     async def surroundings(self, surroundings: Surroundings) -> None:
         """Apply to these devices and PCP servers from now on."""
+
+
+class FlowTable(Interface):
+    """The kernel's connection tracking."""
+
+    async def cut(self, flows: Flows) -> None:
+        """Returns when they are forgotten, or when they cannot be: never raises."""
 
 
 class Router(Interface):

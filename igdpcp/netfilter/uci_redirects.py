@@ -32,7 +32,8 @@ _PROTOCOLS = {
 class UciRedirects:
     """Reads ``firewall`` and ``network`` again only when they are others than at the last reading."""
 
-    def __init__(self, directory: Path = DIRECTORY) -> None:
+    def __init__(self, directory: Path | None = None) -> None:
+        directory = directory or DIRECTORY
         self._files = directory / "firewall", directory / "network"
         self._read: tuple[object, list[Section], list[Section]] | None = None
 
