@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from ipaddress import IPv4Address
 
 from igdpcp.errors import OurFault
 from igdpcp.log import line
 from igdpcp.model import Mapping, Mode, Protocol
-from igdpcp.net import sockets
-from igdpcp.net.listeners import Listeners
+from igdpcp.net import listeners, sockets
 from igdpcp.net.router import RouterView
 from igdpcp.netfilter.redirects import redirects_by_rules
 from igdpcp.netfilter.taken_ports import PortIndex, TakenPorts
@@ -65,8 +64,8 @@ class PortsInUse:
             return True
         if not self._asks_kernel:
             return sockets.port_in_use(protocol, address, port)
-        with Listeners() as listeners:
-            return listeners.hold(protocol, address, port, self._router.wan_device)
+        with listeners.Listeners(self._router.wan_device) as kernel:
+            return kernel.hold(protocol, address, port)
 
     @property
     def conflicts(self) -> list[str]:
@@ -96,52 +95,54 @@ class PortsInUse:
             self._looking = False
 
     async def _look(self) -> None:
-        mapped: dict[Port, Mapping] = {
-            (mapping.request.protocol, mapping.wan_port): mapping
-            for mapping in self._mappings
-            if mapping.visible and mapping.mode is not Mode.ROUTED
-        }
-        device, address = self._router.wan_device, self._router.wan_address
-        held = await asyncio.to_thread(self._read, device, address, list(mapped))
-        self._redirects = PortIndex([taken for source in self._by_source.values() for taken in source])
-        lasting = {port for port in held if port[0] is Protocol.TCP or port in self._suspects}
-        self._suspects = held  # a UDP socket that asks one question is gone by the next look
-        found: dict[Port, tuple[str, str]] = {}
-        for port, mapping in mapped.items():
-            if port in self._redirects:
-                found[port] = mapping.id, self._redirects.by(*port)
-            elif port in lasting:
-                found[port] = mapping.id, PROGRAM
-        if pcp_port := self._pcp_port():
-            own = (Protocol.UDP, pcp_port)
-            if own in mapped:
-                found[own] = mapped[own].id, "the PCP client of igdpcp itself"
-        new = [port for port in found if self._conflicts.get(port) != found[port]]
+        mappings = list(self._mappings)
+        device, address, pcp_port = self._router.wan_device, self._router.wan_address, self._pcp_port()
+        found = await asyncio.to_thread(self._read, mappings, device, address, pcp_port)
+        new = [port for port, conflict in found.items() if self._conflicts.get(port) != conflict]
         self._conflicts = found
+        clients = {mapping.id: mapping.request.client for mapping in mappings} if new else {}
         for port in new[:LOGGED]:
-            LOG.warning(line("wan_port_taken", protocol=port[0].name, wan_port=port[1],
-                             client=mapped[port].request.client, by=found[port][1]))  # fmt: skip
+            id, by = found[port]
+            LOG.warning(line("wan_port_taken", protocol=port[0].name, wan_port=port[1], client=clients[id], by=by))
         if len(new) > LOGGED:
             LOG.warning(line("wan_ports_taken", more=len(new) - LOGGED))
 
     # What follows runs in a thread.
 
-    def _read(self, device: str, address: IPv4Address | None, mapped: Collection[Port]) -> set[Port]:
-        """Fills ``_by_source``; returns which of these ports programs have."""
+    def _read(
+        self, mappings: list[Mapping], device: str, address: IPv4Address | None, pcp_port: int | None
+    ) -> dict[Port, tuple[str, str]]:
+        """Reads everything anew; returns the conflicts."""
         self._tried("redirects of uci", lambda: self._keep("uci", self._uci.taken(device, address)))
         self._tried("redirects of the firewall", lambda: self._keep("rules", redirects_by_rules(device, address)))
+        self._redirects = PortIndex([taken for source in self._by_source.values() for taken in source])
+        mapped: dict[Port, str] = {
+            (mapping.request.protocol, mapping.wan_port): mapping.id
+            for mapping in mappings
+            if mapping.visible and mapping.mode is not Mode.ROUTED
+        }
         held: set[Port] = set()
         self._asks_kernel = self._tried("listening programs", lambda: self._ask(device, address, mapped, held))
-        return held
+        lasting = {port for port in held if port[0] is Protocol.TCP or port in self._suspects}
+        self._suspects = held  # a UDP socket that asks one question is gone by the next look
+        found: dict[Port, tuple[str, str]] = {}
+        for port, id in mapped.items():
+            if port in self._redirects:
+                found[port] = id, self._redirects.by(*port)
+            elif port in lasting:
+                found[port] = id, PROGRAM
+            elif port == (Protocol.UDP, pcp_port):
+                found[port] = id, "the PCP client of igdpcp itself"
+        return found
 
     def _keep(self, source: str, taken: list[TakenPorts]) -> None:
         self._by_source[source] = taken
 
-    def _ask(self, device: str, address: IPv4Address | None, mapped: Collection[Port], held: set[Port]) -> None:
-        with Listeners() as listeners:
-            listeners.check()
-            if address is not None:
-                held |= {each for each in mapped if listeners.hold(each[0], address, each[1], device)}
+    def _ask(self, device: str, address: IPv4Address | None, mapped: Iterable[Port], held: set[Port]) -> None:
+        listeners.check()
+        if address is not None:
+            with listeners.Listeners(device) as kernel:
+                held |= {each for each in mapped if kernel.hold(each[0], address, each[1])}
 
     def _tried(self, what: str, read: Callable[[], None]) -> bool:
         """Whether it succeeded; a failure is told when it begins, and what was known before stays."""

@@ -35,10 +35,14 @@ _ERROR = struct.Struct("=l")
 
 
 class Listeners:
-    """Use as a context manager, in one thread; a question takes some microseconds, however many sockets there are."""
+    """Of what comes by one device. Use as a context manager, in one thread.
 
-    def __init__(self) -> None:
+    A question takes some microseconds, however many sockets there are.
+    """
+
+    def __init__(self, device: str) -> None:
         """Raises OurFault where the kernel has no netlink for sockets."""
+        self._device_index = _index(device)
         try:
             self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, NETLINK_SOCK_DIAG)
         except OSError as error:
@@ -50,27 +54,16 @@ class Listeners:
     def __exit__(self, *_: object) -> None:
         self._socket.close()
 
-    def hold(self, protocol: Protocol, address: IPv4Address, port: int, device: str) -> bool:
-        """Whether a program would get what comes by ``device`` for this address and port; raises OurFault."""
+    def hold(self, protocol: Protocol, address: IPv4Address, port: int) -> bool:
+        """Whether a program would get what comes for this address and port; raises OurFault."""
         try:
-            return self._answer(protocol, address, port, device) == 0
+            return self._answer(protocol, address, port) == 0
         except OSError as error:
             raise OurFault(_cannot(error)) from error
 
-    def check(self) -> None:
-        """Raises OurFault where the kernel cannot tell listeners: its answer is then that there are none."""
-        for protocol, kind in ((Protocol.TCP, socket.SOCK_STREAM), (Protocol.UDP, socket.SOCK_DGRAM)):
-            with socket.socket(socket.AF_INET, kind) as known:
-                known.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"lo\0")
-                known.bind(("", 0))
-                if protocol is Protocol.TCP:
-                    known.listen(1)
-                if not self.hold(protocol, IPv4Address("127.0.0.1"), known.getsockname()[1], "lo"):
-                    raise OurFault(_cannot(OSError(errno.ENOENT, os.strerror(errno.ENOENT))))
-
-    def _answer(self, protocol: Protocol, address: IPv4Address, port: int, device: str) -> int:
+    def _answer(self, protocol: Protocol, address: IPv4Address, port: int) -> int:
         """0 when there is such a socket, ENOENT when there is none; raises OSError."""
-        self._socket.send(_question(protocol, address, port, _index(device)))
+        self._socket.send(_question(protocol, address, port, self._device_index))
         data = self._socket.recv(_ANSWER_SPACE)  # the kernel has answered before send() returns
         _, kind, *_ = _HEADER.unpack_from(data)
         if kind != NLMSG_ERROR:
@@ -79,6 +72,18 @@ class Listeners:
         if code != errno.ENOENT:
             raise OSError(code, os.strerror(code))
         return int(code)
+
+
+def check() -> None:
+    """Raises OurFault where the kernel cannot tell listeners: its answer is then that there are none."""
+    for protocol, kind in ((Protocol.TCP, socket.SOCK_STREAM), (Protocol.UDP, socket.SOCK_DGRAM)):
+        with socket.socket(socket.AF_INET, kind) as known, Listeners("lo") as listeners:
+            known.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"lo\0")
+            known.bind(("", 0))
+            if protocol is Protocol.TCP:
+                known.listen(1)
+            if not listeners.hold(protocol, IPv4Address("127.0.0.1"), known.getsockname()[1]):
+                raise OurFault(_cannot(OSError(errno.ENOENT, os.strerror(errno.ENOENT))))
 
 
 def _question(protocol: Protocol, address: IPv4Address, port: int, device_index: int) -> bytes:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import socket
-from ipaddress import IPv4Address
 
 import pytest
 
@@ -25,9 +24,9 @@ def homes():
 
 
 def ask(protocol, port):
-    with Listeners() as kernel:
-        kernel.check()
-        return kernel.hold(protocol, ROUTER, port, DEVICE)
+    listeners.check()
+    with Listeners(DEVICE) as kernel:
+        return kernel.hold(protocol, ROUTER, port)
 
 
 def program(protocol, family, address, device="", only6=None):
@@ -99,7 +98,7 @@ def test_a_kernel_module_that_answers_for_nobody_is_noticed(homes, monkeypatch):
 
 def test_where_the_device_is_gone_a_port_can_still_be_asked_for(homes):
     def scenario():
-        with program(Protocol.TCP, socket.AF_INET, "") as sock, Listeners() as kernel:
-            return kernel.hold(Protocol.TCP, IPv4Address("192.168.77.1"), sock.getsockname()[1], "ppp-gone")
+        with program(Protocol.TCP, socket.AF_INET, "") as sock, Listeners("ppp-gone") as kernel:
+            return kernel.hold(Protocol.TCP, ROUTER, sock.getsockname()[1])
 
     assert homes.router.inside(scenario) is True
