@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from ipaddress import ip_address
+from itertools import islice
 from typing import Any
 
 from igdpcp.errors import OurFault
@@ -27,8 +28,8 @@ from igdpcp.net import message_classes
 
 LOG = logging.getLogger("igdpcp.net")
 WAITING_LIMIT = 65536  # as many as there can be mappings
-ROUND_LIMIT = 4096  # flows that are deleted before the kernel is asked again
-ROUNDS_LIMIT = 16
+ROUND_LIMIT = 1024  # flows that are deleted before the kernel is asked again
+ROUNDS_LIMIT = 64
 PATIENCE = 2.0  # seconds; the kernel answers at once
 
 NETLINK_NETFILTER = 12  # linux/netlink.h
@@ -90,10 +91,11 @@ class FlowCutter:
                 count = await self._loop.run_in_executor(self._thread, self._cut_all, list(batch))
                 LOG.debug(line("flows_cut", flows=count))
                 self._fault = ""
-            except OurFault as fault:
-                if self._fault != str(fault):
-                    LOG.warning(line("flows_not_cut", reason=fault))
-                self._fault = str(fault)
+            except Exception as error:  # nobody may wait for ever, whatever a message of the kernel has in it
+                if self._fault != str(error):
+                    unforeseen = None if isinstance(error, OurFault) else error
+                    LOG.warning(line("flows_not_cut", reason=error), exc_info=unforeseen)
+                self._fault = str(error)
             finally:
                 for done in batch.values():
                     if not done.done():
@@ -111,34 +113,34 @@ class FlowCutter:
         for flows in wanted:
             groups.setdefault((flows.protocol, flows.host), []).append(flows)
         try:
-            with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER) as sock:
-                sock.settimeout(PATIENCE)
-                table = _Table(sock, message_class)
-                return sum(self._cut_group(table, group) for group in groups.values())
+            return sum(self._cut_group(message_class, group) for group in groups.values())
         except OSError as error:
             remedy = ": install kmod-nf-conntrack-netlink" if error.errno in _WITHOUT else ""
             raise OurFault(f"established connections cannot be cut ({error.strerror or error}){remedy}") from error
 
-    def _cut_group(self, table: _Table, group: list[Flows]) -> int:
+    def _cut_group(self, message_class: Any, group: list[Flows]) -> int:
         """Flows of one host and protocol."""
         cut = 0
         for direction in ("REPLY", "ORIG") if any(flows.outgoing for flows in group) else ("REPLY",):
             for _ in range(ROUNDS_LIMIT):
-                found = table.find(group, direction)
-                doomed = []
-                for origin, reply, id in found:
-                    if any(self._belongs(flows, origin, reply, direction) for flows in group):
-                        doomed.append((origin, id))
-                        if len(doomed) >= ROUND_LIMIT:
-                            break
-                for _ in found:  # the rest of the answer has to be read before anything is asked
-                    pass
-                for origin, id in doomed:
-                    table.delete(origin, id)
+                doomed = self._doomed(message_class, group, direction)
+                with _Table(message_class) as table:
+                    for origin, id in doomed:
+                        table.delete(origin, id)
                 cut += len(doomed)
                 if len(doomed) < ROUND_LIMIT:
                     break
         return cut
+
+    def _doomed(self, message_class: Any, group: list[Flows], direction: str) -> list[tuple[_Tuple, int]]:
+        """The first ROUND_LIMIT of them."""
+        with _Table(message_class) as table:
+            found = (
+                (origin, id)
+                for origin, reply, id in table.find(group, direction)
+                if any(self._belongs(flows, origin, reply, direction) for flows in group)
+            )
+            return list(islice(found, ROUND_LIMIT))
 
     def _belongs(self, flows: Flows, origin: _Tuple, reply: _Tuple, direction: str) -> bool:
         host = (flows.host, flows.port)
@@ -153,12 +155,19 @@ class FlowCutter:
 
 
 class _Table:
-    """The kernel's table of flows at a socket; methods raise OSError."""
+    """The kernel's table of flows, as a context manager; methods raise OSError."""
 
-    def __init__(self, sock: socket.socket, message_class: Any) -> None:
-        self._socket = sock
+    def __init__(self, message_class: Any) -> None:
         self._message_class = message_class
         self._sequence = 0
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER)
+        self._socket.settimeout(PATIENCE)
+
+    def __enter__(self) -> _Table:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
 
     def find(self, group: list[Flows], direction: str) -> Iterator[tuple[_Tuple, _Tuple, int]]:
         """Both directions and the id of each flow in which the host of this group is the source of ``direction``."""
