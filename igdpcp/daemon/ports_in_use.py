@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Iterable
 from ipaddress import IPv4Address
 
@@ -24,6 +25,7 @@ from igdpcp.netfilter.uci_redirects import UciRedirects
 LOG = logging.getLogger("igdpcp.daemon")
 LOGGED = 16  # conflicts that one look tells each in a line of its own
 SHOWN = 32  # in the status
+LASTING_SECONDS = 10.0  # a UDP socket that asks one question, as a resolver does, is gone by then
 PROGRAM = "a program of this router"
 Port = tuple[Protocol, int]
 
@@ -50,7 +52,7 @@ class PortsInUse:
         self._by_source: dict[str, list[TakenPorts]] = {}
         self._faults: dict[str, str] = {}
         self._asks_kernel = True
-        self._suspects: set[Port] = set()
+        self._held_since: dict[Port, float] = {}
         self._conflicts: dict[Port, tuple[str, str]] = {}  # the mapping's id, and who has its port
         self._looking = False
         self._again = False
@@ -123,13 +125,13 @@ class PortsInUse:
         }
         held: set[Port] = set()
         self._asks_kernel = self._tried("listening programs", lambda: self._ask(device, address, mapped, held))
-        lasting = {port for port in held if port[0] is Protocol.TCP or port in self._suspects}
-        self._suspects = held  # a UDP socket that asks one question is gone by the next look
+        now = time.monotonic()
+        self._held_since = {port: self._held_since.get(port, now) for port in held}
         found: dict[Port, tuple[str, str]] = {}
         for port, id in mapped.items():
             if port in self._redirects:
                 found[port] = id, self._redirects.by(*port)
-            elif port in lasting:
+            elif port in held and (port[0] is Protocol.TCP or now - self._held_since[port] >= LASTING_SECONDS):
                 found[port] = id, PROGRAM
             elif port == (Protocol.UDP, pcp_port):
                 found[port] = id, "the PCP client of igdpcp itself"

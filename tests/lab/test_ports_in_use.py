@@ -55,6 +55,13 @@ listeners.NETLINK_SOCK_DIAG = 31
 """
 
 
+LASTS_SOON = """
+from igdpcp.daemon import ports_in_use
+
+ports_in_use.LASTING_SECONDS = 2.0
+"""
+
+
 def started(lab: Lab, alteration: str = "", **options: str) -> Igdpcpd:
     """A daemon that audits often, and reads the firewall's configuration in the lab's directory."""
     backend = "iptables" if lab.firewall == "iptables" else "nftables"
@@ -145,7 +152,7 @@ def test_a_mapping_whose_port_somebody_takes_later_is_told_once(firewall: str, w
 
 def test_a_datagram_socket_is_a_conflict_when_it_lasts() -> None:
     with Lab() as lab:
-        daemon = started(lab, type="none")
+        daemon = started(lab, LASTS_SOON, type="none")
         assert soap_client(lab.lan).add("udp", PORT, topology.LAN_ADDRESS, 8000)
         lab.listen(lab.router, "udp", PORT)
         poll(lambda: daemon.status()["port_conflicts"], PATIENCE, f"a conflict:\n{daemon.log()}")
