@@ -44,6 +44,7 @@ class MainConfig:
     secure_mode: bool = True  # a host maps to itself only, and manages its own entries only
     private_list: bool = False  # a host sees its own entries only
     block_lan_pcp: bool = False  # hosts behind the router cannot ask PCP servers on the WAN themselves
+    cut_flows: bool = False  # when a mapping ends, its established connections end too
     max_pinholes: int = 256
     max_pinholes_per_host: int = 32
     max_connections: int = 128
@@ -144,6 +145,7 @@ _MAIN: Mapping[str, Reader] = {
     "secure_mode": option_values.boolean,
     "private_list": option_values.boolean,
     "block_lan_pcp": option_values.boolean,
+    "cut_flows": option_values.boolean,
     "max_pinholes": _pinholes,
     "max_pinholes_per_host": _pinholes,
     "max_connections": _ceiling,

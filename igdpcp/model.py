@@ -254,6 +254,24 @@ class Discrepancy:
 
 
 @dataclass(frozen=True, slots=True)
+class Flows:
+    """Established flows that lead to a port of a LAN host: those sent to one of ``destinations``.
+
+    A destination that is the host itself stands for untranslated packets, which then came from outside of the LANs.
+    They may be from ``remote_host`` and ``remote_port`` only (None, 0: any). ``outgoing``: also those that the host
+    began from that port, and that left from a destination.
+    """
+
+    protocol: Protocol
+    host: IPAddress
+    port: int
+    destinations: frozenset[tuple[IPAddress, int]]
+    remote_host: IPAddress | None = None
+    remote_port: int = 0
+    outgoing: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class PcpPeer:
     """A PCP server that may send to our socket unasked: its address, and our UDP port."""
 

@@ -75,12 +75,13 @@ def status_screen(status: Status) -> str:
         ("Pinholes", _pinholes(status["pinholes"]), 1),
         ("IGD", _advertising(status["igd"]), 2),
         ("Firewall", _firewall(status["firewall"]), 2),
+        ("Ports", _port_conflicts(status.get("port_conflicts", [])), 2),
     ):
         lines += _labelled(label, [value] if value else [], limit)
     advice = _labelled("To do", _advice(status)[:ADVICE_SHOWN] or ["nothing"], 2)
     errors = _errors(status["errors"]) or ["none"]
     room = HEIGHT - len(lines) - len(advice)
-    lines += _labelled("Errors", errors, 2 if room >= 2 * len(errors) else 1)
+    lines += _labelled("Errors", errors[: max(1, room)], 2 if room >= 2 * len(errors) else 1)
     return "\n".join(lines + advice)
 
 
@@ -186,6 +187,12 @@ def _difference(found: dict[str, int]) -> str:
     return ", ".join(parts)
 
 
+def _port_conflicts(conflicts: list[str]) -> str:
+    """Empty while there are none."""
+    more = f" (and {len(conflicts) - 1} more)" if len(conflicts) > 1 else ""
+    return f"{conflicts[0]}{more}" if conflicts else ""
+
+
 def _errors(errors: list[dict[str, Any]]) -> list[str]:
     """The latest ones, the newest first."""
     latest = sorted(errors, key=lambda error: float(error["seconds_ago"]))[:ERRORS_SHOWN]
@@ -207,6 +214,8 @@ def _advice(status: Status) -> list[str]:
         advice.append(ACTIVATION_ADVICE[status["activation"]["state"]])
     if status["igd"]["conflict"]:
         advice.append("Stop the other IGD, or set option 'force' to 1 in /etc/config/igdpcp.")
+    if status.get("port_conflicts"):
+        advice.append("Give that program or redirect another port, or let the client map another one.")
     warnings = status.get("warnings", [])
     if warnings:
         more = f" ({len(warnings) - 1} more)" if len(warnings) > 1 else ""

@@ -29,10 +29,12 @@ from igdpcp.daemon.link_service import LinkService
 from igdpcp.daemon.nat_mode import NatMode
 from igdpcp.daemon.operator import Operator
 from igdpcp.daemon.pcp_servers import sections_in_use, servers_behind
+from igdpcp.daemon.ports_in_use import PortsInUse
 from igdpcp.daemon.state_variables import StateVariables
 from igdpcp.daemon.status import Status
 from igdpcp.errors import OurFault, RulesetError
 from igdpcp.iwf.background import Tasks
+from igdpcp.iwf.established import Established
 from igdpcp.iwf.interfaces import UpstreamEvent
 from igdpcp.iwf.interworking import Interworking
 from igdpcp.iwf.journal import Journal, load_secret
@@ -47,6 +49,7 @@ from igdpcp.iwf.upstream_leg import UpstreamLeg
 from igdpcp.log import RecentTroubles, line
 from igdpcp.model import Surroundings
 from igdpcp.net.dhcp import DhcpAnswer, DhcpAnswers
+from igdpcp.net.flow_cutter import FlowCutter
 from igdpcp.net.links import LinkSnapshot, LinkWatcher
 from igdpcp.net.router import RouterView
 from igdpcp.net.ruleset_news import RulesetNews
@@ -112,6 +115,7 @@ class Service:
         self._network_changed()
         await self._tell_surroundings()
         await self._restart.restore()
+        await self._ports.look()
         control.commands = Operator(
             self._interworking, self._table, self._status, self.release, self._router_leg,
             pinholes=self._pinholes, open_pinholes=self._pinhole_table,
@@ -172,7 +176,11 @@ class Service:
             self._local, routed=self._nat.routed, fall_back=main.unreachable_policy == "local", emit=events.put_nowait
         )
         self._pcp = self._make_pcp(secret)
-        self._router_leg = RouterLeg(self._ruleset, self._router, self._table, self._pinhole_table)
+        self._ports = PortsInUse(self._router, self._table, pcp_port=self._pcp_port)
+        flow_cutter = FlowCutter(self._router.is_lan_address)
+        self._closers.append(flow_cutter.close)
+        established = Established(flow_cutter, self._router, cut_ended=main.cut_flows)
+        self._router_leg = RouterLeg(self._ruleset, self._router, self._table, self._pinhole_table, established)
         self._upstream_leg = UpstreamLeg(main, self._fallback, self._journal)
         policy = Policy(main, self._config.permissions, self._router)
         self._lifecycle = Lifecycle(
@@ -189,7 +197,7 @@ class Service:
         self._closers += [self._router_leg.stop, self._pinholes.stop, self._lifecycle.stop]
         self._interworking = Interworking(
             main=main, table=self._table, policy=policy, upstream=self._fallback, router=self._router,
-            lifecycle=self._lifecycle,
+            lifecycle=self._lifecycle, in_use=self._ports.holds,
         )  # fmt: skip
         self._tasks.start(self._lifecycle.run(events))
         try:
@@ -252,7 +260,7 @@ class Service:
             interworking=self._interworking, upstream_leg=self._upstream_leg, router_leg=self._router_leg,
             ruleset=self._ruleset, fallback=self._fallback, pcp=self._pcp, igd_handler=igd_handler, http=http,
             events=self._events, troubles=self._troubles, started=self._started,
-            pinholes=self._pinhole_table,
+            pinholes=self._pinhole_table, ports=self._ports,
         )  # fmt: skip
         self._doors = LanDoors(main=main, identity=identity, boot_id=boot_id, http=http, router=self._router,
                                status=self._status, host_of=hosts.host_or_stranger)  # fmt: skip
@@ -297,6 +305,7 @@ class Service:
         await self._tell_surroundings()
         if self._router.wan_address is not None:
             self._lifecycle.wan_changed()
+        await self._ports.look()
 
     async def _lans_changed(self) -> None:
         await self._tell_surroundings()
@@ -313,6 +322,10 @@ class Service:
 
     def _peer_changed(self) -> None:
         self._tasks.start(self._tell_surroundings())
+
+    def _pcp_port(self) -> int | None:
+        peer = self._pcp.peer if self._pcp else None
+        return peer.port if peer else None
 
     async def _tell_surroundings(self) -> None:
         """Which devices the ruleset is for, and whose packets to which port the router has to let in."""
@@ -348,6 +361,7 @@ class Service:
     async def _look_at_ruleset(self, changed_by: str | None) -> None:
         """All who depend on rules that others change look at them; ``changed_by``: a program that did, if one did."""
         await self._router_leg.audit(changed_by)
+        await self._ports.look()
 
     async def _follow_servers(self, pcp: PcpUpstream) -> None:
         """Notice what DHCP says of PCP servers, and try again while there was no way to one."""

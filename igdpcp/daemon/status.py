@@ -12,6 +12,7 @@ from igdpcp.config import Config, UpstreamConfig
 from igdpcp.daemon.event_publisher import EventPublisher
 from igdpcp.daemon.http_server import HttpServer
 from igdpcp.daemon.igd_handler import IgdHandler
+from igdpcp.daemon.ports_in_use import PortsInUse
 from igdpcp.daemon.ssdp_server import SsdpServer
 from igdpcp.iwf import translate
 from igdpcp.iwf.interworking import Interworking
@@ -53,6 +54,7 @@ class Status:
         troubles: RecentTroubles,
         started: float,
         pinholes: PinholeTable | Sequence[Pinhole] = (),
+        ports: PortsInUse | None = None,
     ) -> None:
         self._config = config
         self._upstreams = upstreams
@@ -70,6 +72,7 @@ class Status:
         self._troubles = troubles
         self._started = started
         self._pinholes = pinholes
+        self._ports = ports
         self._loop = asyncio.get_running_loop()
         self.ssdp: SsdpServer | None = None  # another one whenever the LANs change
 
@@ -91,6 +94,7 @@ class Status:
             "mappings": self._counts(),
             "pinholes": {"open": len(self._pinholes), "limit": self._config.main.max_pinholes},
             "firewall": await self._firewall(),
+            "port_conflicts": self._ports.conflicts if self._ports else [],
             "errors": [{"seconds_ago": round(now - at), "text": text} for at, text in self._troubles.lines],
             "uptime_seconds": round(now - self._started),
             "warnings": list(self._config.warnings),

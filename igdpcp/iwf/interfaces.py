@@ -15,10 +15,10 @@ from igdpcp.model import (
     Activation,
     AnyOpening,
     Discrepancy,
+    Flows,
     Grant,
     IPAddress,
     Mode,
-    Protocol,
     Surroundings,
     UpstreamRequest,
 )
@@ -161,6 +161,13 @@ class Ruleset(Interface):
         """Apply to these devices and PCP servers from now on."""
 
 
+class FlowTable(Interface):
+    """The kernel's connection tracking."""
+
+    async def cut(self, flows: Flows) -> None:
+        """Returns when they are forgotten, or when they cannot be: never raises."""
+
+
 class Router(Interface):
     """What the interworking function must know of the router it runs on."""
 
@@ -174,6 +181,3 @@ class Router(Interface):
 
     def on_lan(self, address: IPAddress) -> bool:
         """Whether the address belongs to a host of a LAN that is served (not the router itself)."""
-
-    def port_in_use(self, protocol: Protocol, port: int) -> bool:
-        """Whether a program of the router listens on this port of the WAN address."""

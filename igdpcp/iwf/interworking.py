@@ -16,7 +16,7 @@ from igdpcp.iwf import translate
 from igdpcp.iwf.interfaces import Fallback, Router
 from igdpcp.iwf.lifecycle import LOCAL_SECONDS, Lifecycle
 from igdpcp.iwf.policy import Policy
-from igdpcp.iwf.table import MappingTable
+from igdpcp.iwf.table import MappingTable, PortInUse
 from igdpcp.model import Activation, IPAddress, Mapping, MappingRequest, MappingState, Mode, Owner, Protocol, Requester
 
 
@@ -32,13 +32,16 @@ class Interworking:
         upstream: Fallback,
         router: Router,
         lifecycle: Lifecycle,
+        in_use: PortInUse,
     ) -> None:
+        """``in_use``: whether somebody else on this router has that port of the WAN address."""
         self._main = main
         self._table = table
         self._policy = policy
         self._upstream = upstream
         self._router = router
         self._lifecycle = lifecycle
+        self._in_use = in_use
         self._now: Callable[[], float] = asyncio.get_running_loop().time
 
     async def add_port_mapping(self, request: MappingRequest) -> Mapping:
@@ -229,7 +232,7 @@ class Interworking:
         def in_use(protocol: Protocol, port: int) -> bool:
             if port == avoided or (mode is Mode.LOCAL and not self._policy.permits(request, port)):
                 return True
-            return self._router.port_in_use(protocol, port)
+            return self._in_use(protocol, port)
 
         self._policy.has_room(request, self._table)
         return self._table.plan(request, mode, self._now(), in_use)

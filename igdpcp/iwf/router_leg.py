@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 from igdpcp.errors import RulesetError
 from igdpcp.iwf.background import Tasks
+from igdpcp.iwf.established import Established
 from igdpcp.iwf.interfaces import Router, Ruleset
 from igdpcp.iwf.table import MappingTable
 from igdpcp.log import line
@@ -36,11 +37,13 @@ class RouterLeg:
         router: Router,
         mappings: MappingTable,
         pinholes: Iterable[Pinhole],
+        established: Established,
     ) -> None:
         self._ruleset = ruleset
         self._router = router
         self._mappings = mappings
         self._pinholes = pinholes
+        self._established = established
         self._loop = asyncio.get_running_loop()
         self._repairing = False  # a sync is to come
         self._underway: dict[str, Opening] = {}
@@ -66,6 +69,7 @@ class RouterLeg:
         finally:
             if opening and self._underway.get(mapping.id) is opening:
                 del self._underway[mapping.id]
+        await self._established.opened(opening)
 
     def extend(self, id: str, ends: float) -> None:
         """Let the rules of an open mapping, which end at ``ends``, last as long as its grant does by now.
@@ -100,6 +104,7 @@ class RouterLeg:
     async def remove(self, mapping: Mapping) -> None:
         """Takes the rules away; a failure is repaired later, and meanwhile they lead to a port that nobody opens."""
         await self._remove(mapping.id)
+        await self._established.closed(mapping)
 
     @property
     def opens_pinholes(self) -> bool:
@@ -117,6 +122,7 @@ class RouterLeg:
     async def remove_pinhole(self, pinhole: Pinhole) -> None:
         """Takes the rules away; a failure is repaired later."""
         await self._remove(pinhole.name)
+        await self._established.pinhole_closed(pinhole)
 
     async def pinhole_packets(self, pinhole: Pinhole) -> int:
         """What has come in by it; raises RulesetError."""

@@ -10,13 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib
-import importlib.util
 import logging
 import os
 import socket
 import struct
-import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,6 +23,7 @@ from typing import Any
 from igdpcp.errors import OurFault
 from igdpcp.log import line
 from igdpcp.model import IPAddress
+from igdpcp.net import message_classes
 
 LOG = logging.getLogger("igdpcp.net")
 SETTLE_SECONDS = 0.05  # notifications come in bursts
@@ -76,7 +74,7 @@ class LinkSnapshot:
 def read_links() -> LinkSnapshot:
     """Ask the kernel; blocks. Raises OurFault when netlink cannot be used."""
     try:
-        link_message, address_message, route_message = _message_classes()
+        link_message, address_message, route_message = message_classes.load("pyroute2.netlink.rtnl", _MESSAGES)
     except ImportError as error:
         raise OurFault(f"pyroute2 cannot be loaded ({error}); install python3-pyroute2") from error
     try:
@@ -97,32 +95,6 @@ def read_links() -> LinkSnapshot:
         unnamed=tuple(_interface(parsed, names) for parsed in ours if _has(parsed, IPV6_NOT_TO_BE_NAMED)),
         default_routes6=_default_routes(routes6, names),
     )
-
-
-def _message_classes() -> list[Any]:
-    """pyroute2's messages for links, addresses and routes; raises ImportError.
-
-    The package's own __init__ loads 200 modules (11 MB, 0.2 s) that these three can do without: so an empty package
-    stands in its place while they are loaded. Should a version need it after all, it is loaded.
-    """
-    if "pyroute2" not in sys.modules and (spec := importlib.util.find_spec("pyroute2")):
-        sys.modules["pyroute2"] = importlib.util.module_from_spec(spec)
-        try:
-            return _load_messages()
-        except ImportError:
-            for name in [name for name in sys.modules if name.startswith("pyroute2.")]:
-                del sys.modules[name]
-        finally:
-            del sys.modules["pyroute2"]
-    return _load_messages()
-
-
-def _load_messages() -> list[Any]:
-    modules = [importlib.import_module(f"pyroute2.netlink.rtnl.{name}") for name in _MESSAGES]
-    try:
-        return [getattr(module, name) for module, name in zip(modules, _MESSAGES, strict=True)]
-    except AttributeError as error:
-        raise ImportError(str(error)) from error
 
 
 def _dump(sock: socket.socket, request: int, family: int, message_class: Any) -> list[Parsed]:

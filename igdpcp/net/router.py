@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""This router as the configuration and the kernel together describe it: its WAN, its LANs, its own ports."""
+"""This router as the configuration and the kernel together describe it: its WAN and its LANs."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface
 
 from igdpcp.config import LanConfig
-from igdpcp.model import IPAddress, Protocol
+from igdpcp.model import IPAddress
 from igdpcp.net.links import IPInterface, LinkSnapshot
-from igdpcp.net.sockets import port_in_use
 
 KNOWN_LIMIT = 256  # addresses of which it is remembered whether they are on a LAN
 
@@ -124,9 +123,6 @@ class RouterView:
         if (_link(device, address), address) in self._own:
             return False
         return any(lan.device == device and _is_host(lan, address) for lan in (*self.lans, *self._fading))
-
-    def port_in_use(self, protocol: Protocol, port: int) -> bool:
-        return self.wan.address is not None and port_in_use(protocol, self.wan.address, port)
 
 
 def _is_link_local(address: IPAddress) -> bool:

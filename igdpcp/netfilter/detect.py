@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import re
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from igdpcp.netfilter.nftables import NftablesBackend
 
 _LEGACY_TABLES = Path("/proc/thread-self/net/ip_tables_names")  # the tables that this network namespace uses
 _LEGACY_SAVE = ("iptables-legacy-save", "iptables-save")
-_LEGACY_OURS = "IGDPCP-"
+LEGACY_OURS = "IGDPCP-"  # what the names of our chains begin with
 
 
 def choose_backend(setting: str, nft_table: str) -> Backend:
@@ -71,14 +73,20 @@ def _nft_chains(nft: Nft) -> list[dict[str, Any]]:
 
 
 def _nft_masquerades(device: str) -> bool:
+    with nft_chains() as chains:
+        return chains is not None and foreign.translates(chains, device)
+
+
+@contextmanager
+def nft_chains() -> Iterator[foreign.Chains | None]:
+    """All chains and rules of nftables; None where there is no nftables. Raises RulesetError."""
     try:
         nft = Nft()
     except OurFault:
-        return False
+        yield None
+        return
     try:
-        if not _nft_works(nft):
-            return False
-        return foreign.translates(foreign.Chains(nft), device)
+        yield foreign.Chains(nft) if _nft_works(nft) else None
     finally:
         nft.close()
 
@@ -92,16 +100,16 @@ def _nft_works(nft: Nft) -> bool:
 
 
 def _legacy_masquerades(device: str) -> bool:
+    return _legacy_translates(legacy_nat_rules(), "POSTROUTING", device, foreign.JUMP_DEPTH)
+
+
+def legacy_nat_rules() -> list[str]:
+    """The lines of iptables-save of the legacy table nat; none where it is not in use. Raises RulesetError."""
     try:
         if "nat" not in _LEGACY_TABLES.read_text().split():
-            return False
+            return []
     except OSError:
-        return False
-    rules = _legacy_nat_rules()
-    return _legacy_translates(rules, "POSTROUTING", device, foreign.JUMP_DEPTH)
-
-
-def _legacy_nat_rules() -> list[str]:
+        return []
     for program in _LEGACY_SAVE:
         try:
             saved = subprocess.run([program, "-t", "nat"], capture_output=True, text=True, timeout=10, check=True)
@@ -113,13 +121,13 @@ def _legacy_nat_rules() -> list[str]:
 
 def _legacy_translates(rules: list[str], chain: str, device: str, depth: int) -> bool:
     """Walk the lines of iptables-save from a chain; rules whose ``-o`` names another device are passed over."""
-    if depth == 0 or chain.startswith(_LEGACY_OURS):
+    if depth == 0 or chain.startswith(LEGACY_OURS):
         return False
     for line in rules:
         if not line.startswith(f"-A {chain} "):
             continue
         out = re.search(r"(! )?-o (\S+)", line)
-        if out and _names(out[2], device) == bool(out[1]):
+        if out and fits(out[2], device) == bool(out[1]):
             continue
         verdict = re.search(r" -[jg] (\S+)", line)
         if verdict is None:
@@ -129,5 +137,6 @@ def _legacy_translates(rules: list[str], chain: str, device: str, depth: int) ->
     return False
 
 
-def _names(pattern: str, device: str) -> bool:
+def fits(pattern: str, device: str) -> bool:
+    """Whether a device name of legacy iptables, which may end in '+', is for this device."""
     return device.startswith(pattern[:-1]) if pattern.endswith("+") else device == pattern

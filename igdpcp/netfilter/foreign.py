@@ -16,6 +16,7 @@ Object = dict[str, Any]
 _JUMPS = ("jump", "goto")
 _TRANSLATING_TARGETS = ("MASQUERADE", "SNAT")
 JUMP_DEPTH = 16  # NFT_JUMP_STACK_SIZE: the kernel follows no deeper
+RULES_LIMIT = 20000  # that are looked at: a chain may be reached in many ways
 
 
 class Chains:
@@ -51,6 +52,18 @@ class Chains:
 
     def leaves_by(self, expression: Any, device: str, family: str, table: str) -> bool:
         """Whether a match lets packets through that leave by this device; True for what is not about devices."""
+        return self._is_for(expression, ("oifname", "oif"), device, family, table)
+
+    def comes_by(self, expression: Any, device: str, family: str, table: str) -> bool:
+        """The same for packets that come by it."""
+        return self._is_for(expression, ("iifname", "iif"), device, family, table)
+
+    def elements(self, kind: str, family: str, table: str, name: str) -> list[Any]:
+        """What the named set or map (``kind``) of a table holds."""
+        found = self._nft.query(f"list {kind} {family} {table} {name}")
+        return [element for entry in found for element in entry.get(kind, {}).get("elem", [])]
+
+    def _is_for(self, expression: Any, keys: tuple[str, ...], device: str, family: str, table: str) -> bool:
         match = expression.get("match") if isinstance(expression, dict) else None
         if match is None:
             return True
@@ -58,7 +71,7 @@ class Chains:
         key = left.get("meta", {}).get("key") if isinstance(left, dict) else None
         if key == "nfproto":
             return str(match.get("right")) != "ipv6"
-        if key not in ("oifname", "oif"):
+        if key not in keys:
             return True
         named = any(_fits(name, device) for name in self._names(match["right"], family, table))
         return named == (str(match.get("op")) != "!=")
@@ -68,8 +81,7 @@ class Chains:
         if isinstance(right, dict):
             right = right.get("set", [])
         if isinstance(right, str) and right.startswith("@"):
-            found = self._nft.query(f"list set {family} {table} {right[1:]}")
-            right = [name for entry in found for name in entry.get("set", {}).get("elem", [])]
+            right = self.elements("set", family, table, right[1:])
         names = right if isinstance(right, list) else [right]
         return [name for name in names if isinstance(name, str)]
 

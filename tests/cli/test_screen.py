@@ -81,6 +81,7 @@ def test_a_router_without_nat_and_one_without_carrier_are_drawn_as_such() -> Non
         ({"firewall": {"active": False, "problem": "chain igdpcp_dstnat is missing"}}, "/etc/init.d/firewall restart"),
         ({"firewall": {"active": True, "problem": "chain x drops forwarded packets"}}, "nft list ruleset"),
         ({"firewall": {"compared": {"missing": 1, "surplus": 0, "seconds_ago": 1}}}, "igdpcp-cli status --repair"),
+        ({"port_conflicts": ["tcp 80, mapped to 192.168.1.50:80, is also used by b"]}, "another port"),
         ({"igd": {"advertising": False, "conflict": "miniupnpd runs"}}, "option 'force'"),
         ({"igd": {"advertising": True, "conflict": "192.168.2.60 (br-guest)"}}, "option 'force'"),
         ({"warnings": ["section 'main' option 'x': unknown option", "b"]}, "Correct /etc/config/igdpcp (1 more)"),
@@ -147,6 +148,13 @@ def test_pinholes_are_counted_where_there_are_any() -> None:
     assert "Pinholes" not in screen.status_screen(status())
 
 
+def test_the_first_mapping_without_its_port_is_named_and_the_others_counted() -> None:
+    conflicts = ["tcp 80, mapped to 192.168.1.50:80, is also used by redirect 'Web' of /etc/config/firewall", "b", "c"]
+    shown = field(screen.status_screen(status(port_conflicts=conflicts)), "Ports")
+    assert shown == f"{conflicts[0]} (and 2 more)"
+    assert "Ports" not in screen.status_screen(status())
+
+
 def test_no_carrier_configured_is_nothing_to_repair() -> None:
     text = screen.status_screen(status(mode="local", activation={"state": "no_server"}, upstream={"type": "none"}))
     assert field(text, "To do") == "nothing"
@@ -196,6 +204,7 @@ def test_the_screen_never_outgrows_itself_and_is_printable(noise: str, mode: Mod
             lans=[{"device": noise, "addresses": ["192.168.100.254/23"]}] * 3,
             igd={"advertising": False, "conflict": noise},
             pinholes={"open": 1000},
+            port_conflicts=[noise] * 3,
             firewall={"active": False, "problem": noise},
             errors=[{"seconds_ago": 3, "text": noise}] * 9,
             warnings=[noise] * 9,

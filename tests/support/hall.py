@@ -19,6 +19,7 @@ from igdpcp.daemon.igd_handler import IgdHandler
 from igdpcp.daemon.link_service import LinkService
 from igdpcp.daemon.state_variables import StateVariables
 from igdpcp.errors import RulesetError
+from igdpcp.iwf.established import Established
 from igdpcp.iwf.interfaces import AddressChanged, Emit, Granted, Lost, Refused, Released, StateChanged, UpstreamEvent
 from igdpcp.iwf.interworking import Interworking
 from igdpcp.iwf.journal import Journal
@@ -36,6 +37,7 @@ from igdpcp.model import (
     AnyOpening,
     Discrepancy,
     Endpoint,
+    Flows,
     Grant,
     IPAddress,
     Mapping,
@@ -146,6 +148,16 @@ class FakeRuleset:
                 self.fails -= 1
                 raise RulesetError("no such table")
             change()
+
+
+class FakeFlowTable:
+    """Remembers what was to be cut."""
+
+    def __init__(self) -> None:
+        self.cuts: list[Flows] = []
+
+    async def cut(self, flows: Flows) -> None:
+        self.cuts.append(flows)
 
 
 @dataclass
@@ -292,7 +304,9 @@ class Hall:
         if carrier:
             self.fallback.attach(cast(PcpUpstream, self.carrier))
         self.pinhole_table = PinholeTable()
-        self.leg = RouterLeg(self.ruleset, self.router, self.table, self.pinhole_table)
+        self.flows = FakeFlowTable()
+        established = Established(self.flows, self.router, cut_ended=self.main.cut_flows)
+        self.leg = RouterLeg(self.ruleset, self.router, self.table, self.pinhole_table, established)
         self.upstream_leg = UpstreamLeg(self.main, self.fallback, self.journal)
         policy = Policy(self.main, tuple(permissions), self.router)
         self.lifecycle = Lifecycle(
@@ -308,7 +322,7 @@ class Hall:
         )  # fmt: skip
         self.interworking = Interworking(
             main=self.main, table=self.table, policy=policy, upstream=self.fallback, router=self.router,
-            lifecycle=self.lifecycle,
+            lifecycle=self.lifecycle, in_use=self.router.port_in_use,
         )  # fmt: skip
         self.variables = StateVariables(
             identity=IDENTITY, interworking=self.interworking, upstream=self.fallback, router=self.router,
