@@ -101,11 +101,6 @@ class RouterLeg:
         """Takes the rules away; a failure is repaired later, and meanwhile they lead to a port that nobody opens."""
         await self._remove(mapping.id)
 
-    @property
-    def opens_pinholes(self) -> bool:
-        """Whether the router's netfilter can have pinholes."""
-        return self._ruleset.pinholes
-
     async def put_pinhole(self, pinhole: Pinhole) -> None:
         """As ``put``."""
         try:
