@@ -135,10 +135,6 @@ class Ruleset(Interface):
     Raises RulesetError: nothing of that change is in force.
     """
 
-    @property
-    def pinholes(self) -> bool:
-        """Whether pinholes can be put here."""
-
     async def put(self, opening: AnyOpening) -> None:
         """Make the kernel hold the rules of this mapping or pinhole, in place of earlier ones of the same id."""
 

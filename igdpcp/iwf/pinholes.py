@@ -52,8 +52,8 @@ class Pinholes:
 
     @property
     def inbound_allowed(self) -> bool:
-        """InboundPinholeAllowed: whether this router can have pinholes at all."""
-        return self._router_leg.opens_pinholes and self._main.max_pinholes > 0
+        """InboundPinholeAllowed: whether this router is to have pinholes at all."""
+        return self._main.max_pinholes > 0
 
     def must_be_allowed(self) -> None:
         """Raises Refusal where ``inbound_allowed`` is False, which comes before all that a request may have wrong."""

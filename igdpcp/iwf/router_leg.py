@@ -106,11 +106,6 @@ class RouterLeg:
         await self._remove(mapping.id)
         await self._established.closed(mapping)
 
-    @property
-    def opens_pinholes(self) -> bool:
-        """Whether the router's netfilter can have pinholes."""
-        return self._ruleset.pinholes
-
     async def put_pinhole(self, pinhole: Pinhole) -> None:
         """As ``put``."""
         try:

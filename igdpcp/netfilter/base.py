@@ -36,12 +36,11 @@ LIFETIME_CAP = 86400  # an orphan's rules are gone after a day (a grant may last
 class Backend(Protocol):
     """Writes facts to the kernel. Synchronous; never called while another call is under way.
 
-    ``apply`` and ``sync`` raise RulesetError. ``now`` is on the clock of Fact.ends. Only a back-end with ``pinholes``
-    is given any. ``prompt``: to apply a few changes takes about a millisecond, however many facts there are.
+    ``apply`` and ``sync`` raise RulesetError. ``now`` is on the clock of Fact.ends. ``prompt``: to apply a few
+    changes takes about a millisecond, however many facts there are.
     """
 
     name: str
-    pinholes: bool
     prompt: bool
 
     def open(self) -> None:
@@ -103,7 +102,6 @@ class GroupCommit:
 
     def __init__(self, backend: Backend, *, clock: Callable[[], float]) -> None:
         self.name = backend.name
-        self.pinholes = backend.pinholes
         self._backend = backend
         self._clock = clock
         self._desired = Desired()

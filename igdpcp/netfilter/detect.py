@@ -27,7 +27,7 @@ def choose_backend(setting: str, nft_table: str) -> Backend:
     ``auto``: nftables where libnftables works, else iptables. Table ``auto``: fw4's where it exists, else an own one.
     """
     if setting == "iptables":
-        return _iptables()
+        return _iptables(in_fw4=nft_table in ("auto", layout.FW4_TABLE) and _drop_ins_loaded())
     try:
         table = _nft_table(nft_table)
     except OurFault as error:
@@ -48,10 +48,32 @@ def masquerades(device: str) -> bool:
     return _nft_masquerades(device) or _legacy_masquerades(device)
 
 
-def _iptables() -> Backend:
-    from igdpcp.netfilter.iptables import IptablesBackend  # iptc starts programs at import: only when it is needed
+def _iptables(*, in_fw4: bool = False) -> Backend:
+    """Where our drop-ins are in fw4's table, they let through what iptables cannot."""
+    if in_fw4:
+        from igdpcp.netfilter.iptables_fw4 import Fw4IptablesBackend
+
+        return Fw4IptablesBackend()
+    from igdpcp.netfilter.iptables import IptablesBackend  # costs memory that the other back-end needs not spend
 
     return IptablesBackend()
+
+
+def _drop_ins_loaded() -> bool:
+    try:
+        nft = Nft()
+    except OurFault:
+        return False
+    try:
+        return layout.FW4_TABLE in {
+            chain["table"]
+            for chain in _nft_chains(nft)
+            if chain["family"] == "inet" and chain["name"] == f"{layout.PREFIX}fwd"
+        }
+    except RulesetError:
+        return False
+    finally:
+        nft.close()
 
 
 def _nft_table(wanted: str) -> str:

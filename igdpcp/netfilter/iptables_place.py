@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from igdpcp.model import Protocol, Surroundings
+from igdpcp.model import Protocol
 from igdpcp.netfilter.iptables_rules import PREFIX
 
 _REFUSING = ("DROP", "REJECT")
@@ -39,7 +39,7 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """A rule that stands in an IPv4 chain: where it leads, and from which device to which.
+    """A rule that stands in a chain: where it leads, and from which device to which.
 
     ``narrow``: it is for some of the packets between those devices only.
     """
@@ -50,18 +50,27 @@ class Standing:
     narrow: bool = False
 
 
+# linux/netfilter_ipv4/ip_tables.h and linux/netfilter_ipv6/ip6_tables.h
+_F_FRAG, _F_TOS = 0x01, 0x02
+_INV_VIA_IN, _INV_VIA_OUT, _INV_PROTO = 0x01, 0x02, 0x40
+
+Way = tuple[Collection[str], Collection[str]]  # the devices by which packets come, and those by which they leave
 Chain = Callable[[str], Sequence[Standing]]  # the rules of a chain by its name; none of what is not a chain
 
 
-def before_refusal(chain: Chain, name: str, surroundings: Surroundings) -> int:
-    """The position of the chain's first rule that refuses all mapped packets; behind its last when there is none."""
+def before_refusal(chain: Chain, name: str, wan: Collection[str], lan: Collection[str]) -> int:
+    """The position of the chain's first rule that refuses all packets that are let in by mappings or pinholes.
+
+    Those are what comes by a device of ``wan`` and leaves by one of ``lan``. With no such rule: behind the last one.
+    """
     rules = chain(name)
-    refusals = (at for at, rule in enumerate(rules) if _refuses(rule, chain, surroundings, _CHAIN_DEPTH))
+    refusals = (at for at, rule in enumerate(rules) if _refuses(rule, chain, (wan, lan), _CHAIN_DEPTH))
     return next(refusals, len(rules))
 
 
-def _refuses(rule: Standing, chain: Chain, surroundings: Surroundings, depth: int) -> bool:
-    if rule.narrow or not _is_passed(rule, surroundings):
+def _refuses(rule: Standing, chain: Chain, way: Way, depth: int) -> bool:
+    wan, lan = way
+    if rule.narrow or not rule.incoming.admits_one_of(wan) or not rule.outgoing.admits_one_of(lan):
         return False
     if rule.target in _REFUSING:
         return True
@@ -70,29 +79,23 @@ def _refuses(rule: Standing, chain: Chain, surroundings: Surroundings, depth: in
     for inner in chain(rule.target):
         if inner.target == "RETURN":
             return False
-        if _refuses(inner, chain, surroundings, depth - 1):
+        if _refuses(inner, chain, way, depth - 1):
             return True
     return False
 
 
-def _is_passed(rule: Standing, surroundings: Surroundings) -> bool:
-    """Whether packets from a WAN device to a LAN device are meant."""
-    return rule.incoming.admits_one_of(surroundings.wan_devices) and rule.outgoing.admits_one_of(
-        surroundings.lan_devices
-    )
-
-
 def standing(entry: Any, target: str) -> Standing:
-    """Read libiptc's entry (struct ipt_entry), whose target libiptc has named."""
-    ip = entry.ip
+    """Read libiptc's entry (struct ipt_entry or ip6t_entry), whose target libiptc has named."""
+    ipv6 = hasattr(entry, "ipv6")
+    ip = entry.ipv6 if ipv6 else entry.ip
     return Standing(
         target=target,
-        incoming=Device(ip.iniface.decode(), bool(ip.invflags & ip.IPT_INV_VIA_IN)),
-        outgoing=Device(ip.outiface.decode(), bool(ip.invflags & ip.IPT_INV_VIA_OUT)),
+        incoming=Device(ip.iniface.decode(), bool(ip.invflags & _INV_VIA_IN)),
+        outgoing=Device(ip.outiface.decode(), bool(ip.invflags & _INV_VIA_OUT)),
         narrow=bool(
-            ip.smsk.s_addr
-            or ip.dmsk.s_addr
-            or ip.flags & ip.IPT_F_FRAG
+            any(bytes(ip.smsk))
+            or any(bytes(ip.dmsk))
+            or (ip.flags & _F_TOS if ipv6 else ip.flags & _F_FRAG)
             or not _protocol_is_mapped(ip)
             or any(name != "comment" for name in _matches(entry))
         ),
@@ -100,7 +103,7 @@ def standing(entry: Any, target: str) -> Standing:
 
 
 def _protocol_is_mapped(ip: Any) -> bool:
-    return not ip.proto or bool(ip.invflags & ip.IPT_INV_PROTO) or ip.proto in list(Protocol)
+    return not ip.proto or bool(ip.invflags & _INV_PROTO) or ip.proto in list(Protocol)
 
 
 class _MatchHead(ctypes.Structure):

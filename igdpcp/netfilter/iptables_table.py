@@ -1,51 +1,50 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One legacy table through python-iptables: read, look at, edit, commit; the library and the lock that it takes."""
+"""One legacy table through libiptc: read, look at, edit, commit; and the lock that programs take for it."""
 
 from __future__ import annotations
 
 import ctypes
 import fcntl
-import importlib
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Any
 
-from igdpcp.errors import OurFault, RulesetError
+from igdpcp.errors import RulesetError
 from igdpcp.netfilter import iptables_place as place
 from igdpcp.netfilter import iptables_rules as rules
-from igdpcp.netfilter.iptables_rules import Rule
+from igdpcp.netfilter.iptables_entries import Fingerprint, Stencil, Stencils
+from igdpcp.netfilter.iptables_shapes import Branch, Rule
 
 LOCK_FILE = "/run/xtables.lock"  # iptables(8): shared by all programs and all network namespaces
 LOCK_WAIT = 10.0  # seconds
 LOCK_POLL = 0.02  # seconds
 
-_OPENWRT_EXTENSIONS = "/usr/lib/iptables"
-_OPENWRT_BUILT_IN = (
-    ("libiptext.so", "init_extensions"),
-    ("libiptext4.so", "init_extensions4"),
-    ("libiptext6.so", "init_extensions6"),
-)
+Counted = tuple[int, int]  # packets, bytes
 
 
 class Edit:
     """One table as it was just read; its changes are seen by nobody before the commit.
 
     Rules go to the table as entries, not through iptc.Chain: that one puts a pipe in place of the process's standard
-    output and has every extension print itself into it, each time a rule is used, only to set the extension's state
-    again before its final check. Here the final check comes while that state is still set.
+    output and has every extension print itself into it, each time a rule is used.
     """
 
-    def __init__(self, iptc: Any, table: Any) -> None:
+    def __init__(self, iptc: Any, stencils: Stencils, name: str, ipv6: bool) -> None:
+        """Read the table; raises IPTCError."""
         self._iptc = iptc
-        self._table = table
-        self._ipv6 = isinstance(table, iptc.Table6)
+        self._stencils = stencils
+        self._table = (iptc.Table6 if ipv6 else iptc.Table)(name, autocommit=False)
+        self._table.refresh()
 
     def commit(self) -> None:
         """Put the table as it is now in force."""
         self._table.commit()
+
+    def close(self) -> None:
+        """Free what was read, which is as large as the table. Nothing may be called after it."""
+        self._table.close()
 
     def own_chains(self) -> list[str]:
         """The chains in the table that carry our prefix."""
@@ -69,31 +68,74 @@ class Edit:
         return [target for _, target in self._entries(chain)]
 
     def standing(self, chain: str) -> list[place.Standing]:
-        """The rules of an IPv4 chain, whoever made them; none when there is no such chain."""
+        """The rules of a chain, whoever made them; none when there is no such chain."""
         return [place.standing(entry, target) for entry, target in self._entries(chain)]
 
-    def add(self, rule: Rule) -> None:
-        """Add the rule, and the chain that it leads to."""
-        for chain in (rule.chain, rule.target):
-            if chain.startswith(rules.PREFIX):
-                self.need(chain)
-        if rule.first:
-            self.insert(rule, 0)
-        else:
-            self._table.append_entry(rule.chain, self._built(rule).rule)
+    def found(self, chain: str) -> Iterator[tuple[bytes, str, Counted]]:
+        """The rules of a chain: entry, target, and what they have counted."""
+        for entry, target in self._entries(chain):
+            read = ctypes.string_at(ctypes.addressof(entry), entry.next_offset)
+            yield read, target, (entry.counters.pcnt, entry.counters.bcnt)
 
-    def insert(self, rule: Rule, position: int) -> None:
+    def add(self, rule: Rule, counted: Counted = (0, 0)) -> None:
+        """Add the rule, and what it needs: the way to its chain, and the chain that it leads to."""
+        if rule.branch:
+            self._need_branch(rule.branch)
+        else:
+            self.need(rule.chain)
+        if rule.to.startswith(rules.PREFIX):
+            self.need(rule.to)
+        if rule.first:
+            self.insert(rule, 0, counted)
+        else:
+            self._table.append_entry(rule.chain, self._entry(rule, counted))
+
+    def insert(self, rule: Rule, position: int, counted: Counted = (0, 0)) -> None:
         """Add the rule at this position of its chain, counted from 0."""
-        self._table.insert_entry(rule.chain, self._built(rule).rule, position)
+        self._table.insert_entry(rule.chain, self._entry(rule, counted), position)
 
     def delete(self, rule: Rule) -> bool:
-        """Delete one such rule; False when there is none, or no such chain."""
+        """Delete one such rule, and its branch with the last; False when there is none, or no such chain."""
+        deleted = self._delete(rule)
+        branch = rule.branch
+        if branch and self._table.is_chain(branch.leaf) and not self._table.first_rule(branch.leaf):
+            self._cut(branch.to_leaf)
+            if not self._table.first_rule(branch.node):
+                self._cut(branch.to_node)
+        return deleted
+
+    def stencil(self, rule: Rule) -> Stencil:
+        """That of the rule's shape."""
+        return self._stencils.of(rule.shape)
+
+    def fingerprint(self, rule: Rule) -> Fingerprint:
+        """What is read of this rule when it is in the table."""
+        stencil = self._stencils.of(rule.shape)
+        return stencil.fingerprint(stencil.filled(rule), rule.to or rule.shape.target)
+
+    def _delete(self, rule: Rule) -> bool:
+        stencil = self._stencils.of(rule.shape)
+        mask = (ctypes.c_ubyte * len(stencil.mask)).from_buffer_copy(stencil.mask)
         try:
-            built = self._built(rule)
-            self._table.delete_entry(rule.chain, built.rule, built.mask)
-        except (self._iptc.IPTCError, self._iptc.XTablesError):
+            self._table.delete_entry(rule.chain, self._entry(rule), mask)
+        except self._iptc.IPTCError:
             return False
         return True
+
+    def _need_branch(self, branch: Branch) -> None:
+        if self._table.is_chain(branch.leaf):
+            return
+        if not self._table.is_chain(branch.node):
+            self.add(branch.to_node)
+        self.add(branch.to_leaf)
+
+    def _cut(self, way: Rule) -> None:
+        """Delete the rule that leads to an empty chain, and the chain; it stays where somebody else leads there too."""
+        try:
+            self._delete(way)
+            self.drop(way.to)
+        except self._iptc.IPTCError:
+            pass
 
     def _entries(self, chain: str) -> Iterator[tuple[Any, str]]:
         if not self._table.is_chain(chain):
@@ -103,44 +145,14 @@ class Edit:
             yield entry, (self._table.get_target(entry) or b"").decode()
             entry = self._table.next_rule(entry)
 
-    def _built(self, rule: Rule) -> Any:
-        built = self._iptc.Rule6() if self._ipv6 else self._iptc.Rule()
-        for name, value in (
-            ("protocol", rule.protocol),
-            ("src", rule.source),
-            ("dst", rule.destination),
-            ("in_interface", rule.in_device),
-            ("out_interface", rule.out_device),
-        ):
-            if value:
-                setattr(built, name, value)
-        for name, parameters in rule.matches:
-            match = built.create_match(name)
-            for parameter, value in parameters:
-                match.set_parameter(parameter, value)
-            match._final_check()
-        target = built.create_target(rule.target)
-        for option, value in rule.options:
-            target.set_parameter(option, value)
-        target._final_check()
-        return built
-
-
-def load() -> Any:
-    """Import python-iptables where it finds its extensions, also on OpenWrt.
-
-    There is no ldconfig to ask there, and the extensions that are linked into libiptext must be registered by hand.
-    """
-    if Path(_OPENWRT_EXTENSIONS).is_dir():
-        os.environ.setdefault("XTABLES_LIBDIR", _OPENWRT_EXTENSIONS)
-    try:
-        iptc = importlib.import_module("iptc")
-    except Exception as error:  # it raises plain Exception when its libraries are missing
-        raise OurFault(f"python-iptables cannot be loaded: {error}") from error
-    for library, register in _OPENWRT_BUILT_IN:
-        with suppress(OSError, AttributeError):
-            getattr(ctypes.CDLL(library, ctypes.RTLD_GLOBAL), register)()
-    return iptc
+    def _entry(self, rule: Rule, counted: Counted = (0, 0)) -> Any:
+        filled = self._stencils.of(rule.shape).filled(rule)
+        kind = self._iptc.ip6tc.ip6t_entry if rule.shape.ipv6 else self._iptc.ip4tc.ipt_entry
+        entry = (ctypes.c_ubyte * len(filled)).from_buffer(filled)
+        if counted != (0, 0):
+            counters = kind.from_buffer(filled).counters
+            counters.pcnt, counters.bcnt = counted
+        return entry
 
 
 @contextmanager

@@ -40,7 +40,6 @@ class NftablesBackend:
     """Facts as elements with timeouts, in table ``inet fw4`` or in an own table of another name."""
 
     name = "nftables"
-    pinholes = True
     prompt = True
 
     def __init__(self, table: str) -> None:

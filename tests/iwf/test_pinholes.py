@@ -57,21 +57,16 @@ async def test_the_firewall_is_on_and_lets_pinholes_be_made(tmp_path: Path) -> N
     assert (await hall.firewall("GetFirewallStatus")).outputs == {"FirewallEnabled": "1", "InboundPinholeAllowed": "1"}
 
 
-@pytest.mark.parametrize("why", ["back-end", "option"])
-def test_where_pinholes_are_not_possible_every_action_says_so_before_all_else(tmp_path: Path, why: str) -> None:
-    @virtual
-    async def test() -> None:
-        hall = Hall(tmp_path, max_pinholes=0 if why == "option" else 1)
-        hall.ruleset.pinholes = why == "option"
-        assert (await hall.firewall("GetFirewallStatus"))["InboundPinholeAllowed"] == "0"
-        assert (await add(hall)).code == 703
-        assert (await add(hall, Protocol=65535, InternalPort=0, LeaseTime=0)).code == 703
-        assert await code_of(hall, "UpdatePinhole", 1, NewLeaseTime=0) == 703
-        for action in ("DeletePinhole", "GetPinholePackets", "CheckPinholeWorking"):
-            assert await code_of(hall, action, 1) == 703
-        assert hall.ruleset.pinhole_rules == {}
-
-    test()
+@virtual
+async def test_where_pinholes_are_not_to_be_every_action_says_so_before_all_else(tmp_path: Path) -> None:
+    hall = Hall(tmp_path, max_pinholes=0)
+    assert (await hall.firewall("GetFirewallStatus"))["InboundPinholeAllowed"] == "0"
+    assert (await add(hall)).code == 703
+    assert (await add(hall, Protocol=65535, InternalPort=0, LeaseTime=0)).code == 703
+    assert await code_of(hall, "UpdatePinhole", 1, NewLeaseTime=0) == 703
+    for action in ("DeletePinhole", "GetPinholePackets", "CheckPinholeWorking"):
+        assert await code_of(hall, action, 1) == 703
+    assert hall.ruleset.pinhole_rules == {}
 
 
 WRONG = {
@@ -356,7 +351,7 @@ def test_pinholes_survive_a_restart_with_their_leases(tmp_path: Path, end: str) 
     test()
 
 
-@pytest.mark.parametrize("why", ["lease", "permission", "back-end", "option"])
+@pytest.mark.parametrize("why", ["lease", "permission", "option"])
 def test_a_pinhole_that_may_not_be_any_more_is_not_restored(
     tmp_path: Path, why: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -369,7 +364,6 @@ def test_a_pinhole_that_may_not_be_any_more_is_not_restored(
         await asyncio.sleep(3601 if why == "lease" else 0)
         rules = [PermissionConfig("none", "deny")] if why == "permission" else []
         second = Hall(tmp_path, permissions=rules, max_pinholes=0 if why == "option" else 1)
-        second.ruleset.pinholes = why != "back-end"
         await second.restart.restore()
         assert "event=pinhole_not_adopted" in caplog.text
         assert (second.ruleset.pinhole_rules, len(second.pinhole_table)) == ({}, 0)

@@ -110,6 +110,17 @@ COMMIT
 """
 
 
+IP6TABLES = """
+*filter
+:INPUT ACCEPT [0:0]
+:FORWARD DROP [0:0]
+:OUTPUT ACCEPT [0:0]
+-A FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+-A FORWARD -i br-lan -j ACCEPT
+COMMIT
+"""
+
+
 def fw4(*, nat: bool, drop_ins: Path = DROP_INS) -> str:
     """A ruleset with fw4's chains and its order, the drop-in files included where fw4 includes them.
 

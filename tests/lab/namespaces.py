@@ -207,9 +207,12 @@ class Host:
         """What ``nft list`` prints; empty when the object does not exist."""
         return self.run(["nft", "list", *what], check=False).stdout
 
-    def iptables_rules(self, table: str = "nat") -> list[str]:
-        """The legacy table's chains and rules, as iptables-legacy-save prints them, without counters and comments."""
-        saved = self.run(["iptables-legacy-save", "-t", table]).stdout
+    def iptables_rules(self, table: str = "nat", family: str = "iptables") -> list[str]:
+        """The legacy table's chains and rules, as iptables-legacy-save prints them, without counters and comments.
+
+        ``family`` ip6tables: those of IPv6.
+        """
+        saved = self.run([f"{family}-legacy-save", "-t", table]).stdout
         return [line for line in saved.splitlines() if line.startswith(("-A", ":"))]
 
 

@@ -13,6 +13,8 @@ def our_rules(lab: Lab) -> str:
     """Our objects with their elements (nft), or our chains with their rules (iptables-legacy-save)."""
     if lab.firewall == "iptables":
         saved = [*lab.router.iptables_rules("nat"), *lab.router.iptables_rules("filter")]
+        if lab.ipv6:
+            saved += lab.router.iptables_rules("filter", "ip6tables")
         return "\n".join(rule for rule in saved if "IGDPCP" in rule)
     table = FW4_TABLE if lab.firewall == "fw4" else OWN_TABLE
     listed = lab.router.run(["nft", "list", "table", "inet", table], check=False)

@@ -13,6 +13,7 @@ from tests.lab.altered import SHORT_GRACE, altered
 from tests.lab.clients import HTTP_PORT
 from tests.lab.daemon import Igdpcpd
 from tests.lab.namespaces import Host, poll
+from tests.lab.rules import our_rules
 from tests.lab.topology import (
     INTERNET2_6_ADDRESS,
     INTERNET6_ADDRESS,
@@ -55,9 +56,9 @@ class ControlPoint:
         return int(self.call("GetPinholePackets", UniqueID=id)["PinholePackets"])
 
 
-@pytest.fixture
-def lab() -> Iterator[Lab]:
-    with Lab("fw4", ipv6=True) as made:
+@pytest.fixture(params=["fw4", "iptables"])
+def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
+    with Lab(request.param, ipv6=True) as made:
         for protocol in PROTOCOLS:
             made.listen(made.lan, protocol, PORT, "::")
         yield made
@@ -65,7 +66,11 @@ def lab() -> Iterator[Lab]:
 
 @pytest.fixture
 def daemon(lab: Lab) -> Igdpcpd:
-    return Igdpcpd(lab)
+    return Igdpcpd(lab, backend(lab))
+
+
+def backend(lab: Lab) -> str:
+    return "iptables" if lab.firewall == "iptables" else "nftables"
 
 
 @pytest.fixture
@@ -127,12 +132,10 @@ def test_a_pinhole_survives_a_killed_daemon_and_is_known_to_the_next_one(
 
 
 def test_a_pinhole_to_an_address_that_the_lan_no_longer_has_is_closed(lab: Lab) -> None:
-    Igdpcpd(lab, env=altered(lab, SHORT_GRACE))
+    Igdpcpd(lab, backend(lab), env=altered(lab, SHORT_GRACE))
     assert ControlPoint(lab.lan, LAN6_ADDRESS).add().code == 0
     lab.router.run(["ip", "addr", "add", "2600:1:7::1/64", "dev", "br-lan", "nodad"])
     lab.router.run(["ip", "addr", "del", f"{ROUTER_LAN6_ADDRESS}/64", "dev", "br-lan"])
     lab.router.run(["ip", "route", "add", f"{LAN6_ADDRESS}/128", "dev", "br-lan"])
-    poll(
-        lambda: "elements" not in lab.router.nft_list("set", "inet", "fw4", "igdpcp1_pass6"), 10.0, "the pinhole's end"
-    )
+    poll(lambda: LAN6_ADDRESS not in our_rules(lab), 10.0, "the pinhole's end")
     assert not reached(lab)

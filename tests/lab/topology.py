@@ -199,6 +199,8 @@ class Lab:
             self.router.nft(firewalls.fw4(nat=self.nat))
         elif self.firewall == "iptables":
             self.router.run(["iptables-legacy-restore"], input=firewalls.iptables(nat=self.nat))
+            if self.ipv6:
+                self.router.run(["ip6tables-legacy-restore"], input=firewalls.IP6TABLES)
         elif self.nat:
             self.router.nft(firewalls.PLAIN_NFTABLES)
 

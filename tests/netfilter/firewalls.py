@@ -112,6 +112,15 @@ COMMIT
 """
 
 
+LEGACY_6 = """\
+-A INPUT -p icmpv6 -j ACCEPT
+-A FORWARD -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT
+-A FORWARD -i br-lan -o wan0 -j ACCEPT
+-A FORWARD -p tcp -j REJECT --reject-with tcp-reset
+-A FORWARD -j REJECT
+"""
+
+
 def load_nft(namespace: str, text: str) -> None:
     """Load a ruleset in one transaction."""
     command("nft", "-f", "-", namespace=namespace, stdin=text)
@@ -120,3 +129,9 @@ def load_nft(namespace: str, text: str) -> None:
 def load_legacy(namespace: str, text: str = LEGACY) -> None:
     """Load the legacy tables."""
     command("iptables-legacy-restore", namespace=namespace, stdin=text)
+
+
+def load_legacy6(namespace: str) -> None:
+    """Load IPv6's filter table as fw3 does it: it empties the built-in chains, and leaves other people's alone."""
+    flushes = "-F INPUT\n-F FORWARD\n"
+    command("ip6tables-legacy-restore", "--noflush", namespace=namespace, stdin=f"*filter\n{flushes}{LEGACY_6}COMMIT\n")

@@ -26,7 +26,6 @@ class Kernel:
     """
 
     name = "fake"
-    pinholes = True
 
     def __init__(self, prompt: bool = False) -> None:
         self.prompt = prompt

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import fcntl
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from ipaddress import IPv6Address
@@ -57,11 +58,14 @@ def added_by(router: str, instance: Instance, *openings: object) -> set[str]:
 STATIC = [
     "-A IGDPCP-DST -i wan0 -m addrtype --dst-type LOCAL -j IGDPCP-D-wan0",
     "-A IGDPCP-DST -i br-lan -j IGDPCP-LOOP",
-    "-A IGDPCP-DST -i br-lan -j IGDPCP-ALIAS",
-    "-A IGDPCP-DST -i br-lan -j IGDPCP-REACH",
+    "-A IGDPCP-DST -i br-lan -m mark --mark 0x40000000/0x40000000 -j IGDPCP-ALIAS",
+    "-A IGDPCP-DST -i br-lan -m mark --mark 0x40000000/0x40000000 -j IGDPCP-REACH",
     "-A IGDPCP-DST -i br-lan -m mark --mark 0x40000000/0x40000000 -j MARK --set-xmark 0x0/0x40000000",
     "-A IGDPCP-SRC -o wan0 -m addrtype ! --src-type LOCAL -j IGDPCP-S-wan0",
     "-A IGDPCP-SRC -o br-lan -m mark --mark 0x40000000/0x40000000 -m conntrack --ctstate DNAT -j IGDPCP-SENDER",
+    "-A IGDPCP-SRC -o br-lan -m mark --mark 0x40000000/0x40000000 -m conntrack --ctstate DNAT -j IGDPCP-SHOWN",
+    "-A IGDPCP-FWD -m conntrack --ctstate DNAT -j IGDPCP-PASS",
+    "-A IGDPCP-FWD -j IGDPCP-ADMIT",
     "-A IGDPCP-IN -s 198.51.100.1/32 -i wan0 -p udp -m udp --sport 5351 --dport 40000 -j ACCEPT",
     "-A IGDPCP-IN -s 198.51.100.1/32 -d 224.0.0.1/32 -i wan0 -p udp -m udp --sport 5351 --dport 5350 -j ACCEPT",
 ]
@@ -72,19 +76,29 @@ def test_the_surroundings_are_written_once_however_often_they_are_told(router: s
     assert [rule for rule in rules(router) if rule.startswith("-A IGDPCP-")] == STATIC
 
 
-FIRST = {
-    "-A IGDPCP-D-wan0 -p tcp -m tcp --dport 4000 -j DNAT --to-destination 192.168.1.5:4000",
-    "-A IGDPCP-S-wan0 -s 192.168.1.5/32 -p tcp -m tcp --sport 4000 -j MASQUERADE --to-ports 4000",
-    "-A IGDPCP-S-wan0 -p tcp -m tcp --sport 3840:4095 -j MASQUERADE --to-ports 49152-65535",
-    "-A IGDPCP-FWD -d 192.168.1.5/32 -p tcp -m tcp --dport 4000"
-    " -m conntrack --ctstate DNAT --ctorigdstport 4000 -j ACCEPT",
+OF_THE_FIRST = {  # its own three, and what the ports of its block share
+    "-A IGDPCP-D-wan0/t0f -p tcp -m tcp --dport 4000 -j DNAT --to-destination 192.168.1.5:4000",
+    "-A IGDPCP-S-wan0/t0f -s 192.168.1.5/32 -p tcp -m tcp --sport 4000 -j MASQUERADE --to-ports 4000",
+    "-A IGDPCP-PASS/t0f -d 192.168.1.5/32 -p tcp -m tcp --dport 4000 -j ACCEPT",
+    "-A IGDPCP-S-wan0/t0f -p tcp -j MASQUERADE --to-ports 49152-65535",
+}
+WAYS = {
+    "-A IGDPCP-D-wan0 -p tcp -m tcp --dport 0:4095 -g IGDPCP-D-wan0/t0",
+    "-A IGDPCP-D-wan0/t0 -p tcp -m tcp --dport 3840:4095 -g IGDPCP-D-wan0/t0f",
+    "-A IGDPCP-S-wan0 -p tcp -m tcp --sport 0:4095 -g IGDPCP-S-wan0/t0",
+    "-A IGDPCP-S-wan0/t0 -p tcp -m tcp --sport 3840:4095 -g IGDPCP-S-wan0/t0f",
+    "-A IGDPCP-PASS -p tcp -m conntrack --ctorigdstport 0:4095 -g IGDPCP-PASS/t0",
+    "-A IGDPCP-PASS/t0 -p tcp -m conntrack --ctorigdstport 3840:4095 -g IGDPCP-PASS/t0f",
+}
+HAIRPINS = {
     "-A IGDPCP-LOOP -d 198.51.100.2/32 -j MARK --set-xmark 0x40000000/0x40000000",
     "-A IGDPCP-LOOP -d 203.0.113.9/32 -j MARK --set-xmark 0x40000000/0x40000000",
     "-A IGDPCP-REACH -d 198.51.100.2/32 -j IGDPCP-D-wan0",
     "-A IGDPCP-REACH -d 203.0.113.9/32 -j IGDPCP-D-wan0",
-    "-A IGDPCP-SENDER -m conntrack --ctorigdst 198.51.100.2 -j SNAT --to-source 198.51.100.2",
-    "-A IGDPCP-SENDER -m conntrack --ctorigdst 203.0.113.9 -j SNAT --to-source 203.0.113.9",
-}  # fmt: skip
+    "-A IGDPCP-SHOWN -m conntrack --ctorigdst 198.51.100.2 -j SNAT --to-source 198.51.100.2",
+    "-A IGDPCP-SHOWN -m conntrack --ctorigdst 203.0.113.9 -j SNAT --to-source 203.0.113.9",
+}
+FIRST = OF_THE_FIRST | WAYS | HAIRPINS
 
 
 def test_the_first_mapping_brings_its_rules_and_the_shared_ones(router: str, instance: Instance) -> None:
@@ -100,17 +114,42 @@ def test_a_further_mapping_costs_three_rules(router: str, instance: Instance) ->
 def test_a_routed_mapping_is_an_accept_and_its_short_cut(router: str, instance: Instance) -> None:
     routed = opening(mode=Mode.ROUTED, protocol=Protocol.UDP, remote_host=SERVER)
     assert added_by(router, instance, routed) == {
-        "-A IGDPCP-FWD -s 198.51.100.1/32 -d 192.168.1.5/32 -i wan0 -p udp -m udp --dport 4000 -j ACCEPT"
+        "-A IGDPCP-ADMIT -p udp -m udp --dport 0:4095 -g IGDPCP-ADMIT/u0",
+        "-A IGDPCP-ADMIT/u0 -p udp -m udp --dport 3840:4095 -g IGDPCP-ADMIT/u0f",
+        "-A IGDPCP-ADMIT/u0f -s 198.51.100.1/32 -d 192.168.1.5/32 -i wan0 -p udp -m udp --dport 4000 -j ACCEPT",
     }
 
 
-def test_removing_mappings_takes_away_exactly_what_they_brought(router: str, instance: Instance) -> None:
-    before = rules(router)
+def test_removing_mappings_takes_away_exactly_what_they_brought_and_no_empty_chain_stays(
+    router: str, instance: Instance
+) -> None:
+    before = saved(router)
     instance.put(opening(), opening("m2", serial=2, wan_port=4001, client=Endpoint(B, 6), remote_host=SERVER))
     instance.remove("m1")
     assert not FIRST.issubset(rules(router))
+    assert ":IGDPCP-S-wan0/t00 -" in saved(router)
     instance.remove("m2")
-    assert rules(router) == before
+    assert saved(router) == before
+
+
+def test_mappings_of_many_ports_are_spread_so_that_no_chain_grows_with_them(router: str, instance: Instance) -> None:
+    ports = range(1024, 65536, 129)
+    spread = [
+        opening(f"m{port}", serial=port, wan_port=port, client=Endpoint(A, port), external=Endpoint(CARRIER, port))
+        for port in ports
+    ]
+    instance.sync(*spread)
+    lengths = Counter(rule.split()[1] for rule in rules(router))
+    assert lengths["IGDPCP-D-wan0"] == lengths["IGDPCP-S-wan0"] == lengths["IGDPCP-PASS"] == 16
+    assert max(lengths.values()) == 16
+    assert sum(lengths.values()) < 6 * len(ports)
+
+
+def test_a_device_of_the_longest_name_has_its_chains(router: str, instance: Instance) -> None:
+    device = "x" * 15
+    assert instance.put(opening(wan_device=device, wan_port=65535)) == [None]
+    rule = f"-A IGDPCP-D-{device}/tff -p tcp -m tcp --dport 65535 -j DNAT --to-destination 192.168.1.5:4000"
+    assert rule in rules(router)
 
 
 def test_the_jumps_stand_before_the_routers_refusals_and_its_redirects_win(router: str, instance: Instance) -> None:
@@ -211,8 +250,8 @@ def test_a_mapped_port_of_the_range_that_others_are_moved_to_moves_them_to_the_o
 ) -> None:
     high = opening(wan_port=51820), opening("m2", serial=2, wan_port=60000, client=Endpoint(B, 4001))
     added = added_by(router, instance, *high)
-    assert "-A IGDPCP-S-wan0 -p tcp -m tcp --sport 51712:51967 -j MASQUERADE --to-ports 57344-65535" in added
-    assert "-A IGDPCP-S-wan0 -p tcp -m tcp --sport 59904:60159 -j MASQUERADE --to-ports 49152-57343" in added
+    assert "-A IGDPCP-S-wan0/tca -p tcp -j MASQUERADE --to-ports 57344-65535" in added
+    assert "-A IGDPCP-S-wan0/tea -p tcp -j MASQUERADE --to-ports 49152-57343" in added
 
 
 def test_release_leaves_the_tables_as_they_were(router: str) -> None:
@@ -248,7 +287,7 @@ def test_sync_clears_what_an_earlier_process_left(router: str, instance: Instanc
 
 def test_rules_that_somebody_flushed_do_not_hinder_changes(router: str, instance: Instance) -> None:
     instance.put(opening())
-    command("iptables-legacy", "-t", "nat", "-F", "IGDPCP-D-wan0", namespace=router)
+    command("iptables-legacy", "-t", "nat", "-F", "IGDPCP-D-wan0/t0f", namespace=router)
     instance.remove("m1")
     assert instance.put(opening("m2")) == [None]
     assert set(rules(router)) >= FIRST
@@ -256,6 +295,7 @@ def test_rules_that_somebody_flushed_do_not_hinder_changes(router: str, instance
 
 def test_chains_that_somebody_deleted_do_not_hinder_release(router: str, instance: Instance) -> None:
     command("iptables-legacy", "-D", "FORWARD", "-j", "IGDPCP-FWD", namespace=router)
+    command("iptables-legacy", "-F", "IGDPCP-FWD", namespace=router)
     command("iptables-legacy", "-X", "IGDPCP-FWD", namespace=router)
     instance.release()
     assert "IGDPCP" not in "\n".join(saved(router))
@@ -270,7 +310,7 @@ def test_a_change_of_somebody_else_between_two_of_ours_is_kept(router: str, inst
 
 def test_putting_a_mapping_again_for_longer_commits_nothing(router: str, instance: Instance) -> None:
     instance.put(opening())
-    command("iptables-legacy", "-t", "nat", "-F", "IGDPCP-D-wan0", namespace=router)
+    command("iptables-legacy", "-t", "nat", "-F", "IGDPCP-D-wan0/t0f", namespace=router)
     flushed = rules(router)
     assert instance.put(opening(lifetime=7200)) == [None]
     assert rules(router) == flushed
@@ -299,10 +339,6 @@ def test_a_lock_that_another_program_keeps_ends_in_an_error(
     assert isinstance(error, RulesetError)
     assert "xtables.lock" in str(error)
     assert instance.put(opening()) == [None]
-
-
-def test_pinholes_are_known_to_be_impossible(instance: Instance) -> None:
-    assert not instance.commits.pinholes
 
 
 def test_an_ipv6_pcp_server_is_let_in_by_ip6tables(router: str, instance: Instance) -> None:

@@ -13,6 +13,7 @@ import pytest
 from igdpcp.model import MOVED_PORTS, Endpoint, Mode, PcpPeer, Protocol
 from igdpcp.netfilter.base import Backend
 from igdpcp.netfilter.iptables import IptablesBackend
+from igdpcp.netfilter.iptables_fw4 import Fw4IptablesBackend
 from igdpcp.netfilter.nftables import NftablesBackend
 from tests.netfilter import firewalls
 from tests.netfilter.topology import (
@@ -54,6 +55,7 @@ BACKENDS: dict[str, Callable[[], Backend]] = {
     "fw4": lambda: NftablesBackend("fw4"),
     "own": lambda: NftablesBackend("igdpcp"),
     "iptables": IptablesBackend,
+    "mixed": Fw4IptablesBackend,
 }
 
 
@@ -63,11 +65,11 @@ def load_firewall(kind: str, router: str) -> None:
         firewalls.load_legacy(router)
     else:
         command("nft", "flush", "ruleset", namespace=router)
-        firewalls.load_nft(router, firewalls.fw4() if kind == "fw4" else firewalls.PLAIN)
+        firewalls.load_nft(router, firewalls.PLAIN if kind == "own" else firewalls.fw4())
 
 
 # An own table's accept is not final, and the plain router refuses nothing: nothing can be seen there.
-refusing = pytest.mark.parametrize("built", ["fw4", "iptables"], indirect=True)
+refusing = pytest.mark.parametrize("built", ["fw4", "iptables", "mixed"], indirect=True)
 
 
 @pytest.fixture(scope="module", params=list(BACKENDS))
@@ -268,6 +270,7 @@ def test_only_translated_packets_pass_to_the_client_of_a_cascaded_mapping(bench:
     assert tcp(bench.net.outside, (A, 4000), bench.net.a, Endpoint(A, 4000)) is None
 
 
+@pytest.mark.parametrize("built", ["fw4", "own", "iptables"], indirect=True)  # see iptables_fw4.py for the fourth
 def test_the_administrators_redirect_wins_over_a_mapping_of_the_same_port(bench: Bench) -> None:
     bench.instance.put(opening(wan_port=4060))
     assert tcp(bench.net.outside, (WAN, 4060), bench.net.b, Endpoint(B, 4060)) is not None
@@ -329,6 +332,18 @@ def test_all_mappings_lead_to_their_clients_again_after_one_was_put_into_a_firew
     assert bench.instance.put(later) == [None]
     assert tcp(bench.net.outside, (WAN, 4070), bench.net.b, Endpoint(B, 4070), (SERVER, 30020)) is not None
     assert tcp(bench.net.outside, (WAN, 4000), bench.net.a, Endpoint(A, 4000), (SERVER, 30021)) is not None
+
+
+def test_after_a_restart_of_the_firewall_packets_leave_with_the_wan_port_again(bench: Bench) -> None:
+    mapping = opening(protocol=Protocol.UDP, wan_port=4071, client=Endpoint(A, 6881))
+    bench.instance.put(mapping)
+    load_firewall(bench.kind, bench.net.router)
+    bench.instance.sync(mapping)
+    probe = (bench.net.outside, Endpoint(SERVER, 7010))
+    assert udp(bench.net.a, (SERVER, 7010), *probe, (A, 6881)) == (str(WAN), 4071)
+    moved = udp(bench.net.b, (SERVER, 7010), *probe, (B, 4071))
+    assert moved is not None
+    assert moved[1] in MOVED_PORTS
 
 
 BANS = {

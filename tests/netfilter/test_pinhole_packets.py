@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What real IPv6 packets experience at pinholes, in fw4's table, where everything else is refused."""
+"""What real IPv6 packets experience at pinholes, the same through every back-end; everything else is refused."""
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from ipaddress import IPv6Address
 from typing import Any
 
 import pytest
 
 from igdpcp.model import PinholeOpening, Protocol
+from igdpcp.netfilter.base import Backend
+from igdpcp.netfilter.iptables import IptablesBackend
 from igdpcp.netfilter.nftables import NftablesBackend
 from tests.lab.namespaces import poll
 from tests.netfilter import firewalls
@@ -36,27 +38,51 @@ pytestmark = pytest.mark.lab
 TCP, UDP = Protocol.TCP, Protocol.UDP
 
 
-@pytest.fixture(scope="module")
-def net() -> Iterator[Network]:
-    with network("p") as made:
-        firewalls.load_nft(made.router, firewalls.fw4())
-        yield made
+BACKENDS: dict[str, Callable[[], Backend]] = {
+    "fw4": lambda: NftablesBackend("fw4"),
+    "iptables": IptablesBackend,
+}
 
 
-@pytest.fixture(scope="module")
-def running(net: Network) -> Iterator[Instance]:
-    instance = Instance(net.router, NftablesBackend("fw4"))
-    instance.surroundings()
-    yield instance
-    instance.call(instance.commits.close)
-    instance.vanish()
+@dataclass
+class Bench:
+    """A firewall that was loaded, and the instance that opens pinholes in it."""
+
+    kind: str
+    net: Network
+    instance: Instance
+
+
+def load_firewall(kind: str, router: str) -> None:
+    """What the administrator's firewall does when it is reloaded: fw4 keeps elements, iptables' keep our chains."""
+    if kind == "fw4":
+        firewalls.load_nft(router, firewalls.fw4())
+    else:
+        firewalls.load_legacy6(router)
+
+
+@pytest.fixture(scope="module", params=list(BACKENDS))
+def running(request: pytest.FixtureRequest) -> Iterator[Bench]:
+    kind: str = request.param
+    with network(f"p{kind[0]}") as net:
+        load_firewall(kind, net.router)
+        instance = Instance(net.router, BACKENDS[kind]())
+        instance.surroundings()
+        yield Bench(kind, net, instance)
+        instance.call(instance.commits.close)
+        instance.vanish()
 
 
 @pytest.fixture
-def fw4(running: Instance) -> Iterator[Instance]:
-    yield running
-    running.surroundings()
-    running.sync()
+def fw(running: Bench) -> Iterator[Instance]:
+    yield running.instance
+    running.instance.surroundings()
+    running.instance.sync()
+
+
+@pytest.fixture
+def net(running: Bench) -> Network:
+    return running.net
 
 
 def reached(
@@ -98,18 +124,18 @@ def _is_answered(server: socket.socket, client: socket.socket, seconds: float) -
 
 
 @pytest.mark.parametrize("protocol", [TCP, UDP])
-def test_a_pinhole_lets_in_until_it_goes(net: Network, fw4: Instance, protocol: Protocol) -> None:
+def test_a_pinhole_lets_in_until_it_goes(net: Network, fw: Instance, protocol: Protocol) -> None:
     open_ = pinhole(protocol=protocol)
     assert not reached(net, open_, comes=False)
-    fw4.put(open_)
+    fw.put(open_)
     assert reached(net, open_)
-    fw4.remove(open_.id)
+    fw.remove(open_.id)
     assert not reached(net, open_, comes=False)
 
 
 @pytest.mark.parametrize("other", [{"protocol": UDP}, {"client_port": 4001}, {"client": B6}])
-def test_a_pinhole_opens_nothing_else(net: Network, fw4: Instance, other: dict[str, Any]) -> None:
-    fw4.put(pinhole())
+def test_a_pinhole_opens_nothing_else(net: Network, fw: Instance, other: dict[str, Any]) -> None:
+    fw.put(pinhole())
     assert not reached(net, pinhole(**other), comes=False)
 
 
@@ -125,28 +151,28 @@ RESTRICTED = [
 @pytest.mark.parametrize("protocol", [TCP, UDP])
 def test_a_restricted_pinhole_lets_in_whom_it_names(
     net: Network,
-    fw4: Instance,
+    fw: Instance,
     protocol: Protocol,
     restriction: dict[str, Any],
     friend: tuple[IPv6Address, int],
     stranger: tuple[IPv6Address, int],
 ) -> None:
     open_ = pinhole(protocol=protocol, **restriction)
-    fw4.put(open_)
+    fw.put(open_)
     assert reached(net, open_, friend)
     assert not reached(net, open_, stranger, comes=False)
 
 
-def test_two_pinholes_of_one_port_are_independent(net: Network, fw4: Instance) -> None:
+def test_two_pinholes_of_one_port_are_independent(net: Network, fw: Instance) -> None:
     anyone, one = pinhole(), pinhole("pinhole-2", serial=2, remote_host=SERVER6)
-    fw4.put(anyone, one)
-    fw4.remove(anyone.id)
+    fw.put(anyone, one)
+    fw.remove(anyone.id)
     assert reached(net, one, (SERVER6, 0))
     assert not reached(net, one, (OTHER6, 0), comes=False)
 
 
-def test_a_connection_outlives_its_pinhole(net: Network, fw4: Instance) -> None:
-    fw4.put(pinhole())
+def test_a_connection_outlives_its_pinhole(net: Network, fw: Instance) -> None:
+    fw.put(pinhole())
     with (
         bound(net.a, socket.SOCK_STREAM, A6, 4000) as server,
         bound(net.outside, socket.SOCK_STREAM, SERVER6, 0) as client,
@@ -156,68 +182,72 @@ def test_a_connection_outlives_its_pinhole(net: Network, fw4: Instance) -> None:
         client.connect((str(A6), 4000))
         accepted, _ = server.accept()
         with accepted:
-            fw4.remove("pinhole-1")
+            fw.remove("pinhole-1")
             client.sendall(b"still there")
             accepted.settimeout(COMES)
             assert accepted.recv(100) == b"still there"
 
 
-def test_a_pinhole_expires_in_the_kernel(net: Network, fw4: Instance) -> None:
-    fw4.put(pinhole(lifetime=1))
+@pytest.mark.parametrize("running", ["fw4"], indirect=True)
+def test_a_pinhole_expires_in_the_kernel(net: Network, fw: Instance) -> None:
+    fw.put(pinhole(lifetime=1))
     poll(lambda: not reached(net, pinhole(), comes=False), COMES, "the end of the pinhole")
 
 
-def test_a_pinhole_leads_to_no_network_that_is_not_served(net: Network, fw4: Instance) -> None:
-    fw4.put(pinhole())
-    fw4.surroundings(replace(SURROUNDINGS, lan_devices=frozenset({"br-guest"})))
+def test_a_pinhole_leads_to_no_network_that_is_not_served(net: Network, fw: Instance) -> None:
+    fw.put(pinhole())
+    fw.surroundings(replace(SURROUNDINGS, lan_devices=frozenset({"br-guest"})))
     assert not reached(net, pinhole(), comes=False)
 
 
 def test_a_pinhole_is_open_to_the_internet_only_and_not_to_a_network_that_is_not_served(
-    net: Network, fw4: Instance
+    net: Network, fw: Instance
 ) -> None:
-    fw4.put(pinhole())
-    fw4.surroundings(replace(SURROUNDINGS, wan6_devices=frozenset({"wwan0"})))
+    fw.put(pinhole())
+    fw.surroundings(replace(SURROUNDINGS, wan6_devices=frozenset({"wwan0"})))
     assert not reached(net, pinhole(), comes=False)
 
 
-def test_the_first_packets_of_connections_are_counted(net: Network, fw4: Instance) -> None:
-    fw4.put(pinhole(remote_host=SERVER6))
-    assert fw4.packets() == 0
+def test_the_first_packets_of_connections_are_counted(net: Network, fw: Instance) -> None:
+    fw.put(pinhole(remote_host=SERVER6))
+    assert fw.packets() == 0
     assert not reached(net, pinhole(), (OTHER6, 0), comes=False)
-    assert fw4.packets() == 0
+    assert fw.packets() == 0
     assert reached(net, pinhole())
-    assert fw4.packets() == 1
+    assert fw.packets() == 1
     assert reached(net, pinhole())
-    assert fw4.packets() == 2
+    assert fw.packets() == 2
 
 
-def test_a_new_lease_a_sync_and_a_reload_go_on_counting(net: Network, fw4: Instance) -> None:
-    fw4.put(pinhole())
+def test_a_new_lease_a_sync_and_a_reload_go_on_counting(running: Bench, net: Network, fw: Instance) -> None:
+    fw.put(pinhole())
     assert reached(net, pinhole())
-    fw4.put(pinhole(lifetime=900))
-    assert fw4.packets() == 1
-    fw4.sync(pinhole(lifetime=800), opening())
-    assert fw4.packets() == 1
-    firewalls.load_nft(net.router, firewalls.fw4())
-    assert fw4.packets() == 1
+    fw.put(pinhole(lifetime=900))
+    assert fw.packets() == 1
+    fw.sync(pinhole(lifetime=800), opening())
+    assert fw.packets() == 1
+    load_firewall(running.kind, net.router)
+    assert fw.packets() == 1
+    fw.sync(pinhole(lifetime=800), opening())
+    assert fw.packets() == 1
     assert reached(net, pinhole())
-    assert fw4.packets() == 2
+    assert fw.packets() == 2
 
 
-def test_a_pinhole_that_comes_again_counts_from_nought(net: Network, fw4: Instance) -> None:
-    fw4.put(pinhole(protocol=UDP))
+def test_a_pinhole_that_comes_again_counts_from_nought(net: Network, fw: Instance) -> None:
+    fw.put(pinhole(protocol=UDP))
     assert reached(net, pinhole(protocol=UDP))
-    fw4.remove("pinhole-1")
-    fw4.put(pinhole(protocol=UDP))
-    assert fw4.packets() == 0
+    fw.remove("pinhole-1")
+    fw.put(pinhole(protocol=UDP))
+    assert fw.packets() == 0
 
 
-def test_an_own_table_counts_the_first_packets_too(net: Network, fw4: Instance) -> None:
+@pytest.mark.parametrize("running", ["fw4"], indirect=True)
+def test_an_own_table_counts_the_first_packets_too(net: Network, fw: Instance) -> None:
     own = Instance(net.router, NftablesBackend("igdpcp"))
     own.surroundings()
     try:
-        fw4.put(pinhole())
+        fw.put(pinhole())
         own.put(pinhole())
         assert reached(net, pinhole())
         assert own.packets() == 1

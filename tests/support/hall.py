@@ -93,7 +93,6 @@ class FakeRuleset:
     def __init__(self) -> None:
         self.rules: dict[str, Opening] = {}
         self.puts: list[Opening] = []
-        self.pinholes = True
         self.pinhole_rules: dict[str, PinholeOpening] = {}
         self.packets: dict[str, int] = {}
         self.fails = 0
