@@ -179,6 +179,8 @@ async def test_iwf_024_the_address_that_is_shown_is_that_of_the_youngest_mapping
     for host, shown in [(A, CARRIER), *((f"192.168.1.{n}", other) for n in range(100, 200))]:
         assert hall.table.external_address_of(IPv4Address(host), other) == shown
     assert walks == 1, "one for all who ask until something changes"
+    await hall.add(9090, B)
+    assert hall.table.external_address_of(IPv4Address(B), other) == CARRIER
     await hall.delete(8082)
     assert hall.table.external_address_of(IPv4Address(A), CARRIER) == other
 
