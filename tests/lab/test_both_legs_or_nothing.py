@@ -152,7 +152,7 @@ def test_a_rule_that_the_kernel_refuses_gives_the_grant_back(lab: Lab) -> None:
     daemon = Igdpcpd(lab)
     daemon.wait_for_activation("active")
     lab.router.run(["nft", "delete", "table", "inet", OWN_TABLE])
-    lab.router.nft(f"table inet {OWN_TABLE} {{\n map igdpcp1_dnat4 {{\n type inet_service : ipv4_addr\n }}\n}}\n")
+    lab.router.nft(f"table inet {OWN_TABLE} {{\n chain of_somebody_else {{\n }}\n}}\n")
 
     reply = soap_client(lab.lan).add("tcp", PORT, topology.LAN_ADDRESS, PORT)
 
