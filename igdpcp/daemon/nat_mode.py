@@ -48,8 +48,10 @@ class NatMode:
             self.routed = mode == _ROUTED
             self._news.set()
         else:
-            self.routed = await self._look() is False
-            self._remember()
+            found = await self._look()
+            self.routed = found is False
+            if found is not None:
+                self._remember()
 
     def look_again(self) -> None:
         """The WAN is another one."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from ipaddress import ip_address
 
 from igdpcp.config import UpstreamConfig
@@ -44,7 +45,7 @@ def servers_behind(
     DHCPv6 may have been answered on another device than the IPv4 WAN (DS-Lite): one that leads to the internet.
     """
     configured = [
-        Server(section.name, tuple(map(ip_address, section.server)), Origin.CONFIGURED)
+        Server(section.name, tuple(map(ip_address, section.server)), Origin.CONFIGURED, section.device)
         for section in sections
         if section.server
     ]
@@ -56,18 +57,24 @@ def servers_behind(
     guesses = []
     if wan.default_router:
         identity = f"{wan.device}/{wan.default_router}"
-        guesses.append(Server(identity, (wan.default_router,), Origin.ROUTER))
+        guesses.append(Server(identity, (wan.default_router,), Origin.ROUTER, wan.device))
     if any(section.anycast for section in sections):
-        guesses.append(Server(f"{wan.device}/anycast", ANYCAST, Origin.ANYCAST))
+        guesses.append(Server(f"{wan.device}/anycast", ANYCAST, Origin.ANYCAST, wan.device))
     return tuple(guesses)
 
 
 def _learnt(wan_device: str, wan6_devices: set[str], answers: Iterable[DhcpAnswer]) -> Iterator[Server]:
     for answer in answers:
         if answer.family == 4 and answer.device == wan_device:
-            yield from servers_of_dhcpv4(answer.octets)
+            yield from servers_of_dhcpv4(answer.octets, answer.device)
         elif answer.family == 6 and answer.device in {wan_device} | wan6_devices:
-            try:
-                yield from servers_of_dhcpv6(answer.octets)
-            except MalformedPcp as error:
-                LOG.warning(line("dhcp_unreadable", device=answer.device, error=error))
+            yield from _read_dhcpv6(answer.octets, answer.device)
+
+
+@lru_cache(maxsize=8)  # they are looked at whenever anything may have changed; what is wrong with them is said once
+def _read_dhcpv6(octets: bytes, device: str) -> tuple[Server, ...]:
+    try:
+        return tuple(servers_of_dhcpv6(octets, device))
+    except MalformedPcp as error:
+        LOG.warning(line("dhcp_unreadable", device=device, error=error))
+        return ()

@@ -66,13 +66,17 @@ class Answers:
             slot.create_pending = False
             self._counters["late"] += 1
             if response.result == ResultCode.SUCCESS:
-                slot.held = _held(slot, response, now)
-                slot.give_up = slot.held.ends
+                held = _held(slot, response, now)
+                self._transactions.hold(slot, held)
+                slot.give_up = held.ends
                 self._transactions.arm(slot)
             return
-        if response.result == ResultCode.SUCCESS and response.lifetime and (port := slot.last_port):
-            until = now + min(response.lifetime, ERROR_LIFETIME_CAP)
-            self._transactions.refusals.keep_busy((slot.internal[0], port), slot.internal, until)
+        if response.result == ResultCode.SUCCESS and (last := slot.last_port):
+            port, refusals = (slot.internal[0], last), self._transactions.refusals
+            if response.lifetime:
+                refusals.keep_busy(port, slot.internal, now + min(response.lifetime, ERROR_LIFETIME_CAP))
+            else:
+                refusals.free(port)
         self._transactions.released(slot, response.result, now)
 
     def _gone(self, slot: Slot, now: float) -> None:
@@ -84,9 +88,9 @@ class Answers:
 
     def _granted(self, slot: Slot, response: MapResponse, now: float) -> None:
         assert slot.wanted is not None
-        held = slot.held = _held(slot, response, now)
-        slot.assigned = (held.address, held.port)
-        slot.only_copy = False
+        held = _held(slot, response, now)
+        self._transactions.hold(slot, held)
+        slot.assigned_before, slot.only_copy = None, False
         slot.unconfirmed, slot.suggest_assigned_address, slot.refusals = False, True, 0
         self._transactions.refusals.forget_request(slot.request_key)
         slot.begin(Phase.HELD)
@@ -99,7 +103,7 @@ class Answers:
         self._remember_refusal(slot, ResultCode.CANNOT_PROVIDE_EXTERNAL, 0, now)
         if slot.held:
             self._transactions.lose(slot)
-        slot.held = _held(slot, response, now)
+        self._transactions.hold(slot, _held(slot, response, now))
         slot.outdated_port = 0
         self._transactions.delete(slot, now)
 

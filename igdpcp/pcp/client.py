@@ -138,6 +138,10 @@ class PcpClient:
         """The grant that ``key`` has now."""
         return self._mappings.grant(key)
 
+    def wants(self, key: str) -> bool:
+        """Whether ``key`` is wanted, and not dropped."""
+        return key in self._mappings
+
     # Inputs
 
     def want(self, wanted: WantedMapping, now: float, *, urgent: bool = True) -> None:

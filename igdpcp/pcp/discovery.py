@@ -16,10 +16,11 @@ OPTION_V6_PCP_SERVER = 86  # RFC 7291 section 5
 ROUND_INTERVAL = 900.0  # RFC 7488 section 3: when every address has failed, begin anew after 15 minutes
 ANYCAST = (IPv4Address("192.0.0.9"), IPv6Address("2001:1::1"))  # RFC 7723 section 2
 SERVERS_LIMIT = 16  # of one DHCP answer; more are not looked at
+ADDRESSES_LIMIT = 8  # of one server; all of them are stored with each grant
 
 _IPV4_LENGTH = 4
 _IPV6_LENGTH = 16
-_OF_DEVICE = "/"  # in the identity of a server that was guessed: device and address
+_OF_DEVICE = "/"  # behind the name of the device, in identities and marks
 _TLV_HEAD = 4  # RFC 8415 section 21.1: option-code, option-len
 
 
@@ -38,12 +39,13 @@ class Server:
     """One server with all its addresses, the preferred one first.
 
     ``identity`` is what nonces are derived for: it is no address of a server that has several, for they share the nonce
-    (RFC 7488 section 5).
+    (RFC 7488 section 5). ``device``: behind which it is, empty when it is the same one behind any.
     """
 
     identity: str
     addresses: tuple[IPAddress, ...]
     origin: Origin
+    device: str = ""
 
     @property
     def trusted(self) -> bool:
@@ -53,23 +55,32 @@ class Server:
     @property
     def mark(self) -> str:
         """What is stored of it with what it granted, so that it is recognised under another identity."""
-        return _mark(self.identity, self.addresses)
+        return _mark(self.identity, self.addresses, self.device)
 
     def made(self, mark: str) -> bool:
         """Whether the mark is this server's: it has its identity, or one of its addresses.
 
-        The routers behind two devices are two even where both have the same private address.
+        What is behind two devices is two even where both have the same private address.
         """
-        ours, theirs = set(self.mark.split()), set(mark.split())
-        devices = [{word for word in words if _OF_DEVICE in word} for words in (ours, theirs)]
-        if all(devices) and devices[0] != devices[1]:
+        if mark == self.mark:
+            return True
+        ours, theirs = self.mark.split(), mark.split()
+        device, other = _device(ours), _device(theirs)
+        if device and other and device != other:
             return False
-        return not ours.isdisjoint(theirs)
+        return any(not word.endswith(_OF_DEVICE) for word in set(ours).intersection(theirs))
 
 
 @lru_cache(maxsize=16)  # every grant of a server carries it
-def _mark(identity: str, addresses: tuple[IPAddress, ...]) -> str:
-    return " ".join(dict.fromkeys([*identity.split(), *map(str, addresses)]))
+def _mark(identity: str, addresses: tuple[IPAddress, ...], device: str) -> str:
+    words = list(dict.fromkeys([*identity.split(), *map(str, addresses)]))
+    if device and not _device(words):
+        words.append(device + _OF_DEVICE)
+    return " ".join(words)
+
+
+def _device(words: Iterable[str]) -> str:
+    return next((word.partition(_OF_DEVICE)[0] for word in words if _OF_DEVICE in word), "")
 
 
 def known_as(servers: Iterable[Server], known: Iterable[Server]) -> tuple[Server, ...]:
@@ -86,15 +97,16 @@ def known_as(servers: Iterable[Server], known: Iterable[Server]) -> tuple[Server
     return tuple(found)
 
 
-def learnt(addresses: Iterable[IPAddress], origin: Origin) -> Server | None:
+def learnt(addresses: Iterable[IPAddress], origin: Origin, device: str = "") -> Server | None:
     """The server that one list of a DHCP option describes; None when no address in it can be a server's."""
-    usable = tuple(dict.fromkeys(address for address in map(_plain, addresses) if _is_host(address)))
+    usable = tuple(dict.fromkeys(address for address in map(_plain, addresses) if _is_host(address)))[:ADDRESSES_LIMIT]
     if not usable:
         return None
-    return Server(" ".join(sorted(map(str, usable))), usable, origin)
+    names = " ".join(sorted(map(str, usable)))
+    return Server(f"{device}{_OF_DEVICE}{names}" if device else names, usable, origin, device)
 
 
-def servers_of_dhcpv4(option: bytes) -> list[Server]:
+def servers_of_dhcpv4(option: bytes, device: str = "") -> list[Server]:
     """The servers in the payload of DHCPv4 option 158 (RFC 7291 section 4): one for each list in it.
 
     What stands before a list that is cut short or crooked counts.
@@ -106,12 +118,12 @@ def servers_of_dhcpv4(option: bytes) -> list[Server]:
         octets = option[at + 1 : at + 1 + length]
         if not length or length % _IPV4_LENGTH or len(octets) != length:
             break
-        found.append(learnt(map(IPv4Address, _pieces(octets, _IPV4_LENGTH)), Origin.DHCPV4))
+        found.append(learnt(map(IPv4Address, _pieces(octets, _IPV4_LENGTH)), Origin.DHCPV4, device))
         at += 1 + length
     return [server for server in found if server]
 
 
-def servers_of_dhcpv6(options: bytes) -> list[Server]:
+def servers_of_dhcpv6(options: bytes, device: str = "") -> list[Server]:
     """The servers in a sequence of DHCPv6 options: one for each instance of option 86 (RFC 7291 section 5).
 
     Raises MalformedPcp when the octets are no options.
@@ -119,7 +131,7 @@ def servers_of_dhcpv6(options: bytes) -> list[Server]:
     found: list[Server | None] = []
     for code, payload in _options(options):
         if code == OPTION_V6_PCP_SERVER and payload and len(payload) % _IPV6_LENGTH == 0:
-            found.append(learnt(map(IPv6Address, _pieces(payload, _IPV6_LENGTH)), Origin.DHCPV6))
+            found.append(learnt(map(IPv6Address, _pieces(payload, _IPV6_LENGTH)), Origin.DHCPV6, device))
     return [server for server in found if server][:SERVERS_LIMIT]
 
 

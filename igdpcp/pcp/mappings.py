@@ -29,6 +29,9 @@ class Mappings:
             return None
         return granted_event(key, slot, slot.held)
 
+    def __contains__(self, key: str) -> bool:
+        return key in self._transactions.by_key
+
     def want(self, wanted: WantedMapping, now: float, urgent: bool) -> None:
         """Hold this mapping from now on. Raises ValueError when another key has its internal tuple."""
         internal = internal_tuple(wanted.protocol, wanted.internal_address, wanted.internal_port)
@@ -62,7 +65,7 @@ class Mappings:
         if slot.phase is not Phase.DELETING:
             slot.exposed = bool(wanted.nonce)
             if wanted.nonce and wanted.external_address:
-                slot.assigned = (wanted.external_address, wanted.external_port)
+                slot.assigned_before = (wanted.external_address, wanted.external_port)
             self._transactions.create(slot, now, urgent=urgent, tell=True)
 
     def _change(self, slot: Slot, before: WantedMapping, wanted: WantedMapping, now: float, urgent: bool) -> None:
@@ -71,7 +74,7 @@ class Mappings:
         if slot.phase is Phase.DELETING:
             return
         if not slot.held and _suggestion(before) != _suggestion(wanted):
-            slot.assigned = None
+            slot.assigned_before = None
         if replace:
             self._replaced(slot)
             slot.outdated_port, slot.outdated_answers, slot.refusals = current_port, 0, 0

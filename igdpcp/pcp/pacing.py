@@ -41,7 +41,7 @@ class Timers(Generic[T]):
         if at is not None:
             self._serial += 1
             heapq.heappush(self._heap, (at, self._serial, item))
-        if len(self._heap) > max(_COMPACT_ABOVE, 4 * self._live):
+        if len(self._heap) > max(_COMPACT_ABOVE, 2 * self._live):
             self._compact()
 
     def next(self) -> float | None:

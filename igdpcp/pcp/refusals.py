@@ -72,6 +72,10 @@ class Refusals:
         """The port is nobody's but ``owner``'s before ``until``: its mapping lives that much longer than its delete."""
         _remember(self._busy, port, (owner, Refusal(ResultCode.CANNOT_PROVIDE_EXTERNAL, until)))
 
+    def free(self, port: ExternalPort) -> None:
+        """The port is nobody's: its mapping ended with its delete."""
+        self._busy.pop(port, None)
+
     def of_port(self, port: ExternalPort, asker: Hashable, now: float) -> Refusal | None:
         """The standing refusal of this very port to whoever is not the one that it is kept for."""
         owner, refusal = self._busy.get(port, (None, None))

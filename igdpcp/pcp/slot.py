@@ -74,7 +74,8 @@ class Slot:
 
     ``exposed``: the server may hold a mapping; ``only_copy``: for no other reason than the one packet on its way, so a
     refusal proves that there is none. ``create_pending``: the delete overtook a create that is unanswered.
-    ``unconfirmed``: the server may have lost what it granted. ``leaving``: keys to be told when the delete is over.
+    ``unconfirmed``: the server may have lost what it granted. ``assigned_before``: what it held last, while nothing is
+    held. ``leaving``: keys to be told when the delete is over.
     """
 
     internal: InternalTuple
@@ -99,7 +100,7 @@ class Slot:
     attempt: int = 0
     last_renewal: float = float("-inf")
     refusals: int = 0
-    assigned: tuple[IPAddress, int] | None = None
+    assigned_before: tuple[IPAddress, int] | None = None
     suggest_assigned_address: bool = True
     outdated_port: int = 0
     outdated_answers: int = 0
@@ -141,10 +142,13 @@ class Slot:
         return self.wanted.external_port if self.wanted and self.wanted.exact else 0
 
     @property
+    def assigned(self) -> tuple[IPAddress, int] | None:
+        """The external endpoint that it holds or held last."""
+        return (self.held.address, self.held.port) if self.held else self.assigned_before
+
+    @property
     def last_port(self) -> int:
         """The external port that the server holds or held last; 0: not known."""
-        if self.held:
-            return self.held.port
         return self.assigned[1] if self.assigned else 0
 
     def create_request(self, own: IPAddress, lifetime: int, shed: Shed) -> MapRequest:

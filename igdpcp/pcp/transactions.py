@@ -12,8 +12,8 @@ from igdpcp.pcp.events import Event, MappingLost, MappingRefused, MappingRelease
 from igdpcp.pcp.message import ResultCode, encode
 from igdpcp.pcp.pacing import Timers
 from igdpcp.pcp.refusals import Refusal, Refusals
-from igdpcp.pcp.slot import InternalTuple, Phase, Slot
-from igdpcp.pcp.timing import RENEWAL_GAP, SCHEDULED_LIFETIME_MAX, Timing, remaining, renewal
+from igdpcp.pcp.slot import Held, InternalTuple, Phase, Slot
+from igdpcp.pcp.timing import RENEWAL_GAP, Timing, remaining, renewal
 
 RENEWALS_AHEAD = 2.5  # of each mapping in its lifetime; with 2, the last of those made at one moment would be late
 DELETE_TRANSMISSIONS = 4  # of a delete for which nothing says when the mapping ends by itself
@@ -23,8 +23,7 @@ class Transactions:
     """The slots of one server, by internal tuple and by key, and what happens to them when time passes.
 
     ``send(slot, urgent)`` and, where it only renews, ``renew(slot)`` queue a slot for its turn; ``packet`` then says
-    what it sends. ``nonce_for`` derives. ``shortest`` is the shortest lifetime in seconds that is renewed. ``leaving``
-    are the dropped keys whose delete is not over.
+    what it sends. ``nonce_for`` derives. ``leaving`` are the dropped keys whose delete is not over.
     """
 
     def __init__(
@@ -48,7 +47,7 @@ class Transactions:
         self.by_key: dict[str, Slot] = {}
         self.leaving: set[str] = set()
         self.refusals = Refusals()
-        self.shortest = float(SCHEDULED_LIFETIME_MAX)
+        self._ending_per_second = 0.0  # of the grants that are held, were none renewed
 
     # Beginning and ending
 
@@ -117,7 +116,8 @@ class Transactions:
             if key not in self.by_key:
                 self.emit(MappingReleased(key, result))
         slot.leaving = ()
-        slot.held = slot.assigned = None
+        self.hold(slot, None)
+        slot.assigned_before = None
         slot.exposed = slot.create_pending = slot.unconfirmed = False
         if slot.wanted is not None:
             self.create(slot, now, tell=not slot.refusals)
@@ -126,16 +126,24 @@ class Transactions:
         self._timers.set(slot, None)
         del self.slots[slot.internal]
 
+    def hold(self, slot: Slot, held: Held | None) -> None:
+        """The server holds this for the slot, in place of what it held; None: nothing that we know of."""
+        for grant, sign in ((slot.held, -1), (held, 1)):
+            if grant:
+                self._ending_per_second += sign / grant.lifetime
+        slot.held = held
+
     def lose(self, slot: Slot) -> None:
         """The grant is no more."""
         assert slot.wanted is not None
-        slot.held, slot.unconfirmed = None, False
+        slot.assigned_before, slot.unconfirmed = slot.assigned, False
+        self.hold(slot, None)
         self.emit(MappingLost(slot.wanted.key))
 
     @property
     def renewals_per_second(self) -> float:
         """What keeps every mapping, with room for as many repetitions: they are renewed from half their lifetime on."""
-        return RENEWALS_AHEAD * len(self.by_key) / self.shortest
+        return RENEWALS_AHEAD * self._ending_per_second
 
     # Time
 
@@ -182,7 +190,6 @@ class Transactions:
         assert held is not None
         slot.due = None
         if self._renewable(slot):
-            self.shortest = min(self.shortest, max(held.lifetime, 1))
             earliest = max(earliest, slot.last_renewal + RENEWAL_GAP)
             planned = renewal(held.ends - held.since, slot.attempt, earliest - held.since, self._rng)
             if planned:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 from igdpcp.model import UpstreamRequest
 
@@ -21,22 +20,18 @@ class Debts:
     def __len__(self) -> int:
         return len(self._owed)
 
-    def add(self, request: UpstreamRequest) -> None:
-        """Owe the deletion of this mapping."""
+    def add(self, request: UpstreamRequest) -> UpstreamRequest | None:
+        """Owe the deletion of this mapping; returns what is owed no longer because it was too many."""
         self._owed.pop(request.id, None)
         self._owed[request.id] = request
-        if len(self._owed) > DEBTS_MAX:
-            del self._owed[next(iter(self._owed))]
-            self.dropped += 1
+        if len(self._owed) <= DEBTS_MAX:
+            return None
+        self.dropped += 1
+        return self._owed.pop(next(iter(self._owed)))
 
-    def leave(self, request: UpstreamRequest) -> None:
-        """Owe it to the server that granted it, while the mapping itself goes on elsewhere under its own id."""
-        assert request.grant is not None
-        self.add(replace(request, id=f"{request.id} at {request.grant.server}"))
-
-    def forget(self, id: str) -> None:
-        """It is wanted again."""
-        self._owed.pop(id, None)
+    def forget(self, id: str) -> UpstreamRequest | None:
+        """It is wanted again; returns what was owed."""
+        return self._owed.pop(id, None)
 
     def take(self, chosen: Callable[[UpstreamRequest], bool]) -> list[UpstreamRequest]:
         """Those that are ``chosen``, which are owed no longer."""

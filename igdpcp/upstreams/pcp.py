@@ -12,24 +12,9 @@ from dataclasses import replace
 from ipaddress import IPv4Address
 
 from igdpcp.config import MainConfig, UpstreamConfig
-from igdpcp.iwf.interfaces import (
-    AddressChanged,
-    Emit,
-    Granted,
-    Lost,
-    Refused,
-    Released,
-    StateChanged,
-)
-from igdpcp.log import line
-from igdpcp.model import (
-    Activation,
-    Endpoint,
-    Grant,
-    IPAddress,
-    PcpPeer,
-    UpstreamRequest,
-)
+from igdpcp.iwf.interfaces import AddressChanged, Emit, Granted, Lost, Refused, Released, StateChanged
+from igdpcp.log import SparingLog, line
+from igdpcp.model import Activation, Endpoint, Grant, IPAddress, PcpPeer, UpstreamRequest
 from igdpcp.pcp.client import (
     MappingGranted,
     MappingLost,
@@ -81,15 +66,14 @@ class PcpUpstream:
         self._emit = emit
         self._is_local = is_local
         self._loop = asyncio.get_running_loop()
+        self._log = SparingLog(LOG, self._loop.time)
         self._line = ServerLine(
             timing=Timing(irt=config.retransmit_initial), secret=secret, rng=rng, log_wire=main.log_wire,
             event=self._handle, state_changed=self._server_state, server_left=self._server_left,
-            engine_made=self._begin_anew, asked_anew=self._asked_anew, peer_changed=peer_changed,
+            engine_made=self._begin_anew, from_elsewhere=self._from_elsewhere, peer_changed=peer_changed,
         )  # fmt: skip
         self._wishes = Wishes(self._line)
         self._requests: dict[str, UpstreamRequest] = {}  # what is wanted, with the last grant of each
-        self._asked: set[str] = set()  # those that the engine knows
-        self._granted: set[str] = set()
         self._leaving: dict[str, UpstreamRequest] = {}  # those that the engine gives back
         self._debts = Debts()
         self._probing = False
@@ -171,43 +155,45 @@ class PcpUpstream:
 
     def grants(self, id: str) -> bool:
         """Whether the server's grant of ``id`` is running."""
-        return id in self._granted
+        request, engine = self._requests.get(id), self._line.engine
+        held = engine.grant(id) if engine else None
+        if held is None or request is None or request.grant is None:
+            return False
+        return request.grant.internal == self._wishes.internal(request) and self._believable(held.external_address)
 
     def map(self, request: UpstreamRequest, *, urgent: bool = True) -> None:
         known = self._requests.get(request.id)
         if request.grant is None and known:
             request = replace(request, grant=known.grant)
+        if owed := self._debts.forget(request.id):
+            request = self._wanted_again(request, owed)
         self._requests[request.id] = request
         self._leaving.pop(request.id, None)
-        self._debts.forget(request.id)
         self._want(request, urgent)
         self._line.pump()
 
     def unmap(self, id: str, *, urgent: bool = True) -> None:
-        self._granted.discard(id)
         if id in self._leaving:
             return
-        request = self._requests.pop(id, None)
-        if request and id in self._asked:
-            assert self._line.engine is not None
-            self._asked.discard(id)
+        request, engine = self._requests.pop(id, None), self._line.engine
+        if request and engine and engine.wants(id):
             self._leaving[id] = request
-            self._line.engine.drop(id, self._loop.time(), urgent=urgent)
+            engine.drop(id, self._loop.time(), urgent=urgent)
             self._line.pump()
         elif request and request.grant:
-            self._debts.add(request)
+            self._owe(request)
         else:
             self._emit(Released(id, ResultCode.SUCCESS))
 
     def give_back(self, request: UpstreamRequest) -> None:
         if self._line.engine and self._wishes.is_of_another_server(request):
-            self._debts.add(request)
+            self._owe(request)
             self._emit(Released(request.id, ResultCode.NETWORK_FAILURE))
         elif self._wishes.may_be_told(request):
             self._tell(request)
             self._line.pump()
         else:
-            self._debts.add(request)
+            self._owe(request)
 
     def announce(self) -> None:
         if engine := self._line.engine:
@@ -222,29 +208,29 @@ class PcpUpstream:
 
     def _server_left(self) -> None:
         """A deletion on its way is owed to the server until it is asked again, or the grant has ended by itself."""
-        for request in self._leaving.values():
+        leaving, self._leaving = self._leaving, {}
+        for request in leaving.values():
             if request.grant:
-                self._debts.add(request)
+                self._owe(request)
             self._emit(Released(request.id, ResultCode.NETWORK_FAILURE))
-        self._leaving.clear()
 
     def _begin_anew(self) -> None:
         """Another server knows nothing: everything is asked for, and what is owed to it is given back."""
-        self._asked.clear()
-        self._granted.clear()
         self._probing = self._heard = False
-        self.up_since = None
+        self._from_elsewhere()
         self._ask_all()
 
     def _ask_all(self) -> None:
         """Ask for what the engine does not know yet, as far as it may, and give back what is owed."""
-        for request in [each for each in self._requests.values() if each.id not in self._asked]:
-            self._want(request, urgent=False)
         now = self._loop.time()
         for request in self._debts.take(lambda owed: owed.grant is not None and owed.grant.ends <= now):
             self._emit(Released(request.id, ResultCode.SUCCESS))
         wishes = self._wishes
         due = self._debts.take(lambda owed: wishes.may_be_told(owed) and not wishes.is_of_another_server(owed))
+        held = {wishes.tuple(owed): owed.grant for owed in due if owed.grant}
+        engine = self._line.engine
+        for request in [each for each in self._requests.values() if not (engine and engine.wants(each.id))]:
+            self._want(self._with_grant(request, held.get(wishes.tuple(request))), urgent=False)
         in_use = {wishes.tuple(request) for request in self._requests.values()} if due else set()
         for request in due:
             if wishes.tuple(request) in in_use:
@@ -254,15 +240,14 @@ class PcpUpstream:
         self._line.pump()
 
     def _want(self, request: UpstreamRequest, urgent: bool) -> None:
-        if request.id not in self._asked and not self._wishes.may_be_told(request):
+        engine = self._line.engine
+        if engine is None or not (engine.wants(request.id) or self._wishes.may_be_told(request)):
             return
         if self._wishes.is_of_another_server(request):  # which keeps its grant: nobody tells it to let go
-            self._debts.leave(request)
+            self._leave(request)
         if takes_its_place(request):
             self._end_probe()
-        assert self._line.engine is not None
-        self._asked.add(request.id)
-        self._line.engine.want(self._wishes.wanted(request), self._loop.time(), urgent=urgent)
+        engine.want(self._wishes.wanted(request), self._loop.time(), urgent=urgent)
 
     def _tell(self, request: UpstreamRequest) -> None:
         """Delete what the engine knows nothing of, unless it was granted to an address that we no longer have."""
@@ -281,10 +266,35 @@ class PcpUpstream:
         self._leaving[request.id] = request
         engine.drop(request.id, now, urgent=False)
 
-    def _asked_anew(self, from_elsewhere: bool) -> None:
-        self._granted.clear()
-        if from_elsewhere:
-            self.up_since = None
+    def _wanted_again(self, request: UpstreamRequest, owed: UpstreamRequest) -> UpstreamRequest:
+        """The nonce that owns what is owed goes on with it, or the server that holds it is still to be told."""
+        if request.grant is None and self._wishes.tuple(request) == self._wishes.tuple(owed):
+            return replace(request, grant=owed.grant)
+        if owed.grant and (request.grant is None or request.grant.nonce != owed.grant.nonce):
+            self._leave(owed)
+        return request
+
+    def _with_grant(self, request: UpstreamRequest, held: Grant | None) -> UpstreamRequest:
+        """With what this server holds for its tuple, unless it knows that: only the nonce of that is taken there."""
+        if held is None or (request.grant and not self._wishes.is_of_another_server(request)):
+            return request
+        if request.grant:
+            self._leave(request)
+        self._requests[request.id] = known = replace(request, grant=held)
+        return known
+
+    def _leave(self, request: UpstreamRequest) -> None:
+        """Owe it to the server that granted it, while the mapping itself goes on elsewhere under its own id."""
+        assert request.grant is not None
+        self._owe(replace(request, id=f"{request.id} at {request.grant.server}"))
+
+    def _owe(self, request: UpstreamRequest) -> None:
+        if dropped := self._debts.add(request):
+            self._emit(Released(dropped.id, ResultCode.NETWORK_FAILURE))
+
+    def _from_elsewhere(self) -> None:
+        """What was granted was granted to another address of ours, or by another server."""
+        self.up_since = None
         self._set_external_address(None)
 
     def _server_state(self, state: ServerState, reason: str) -> None:
@@ -301,7 +311,6 @@ class PcpUpstream:
             case MappingRefused():
                 self._emit(Refused(event.key, event.result, event.lifetime))
             case MappingLost():
-                self._granted.discard(event.key)
                 self._emit(Lost(event.key))
             case MappingReleased() if event.key != PROBE_ID:
                 self._leaving.pop(event.key, None)
@@ -309,12 +318,13 @@ class PcpUpstream:
 
     def _mapping_granted(self, event: MappingGranted) -> None:
         if not self._believable(event.external_address):
-            LOG.error(line("grant_is_no_way_in", mapping=event.key, external=event.external_address))
+            self._log.write(
+                logging.ERROR, "grant_is_no_way_in", None, mapping=event.key, external=event.external_address
+            )
             if event.key != PROBE_ID:
                 self._emit(Refused(event.key, ResultCode.NETWORK_FAILURE, event.lifetime))
             return
         assert isinstance(event.external_address, IPv4Address)
-        self._granted.add(event.key)
         self._set_external_address(event.external_address)
         if event.key == PROBE_ID:
             return
@@ -360,7 +370,9 @@ class PcpUpstream:
     def _probe(self) -> None:
         """Learn the external address before the first mapping; control points ask for it before they map."""
         engine, internal = self._line.engine, self._line.internal
-        if not self._main.external_ip_probe or self._granted or engine is None or internal is None or not self._line.up:
+        if not self._main.external_ip_probe or engine is None or internal is None or not self._line.up:
+            return
+        if self.external_address and (engine.grant(PROBE_ID) or any(map(self.grants, self._requests))):
             return
         if any(takes_its_place(request) for request in self._requests.values()):
             return
@@ -368,7 +380,6 @@ class PcpUpstream:
         engine.want(probe(internal, now), now, urgent=not self._requests)
 
     def _end_probe(self) -> None:
-        self._granted.discard(PROBE_ID)
         if self._probing and self._line.engine:
             self._probing = False
             self._line.engine.drop(PROBE_ID, self._loop.time())

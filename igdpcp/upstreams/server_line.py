@@ -31,8 +31,8 @@ class ServerLine:
 
     ``event``: what the engine reports but for its state. ``state_changed``: what is known of the servers, with a reason
     for people; LOST only when none is left to try. ``server_left``: another server will be asked than ``server``.
-    ``engine_made``: ``engine`` is another one, which knows no mapping yet. ``asked_anew``: what was granted was granted
-    from (True) or at another address. ``peer_changed``: ``peer`` is another one by itself.
+    ``engine_made``: ``engine`` is another one, which knows no mapping yet. ``from_elsewhere``: what was granted was
+    granted to another address of ours. ``peer_changed``: ``peer`` is another one by itself.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class ServerLine:
         state_changed: Callable[[ServerState, str], None],
         server_left: Callable[[], None],
         engine_made: Callable[[], None],
-        asked_anew: Callable[[bool], None],
+        from_elsewhere: Callable[[], None],
         peer_changed: Callable[[], None],
     ) -> None:
         self._timing = timing
@@ -56,7 +56,7 @@ class ServerLine:
         self._state_changed = state_changed
         self._server_left = server_left
         self._engine_made = engine_made
-        self._asked_anew = asked_anew
+        self._from_elsewhere = from_elsewhere
         self._peer_changed = peer_changed
         self._loop = asyncio.get_running_loop()
         self._sockets = PcpSockets(self._received, self.pump, self._unreachable, log_wire)
@@ -69,6 +69,7 @@ class ServerLine:
         self._timer: asyncio.TimerHandle | None = None
         self._round: asyncio.TimerHandle | None = None
         self._pumping = False
+        self._shown: ServerState | None = None  # what was said last of the servers behind this WAN
         self.engine: PcpClient | None = None
         self.server: Server | None = None
         self.internal: IPv4Address | None = None
@@ -115,7 +116,9 @@ class ServerLine:
         if same_device and not begins_anew and self._stays_connected():
             return None
         self._sockets.close()
+        self._end_round()
         self._choice.go_round()
+        self._shown = None
         problem = self._connect()
         return self._disconnect(problem) if problem else None
 
@@ -166,7 +169,6 @@ class ServerLine:
         self._choice = Choice(self._servers)
         if asked and self.server and not self._is_lost():
             self._choice.prefer(self.server.identity, asked)
-        self._end_round()
         return True
 
     def _is_lost(self) -> bool:
@@ -202,8 +204,8 @@ class ServerLine:
         engine = self._engine_for(before)
         engine.address_changed(source, now, self.internal)
         self._show(engine.state, f"asking {address}" if engine.state is ServerState.PROBING else engine.reason)
-        if self._asked != before:
-            self._asked_anew(before is None or before[0] != source)
+        if before is None or before[0] != source:
+            self._from_elsewhere()
         engine.announce(now)
         self.pump()
         return None
@@ -263,8 +265,9 @@ class ServerLine:
         self._show(state, reason)
 
     def _show(self, state: ServerState, reason: str) -> None:
-        """In a later round nothing is said before something answers."""
-        if self._round is None or state is not ServerState.PROBING:
+        """After a round in which all have failed nothing is said before something answers."""
+        if self._shown is not ServerState.LOST or state is not ServerState.PROBING:
+            self._shown = state
             self._state_changed(state, reason)
 
     def _try_next(self, why: str) -> bool:

@@ -10,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from igdpcp.errors import MalformedPcp
-from igdpcp.pcp.discovery import SERVERS_LIMIT, Choice, Origin, Server, servers_of_dhcpv4, servers_of_dhcpv6
+from igdpcp.pcp.discovery import (
+    ADDRESSES_LIMIT,
+    SERVERS_LIMIT,
+    Choice,
+    Origin,
+    Server,
+    servers_of_dhcpv4,
+    servers_of_dhcpv6,
+)
 
 OPTION_158 = bytes.fromhex("9e 0e 08 c0000201 c0000202 04 c6336401")
 OPTION_86 = bytes.fromhex("0056 0020 20010db800af00000000000000000001 00000000000000000000ffffc0000201")
@@ -92,3 +100,29 @@ def test_an_address_that_answered_and_stopped_is_the_last_to_be_tried_again() ->
     while choice.failed():
         tried.append(str(choice.address))
     assert tried == ["192.0.2.3", "192.0.2.1"]
+
+
+def test_a_server_that_refuses_is_tried_again_in_the_next_round_but_not_before() -> None:
+    choice = Choice(
+        [Server("a", (ip_address("192.0.2.1"),), Origin.CONFIGURED), server("198.51.100.1", "198.51.100.2")]
+    )
+    choice.refused()
+    choice.answered()
+    while choice.failed():
+        assert choice.server.identity == "isp"
+    choice.go_round()
+    assert choice.failed()
+    assert choice.server.identity == "a"
+
+
+def test_of_one_dhcp_answer_few_servers_and_of_each_few_addresses_are_looked_at() -> None:
+    assert len(servers_of_dhcpv4((b"\x04" + ip_address("192.0.2.1").packed) * (SERVERS_LIMIT + 1))) == SERVERS_LIMIT
+    assert len(servers_of_dhcpv6(option_86(1) * (SERVERS_LIMIT + 1))) == SERVERS_LIMIT
+    (many,) = servers_of_dhcpv6(option_86(255))
+    assert [str(address) for address in many.addresses] == [f"2001:db8::{n:x}" for n in range(1, ADDRESSES_LIMIT + 1)]
+
+
+def option_86(count: int) -> bytes:
+    """One instance of option 86."""
+    octets = b"".join((ip_address("2001:db8::") + n).packed for n in range(1, count + 1))
+    return (86).to_bytes(2, "big") + len(octets).to_bytes(2, "big") + octets

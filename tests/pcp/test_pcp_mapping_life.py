@@ -15,6 +15,7 @@ from igdpcp.pcp.client import MappingGranted, MappingLost, MappingRefused, Mappi
 from igdpcp.pcp.message import ResultCode
 from tests.support.pcp_script import (
     DESCRIPTION,
+    EXTERNAL,
     FILTER,
     OWN,
     PREFER_FAILURE,
@@ -628,3 +629,14 @@ def test_another_suggestion_is_sent_at_once_while_nothing_is_granted() -> None:
     talk.want(exact=False)
     talk.want(exact=False, external_port=9090)
     assert [sent.suggested_port for sent in talk.sent] == [8080, 9090]
+
+
+def test_what_was_assigned_is_suggested_when_the_mapping_is_lost() -> None:
+    talk = Dialogue()
+    talk.server.port, talk.server.longest = 9090, 120
+    talk.want(exact=False, lease=None)
+    talk.run(1)
+    talk.server.silent = True
+    talk.run(125)
+    assert talk.of(MappingLost)
+    assert (talk.maps[-1].suggested_port, talk.maps[-1].suggested_address) == (9090, EXTERNAL)

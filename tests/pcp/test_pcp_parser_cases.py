@@ -298,6 +298,15 @@ def test_iwf_140_case_32_who_had_the_port_gets_it_back() -> None:
     assert talk.client.grant("web") is not None
 
 
+def test_iwf_140_case_32_a_port_that_is_deleted_without_a_rest_is_free() -> None:
+    talk = Dialogue()
+    deleted(talk, 1500)
+    deleted(talk, 0)
+    talk.want("other", internal_port=9000)
+    talk.run(1)
+    assert (talk.of(MappingRefused), talk.client.grant("other") is not None) == ([], True)
+
+
 def test_iwf_140_case_32_so_is_the_port_of_an_earlier_process() -> None:
     talk = Dialogue()
     talk.server.delete_result = (0, 90)

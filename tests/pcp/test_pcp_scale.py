@@ -91,3 +91,19 @@ def test_thirty_days_with_a_lossy_path_lose_nothing() -> None:
     assert all(talk.client.grant(str(number)) for number in range(5))
     assert len(talk.maps) < 5 * 30 * 12 * 2.6
     assert len(talk.sent) - len(talk.maps) < count / 4 * 1.4, "one question for each that is lost"
+
+
+def test_one_short_grant_makes_no_bursts_when_it_is_gone() -> None:
+    talk = Dialogue()
+    talk.server.shortest = talk.server.longest = 1
+    talk.want("brief", internal_port=80, external_port=80)
+    talk.run(1)
+    talk.drop("brief")
+    talk.server.shortest = talk.server.longest = 120
+    for number in range(1500):
+        talk.want(str(number), internal_port=1024 + number, external_port=1024 + number, lease=None)
+    talk.run(1)
+    made = len(talk.sent)
+    talk.run(240)
+    assert not talk.of(MappingLost)
+    assert busiest_second([sent.at for sent in talk.sent[made:]]) <= 2.5 * 1500 / 120 * (1 + WAKE_SPACING) + 1

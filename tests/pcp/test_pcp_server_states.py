@@ -17,6 +17,7 @@ from igdpcp.pcp.client import (
     ServerStateChanged,
     StateLossDetected,
 )
+from igdpcp.pcp.liveness import PROBE_INTERVAL_MAX
 from tests.support.pcp_script import OWN, PREFER_FAILURE, SERVER, THIRD_PARTY, Dialogue, answer, mapped
 from tests.vectors.pcp_vectors import VECTORS
 
@@ -172,6 +173,19 @@ def test_a_server_that_cannot_be_used_gets_no_map_for_the_error_lifetime(result:
     talk.run(100)
     assert talk.client.state is ServerState.ACTIVE
     assert talk.client.grant("web") is not None
+
+
+def test_a_server_that_refused_everything_and_fell_silent_is_asked_at_the_slowest_pace() -> None:
+    talk = Dialogue()
+    talk.server.scripted = lambda sent: [answer(sent.octets, epoch=9, result=12, lifetime=600)]
+    talk.want(lease=None)
+    talk.run(10)
+    talk.drop()
+    talk.server.silent, talk.server.scripted = True, None
+    talk.run(3000)
+    asked = [sent.at for sent in talk.sent if not sent.is_map]
+    assert len(asked) == 3
+    assert all(b - a >= 0.9 * PROBE_INTERVAL_MAX for a, b in itertools.pairwise(asked))
 
 
 def test_an_announce_answer_does_not_make_a_server_without_map_active() -> None:

@@ -171,6 +171,16 @@ async def test_a_first_look_that_failed_is_repeated(monkeypatch: pytest.MonkeyPa
 
 
 @virtual
+async def test_what_could_not_be_found_is_not_remembered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    firewall = Firewall(monkeypatch, translates=None)
+    async with Watched(firewall, tmp_path) as watched:
+        assert not watched.decided
+    firewall.translates = False
+    async with Watched(firewall, tmp_path) as watched:
+        assert watched.decided
+
+
+@virtual
 async def test_what_was_found_of_one_wan_is_not_believed_of_another(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -59,6 +59,33 @@ def test_nonsense_of_dhcp_is_reported_and_the_guess_stays(caplog: pytest.LogCapt
     assert "event=dhcp_unreadable device=wan" in caplog.text
 
 
+def test_unreadable_options_of_dhcpv6_are_told_of_when_they_are_new(caplog: pytest.LogCaptureFixture) -> None:
+    for octets in (b"\0\1", b"\0\1", b"\0\1\2", b"\0\1\2"):
+        servers_behind([SECTION], WAN, [], [DhcpAnswer(6, "wan", octets)])
+    assert caplog.text.count("event=dhcp_unreadable") == 2
+
+
+@pytest.mark.parametrize(
+    ("section", "answers"),
+    [
+        (UpstreamConfig(name="isp", device="wan", server=("192.0.2.1",)), []),
+        (SECTION, [DhcpAnswer(4, "wan", TOLD)]),
+        (SECTION, [DhcpAnswer(6, "wan", TOLD_6)]),
+        (UpstreamConfig(name="isp", anycast=True), []),
+    ],
+)
+def test_a_server_is_marked_with_the_device_that_it_is_behind(
+    section: UpstreamConfig, answers: list[DhcpAnswer]
+) -> None:
+    for server in servers_behind([section], WAN, [], answers):
+        assert not server.made(server.mark.replace("wan/", "lte/"))
+
+
+def test_a_configured_server_that_is_bound_to_no_device_is_the_same_behind_any() -> None:
+    (server,) = servers_behind([UpstreamConfig(name="isp", server=("192.0.2.1",))], WAN, [], [])
+    assert server.made("lte/192.0.2.1 192.0.2.1")
+
+
 def test_iwf_054_only_what_was_written_or_told_may_be_asked_for_others() -> None:
     trusted = {Origin.CONFIGURED, Origin.DHCPV4, Origin.DHCPV6}
     assert {origin for origin in Origin if Server("x", (ROUTER,), origin).trusted} == trusted

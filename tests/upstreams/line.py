@@ -16,7 +16,7 @@ from igdpcp.config import MainConfig, UpstreamConfig
 from igdpcp.daemon.pcp_servers import servers_behind
 from igdpcp.errors import OurFault
 from igdpcp.iwf.interfaces import Emit, UpstreamEvent
-from igdpcp.model import UNKNOWN_ADDRESS, Endpoint, Grant, IPAddress, Protocol, UpstreamRequest
+from igdpcp.model import UNKNOWN_ADDRESS, Endpoint, Grant, IPAddress, PcpPeer, Protocol, UpstreamRequest
 from igdpcp.net.router import Wan
 from igdpcp.pcp.discovery import Server
 from igdpcp.pcp.message import SERVER_PORT
@@ -79,11 +79,12 @@ class Line:
         monkeypatch.setattr(pcp_sockets, "pcp_announce_listener", self._no_listener)
         self.carriers = [Carrier(SERVER), Carrier(OTHER_SERVER)]
         self.events: list[UpstreamEvent] = []
+        self.peers: list[PcpPeer | None] = []  # each that was there when another was told of
         main = MainConfig(**({"external_ip_probe": False} | options))
         self.config = UpstreamConfig(server=servers)
         self.upstream = pcp.PcpUpstream(
             main, self.config, secret=b"secret", rng=random.Random(1), emit=emit or self.events.append,
-            is_local=lambda address: address in LAN,
+            is_local=lambda address: address in LAN, peer_changed=lambda: self.peers.append(self.upstream.peer),
         )  # fmt: skip
 
     def __enter__(self) -> Line:

@@ -14,6 +14,7 @@ from igdpcp.iwf.interfaces import Granted, Refused, Released, UpstreamEvent
 from igdpcp.model import Activation, Endpoint, Mode
 from igdpcp.pcp.discovery import Origin, Server
 from igdpcp.pcp.message import ResultCode
+from igdpcp.upstreams import debts
 from igdpcp.upstreams.debts import DEBTS_MAX, Debts
 from igdpcp.upstreams.fallback import FallbackUpstream
 from igdpcp.upstreams.local import LocalUpstream
@@ -126,8 +127,24 @@ async def test_iwf_005_policy_error_holds_at_a_default_router_that_refuses_every
 
 
 def test_debts_beyond_the_ceiling_are_left_to_their_lifetime_and_counted() -> None:
-    debts = Debts()
+    owing = Debts()
     for n in range(DEBTS_MAX + 2):
-        debts.add(request(str(n)))
-    assert (len(debts), debts.dropped) == (DEBTS_MAX, 2)
-    assert [owed.id for owed in debts.take(lambda _: True)][:2] == ["2", "3"]
+        owing.add(request(str(n)))
+    assert (len(owing), owing.dropped) == (DEBTS_MAX, 2)
+    assert [owed.id for owed in owing.take(lambda _: True)][:2] == ["2", "3"]
+
+
+def test_what_becomes_due_once_more_is_the_last_of_the_debts() -> None:
+    owing = Debts()
+    for id in ("1", "2", "1"):
+        owing.add(request(id))
+    assert [owed.id for owed in owing.take(lambda _: True)] == ["2", "1"]
+
+
+@virtual
+async def test_a_debt_beyond_the_ceiling_is_answered_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(debts, "DEBTS_MAX", 2)
+    with Line(monkeypatch) as line:
+        for n in range(3):
+            line.upstream.give_back(request(str(n), 8080 + n))
+        assert line.of(Released) == [Released("0", ResultCode.NETWORK_FAILURE)]

@@ -22,6 +22,7 @@ from tests.support.virtual_time import virtual
 from tests.upstreams.line import (
     ANSWERED,
     EXTERNAL,
+    NET,
     OTHER,
     OTHER_SERVER,
     OWN,
@@ -450,3 +451,105 @@ async def test_a_server_that_is_added_while_the_other_is_lost_is_asked_at_once(m
         line.servers(one, Server("other", (OTHER_SERVER,), Origin.DHCPV4))
         await asyncio.sleep(GIVEN_UP + 1)
         assert (line.upstream.address, line.upstream.state) == (OTHER_SERVER, Activation.ACTIVE)
+
+
+@virtual
+async def test_a_server_that_is_added_while_all_refuse_is_asked_in_the_next_round(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with Line(monkeypatch) as line:
+        for carrier in line.carriers:
+            carrier.script.refuse = {THIRD_PARTY: (ResultCode.UNSUPP_OPTION, 1800)}
+        added = IPv4Address(f"{NET}.3")
+        carrier = line.listen_at(added)
+        servers = Server("a", (SERVER,), Origin.CONFIGURED), Server("b", (OTHER_SERVER,), Origin.CONFIGURED)
+        line.servers(*servers)
+        await asyncio.sleep(ANSWERED)
+        line.upstream.map(request(internal=CLIENT))
+        await asyncio.sleep(5)
+        line.servers(Server("c", (added,), Origin.CONFIGURED), *servers)
+        await asyncio.sleep(ROUND_INTERVAL)
+        assert (line.upstream.address, line.upstream.usable, len(carrier.maps)) == (added, True, 1)
+
+
+@virtual
+async def test_an_error_from_an_address_that_was_left_says_nothing_of_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Line(monkeypatch) as line:
+        line.servers(Server("isp", (IPv4Address(f"{NET}.77"), SERVER, OTHER_SERVER), Origin.CONFIGURED))
+        for n in range(4):  # every other one is refused at once, by what was heard of the one before
+            line.upstream.map(request(str(n), 8080 + n))
+        assert line.upstream.counters["refused"] > 1
+        await asyncio.sleep(1)
+        assert (line.upstream.address, line.carriers[1].sent) == (SERVER, [])
+
+
+# -- what is shown -----------------------------------------------------------------------------------------------
+
+
+@virtual
+async def test_a_route_that_returns_after_all_have_failed_is_shown_to_be_asked_through(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with Line(monkeypatch) as line:
+        for carrier in line.carriers:
+            carrier.script.silent = True
+        line.servers(BOTH)
+        await asyncio.sleep(2 * GIVEN_UP)
+        line.down = True
+        line.servers(BOTH)
+        shown = [(line.upstream.state, line.upstream.reason)]
+        line.down = False
+        line.servers(BOTH)
+        shown.append((line.upstream.state, line.upstream.reason))
+        assert shown == [(Activation.NO_WAN, "no route"), (Activation.PROBING, f"asking {SERVER}")]
+        await asyncio.sleep(2 * GIVEN_UP)
+        assert line.upstream.state is Activation.LOST
+        assert line.upstream.reason != "no route"
+
+
+@virtual
+async def test_the_round_of_a_route_that_went_away_does_not_disturb_what_is_asked_when_it_returns(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with Line(monkeypatch) as line:
+        for carrier in line.carriers:
+            carrier.script.silent = True
+        line.servers(BOTH)
+        await asyncio.sleep(2 * GIVEN_UP)
+        line.down = True
+        line.servers(BOTH)
+        await asyncio.sleep(ROUND_INTERVAL - GIVEN_UP / 2)
+        line.down = False
+        line.servers(BOTH)
+        peer = line.upstream.peer
+        await asyncio.sleep(GIVEN_UP - 10)
+        assert line.upstream.peer == peer
+
+
+@virtual
+async def test_iwf_021_a_round_after_one_in_which_all_refused_begins_another_session(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with Line(monkeypatch, external_ip_probe=True) as line:
+        for carrier in line.carriers:
+            carrier.script.refuse = {THIRD_PARTY: (ResultCode.UNSUPP_OPTION, 1800)}
+        line.servers(Server("a", (SERVER,), Origin.CONFIGURED), Server("b", (OTHER_SERVER,), Origin.CONFIGURED))
+        await asyncio.sleep(ANSWERED)
+        line.upstream.map(request(internal=CLIENT))
+        await asyncio.sleep(5)
+        line.upstream.unmap("1")
+        line.carrier.script.refuse = {}
+        await asyncio.sleep(ROUND_INTERVAL + 10)
+        assert (line.upstream.address, line.upstream.state, line.upstream.usable) == (SERVER, Activation.ACTIVE, True)
+        assert (line.upstream.up_since, line.upstream.external_address) == (line.upstream.state_since, EXTERNAL)
+
+
+@virtual
+async def test_who_may_send_to_us_is_told_when_another_address_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Line(monkeypatch) as line:
+        line.carrier.script.silent = True
+        line.servers(BOTH)
+        await asyncio.sleep(GIVEN_UP)
+        assert line.peers == [line.upstream.peer]
+        assert line.upstream.peer is not None
+        assert line.upstream.peer.server == OTHER_SERVER

@@ -10,10 +10,23 @@ import pytest
 
 from igdpcp.iwf.interfaces import Granted, Refused, Released
 from igdpcp.model import Activation
-from igdpcp.pcp.discovery import Origin, Server, known_as
+from igdpcp.pcp.discovery import Origin, Server, known_as, learnt
 from igdpcp.pcp.message import ResultCode
+from tests.support.pcp_script import Sent, answer, mapped
 from tests.support.virtual_time import virtual
-from tests.upstreams.line import ANSWERED, NONCE, OTHER, OTHER_SERVER, OWN, SERVER, Line, granted, request
+from tests.upstreams.line import (
+    ANSWERED,
+    EXTERNAL,
+    NET,
+    NONCE,
+    OTHER,
+    OTHER_SERVER,
+    OWN,
+    SERVER,
+    Line,
+    granted,
+    request,
+)
 
 GIVEN_UP = 47.0  # four transmissions and the last timeout (RFC 7488 section 3)
 A = Server("a", (SERVER,), Origin.CONFIGURED)
@@ -235,3 +248,134 @@ async def test_a_nonce_goes_with_its_internal_tuple_and_is_not_used_from_another
         await asyncio.sleep(1)
         assert line.carrier.maps[-1].nonce != first.grant.nonce
         assert len(line.of(Granted)) == 2
+
+
+@virtual
+async def test_iwf_043_back_at_a_server_under_another_name_what_it_holds_is_asked_for_by_the_nonce_that_owns_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    owners: dict[int, bytes] = {}
+
+    def strict(sent: Sent) -> list[bytes] | None:
+        if not sent.is_map or owners.setdefault(sent.internal_port, sent.nonce) == sent.nonce:
+            return None
+        return [answer(sent.octets, epoch=int(sent.at), result=ResultCode.NOT_AUTHORIZED, lifetime=3600)]
+
+    with Line(monkeypatch) as line:
+        line.carrier.script.scripted = strict
+        for server in (GUESS, told(OTHER_SERVER), told(SERVER)):
+            line.servers(server)
+            line.upstream.map(request())
+            await asyncio.sleep(5)
+        assert (line.of(Refused), line.upstream.grants("1")) == ([], True)
+        assert line.of(Granted)[-1].grant.nonce == owners[8080]
+        line.upstream.unmap("1")
+        line.servers(told(OTHER_SERVER))
+        await asyncio.sleep(5)
+        assert line.carriers[1].script.mappings == {}  # what was left there is owed
+
+
+@virtual
+async def test_what_is_owed_to_another_server_stays_so_when_it_is_wanted_again_here(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with Line(monkeypatch) as line:
+        line.servers(B)
+        await asyncio.sleep(ANSWERED)
+        line.upstream.give_back(request(grant=granted(A.mark)))
+        line.upstream.map(request())
+        line.upstream.map(request("2", 8081))
+        await asyncio.sleep(1)
+        line.upstream.unmap("1")
+        await asyncio.sleep(1)
+        line.servers(A)
+        await asyncio.sleep(1)
+        assert [(sent.lifetime, sent.nonce) for sent in line.carrier.maps if sent.internal_port == 8080] == [(0, NONCE)]
+
+
+@virtual
+async def test_another_tuple_under_the_same_id_leaves_the_first_one_owed(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Line(monkeypatch) as line:
+        await line.up(own=None)
+        line.upstream.give_back(request(grant=granted(GUESS.mark)))
+        line.upstream.map(request(port=8081))
+        await line.up()
+        await asyncio.sleep(1)
+        deleted = [(sent.internal_port, sent.nonce) for sent in line.carrier.maps if not sent.lifetime]
+        assert deleted == [(8080, NONCE)]
+
+
+@virtual
+async def test_what_is_wanted_again_without_its_grant_is_asked_for_by_the_nonce_that_was_to_give_it_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with Line(monkeypatch) as line:
+        await line.up(own=None)
+        line.upstream.map(request(grant=granted(GUESS.mark)))
+        line.upstream.unmap("1")
+        line.upstream.map(request())
+        await line.up()
+        await asyncio.sleep(1)
+        assert {(sent.lifetime > 0, sent.nonce) for sent in line.carrier.maps} == {(True, NONCE)}
+
+
+@virtual
+async def test_the_address_that_was_granted_before_is_suggested(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Line(monkeypatch) as line:
+        line.servers(A)
+        line.upstream.map(request(grant=granted(A.mark)))
+        line.upstream.map(request("2", 8081))
+        await asyncio.sleep(1)
+        assert [sent.suggested_address for sent in line.carrier.maps] == [mapped(str(EXTERNAL)), mapped("0.0.0.0")]
+
+
+@virtual
+async def test_a_server_is_known_by_its_other_name_after_a_while_without_any(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Line(monkeypatch) as line:
+        line.servers(GUESS)
+        line.upstream.map(request())
+        await asyncio.sleep(ANSWERED)
+        line.servers()
+        line.servers(told(SERVER))
+        line.upstream.map(request("2", 8081))
+        await asyncio.sleep(1)
+        assert line.upstream.identity == GUESS.identity
+        assert len({sent.nonce for sent in line.carrier.maps if sent.internal_port == 8080}) == 1
+
+
+@virtual
+async def test_a_deletion_that_no_server_answered_is_answered_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Line(monkeypatch) as line:
+        line.servers(A)
+        line.upstream.map(request())
+        await asyncio.sleep(ANSWERED)
+        line.carrier.script.silent = True
+        line.upstream.unmap("1")
+        line.servers(B)
+        await asyncio.sleep(1)
+        line.servers(told(IPv4Address(f"{NET}.3")))
+        assert line.of(Released) == [Released("1", ResultCode.NETWORK_FAILURE)]
+
+
+def test_servers_behind_two_devices_are_two_whoever_named_them() -> None:
+    box = (IPv4Address("192.168.1.1"),)
+    for origin in (Origin.CONFIGURED, Origin.ROUTER):
+        one, other = (Server(f"wan{n}", box, origin, f"eth{n}") for n in (1, 2))
+        assert known_as([other], [one]) == (other,)
+        assert not other.made(one.mark)
+    one, other = learnt(box, Origin.DHCPV4, "eth1"), learnt(box, Origin.DHCPV4, "eth2")
+    assert one
+    assert other
+    assert one.identity != other.identity
+    assert not other.made(one.mark)
+    assert Server("wan1", box, Origin.CONFIGURED, "eth1").made(one.mark)
+
+
+def test_a_shared_device_makes_no_two_servers_one() -> None:
+    one, other = (Server(f"isp{n}", (IPv4Address(f"192.0.2.{n}"),), Origin.CONFIGURED, "eth1") for n in (1, 2))
+    assert not other.made(one.mark)
+
+
+def test_a_mark_that_tells_no_device_is_known_by_its_address() -> None:
+    assert Server("wan1", (SERVER,), Origin.CONFIGURED, "eth1").made(f"isp {SERVER}")
+    assert Server("wan1", (SERVER,), Origin.CONFIGURED).made(f"eth1/{SERVER} {SERVER}")

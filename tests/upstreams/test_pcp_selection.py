@@ -8,12 +8,12 @@ from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 
-from igdpcp.iwf.interfaces import Granted, StateChanged
+from igdpcp.iwf.interfaces import AddressChanged, Granted, StateChanged
 from igdpcp.model import Activation
 from igdpcp.pcp.discovery import ROUND_INTERVAL, Origin, Server
 from tests.support.pcp_script import THIRD_PARTY, mapped
 from tests.support.virtual_time import virtual
-from tests.upstreams.line import ANSWERED, NET, OTHER, OTHER_SERVER, OWN, SERVER, Line, request
+from tests.upstreams.line import ANSWERED, EXTERNAL, NET, OTHER, OTHER_SERVER, OWN, SERVER, Line, request
 
 GIVEN_UP = 46.0  # four transmissions and the last timeout, with the initial one of 3 s (RFC 7488 section 3)
 BOTH = Server("isp", (SERVER, OTHER_SERVER), Origin.CONFIGURED)
@@ -164,3 +164,21 @@ async def test_iwf_052_055_an_ipv6_server_is_asked_from_our_ipv6_address_on_beha
         await asyncio.sleep(5)
         assert (THIRD_PARTY, mapped(str(OTHER))) in carrier.maps[-1].options
         assert [event.grant.internal.address for event in line.of(Granted)] == [OWN, OTHER]
+
+
+@virtual
+async def test_iwf_018_grants_and_the_external_address_go_on_at_another_address_of_their_server(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with Line(monkeypatch, external_ip_probe=True) as line:
+        line.servers(BOTH)
+        line.upstream.map(request())
+        await asyncio.sleep(100)
+        up_since = line.upstream.up_since
+        line.carriers[0].script.silent = True
+        line.upstream.announce()
+        await asyncio.sleep(GIVEN_UP)
+        assert (line.upstream.address, line.upstream.state) == (OTHER_SERVER, Activation.ACTIVE)
+        assert (line.upstream.grants("1"), line.upstream.up_since) == (True, up_since)
+        assert line.of(AddressChanged) == [AddressChanged(EXTERNAL)]
+        assert line.carriers[1].maps == []  # what runs is renewed when it is due

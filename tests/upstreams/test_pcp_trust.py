@@ -10,8 +10,9 @@ from ipaddress import IPv4Address
 import pytest
 
 from igdpcp.iwf.interfaces import Granted, Refused
+from igdpcp.log import LINES_BURST
 from igdpcp.pcp.message import ResultCode
-from tests.support.pcp_script import mapped
+from tests.support.pcp_script import answer, mapped
 from tests.support.virtual_time import virtual
 from tests.upstreams.line import ANSWERED, Line, request
 
@@ -65,11 +66,33 @@ async def test_without_log_wire_no_packet_is_shown(
     assert _shown(caplog, "pcp_sent") == _shown(caplog, "pcp_received") == []
 
 
+@virtual
+async def test_many_updates_that_name_no_way_in_write_few_lines(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Line(monkeypatch) as line:
+        await line.up()
+        line.upstream.map(request())
+        await asyncio.sleep(ANSWERED)
+        assert line.upstream.peer is not None
+        (sent,), port = line.carrier.maps, line.upstream.peer.port
+        octets = answer(sent.octets, epoch=line.carrier.script.epoch(sent.at), address=mapped("127.0.0.1"))
+        for _ in range(100):
+            line.carrier.socket.sendto(octets, (str(line.own), port))
+            await asyncio.sleep(0)
+        await asyncio.sleep(ANSWERED)
+        assert (len(line.of(Refused)), line.upstream.grants("1")) == (100, False)
+        assert 1 <= len(_events(caplog, "grant_is_no_way_in")) <= LINES_BURST
+
+
 def _kept(packets: list[bytes], where: list[bytes]) -> list[bytes]:
     where += packets
     return packets
 
 
 def _shown(caplog: pytest.LogCaptureFixture, event: str) -> list[bytes]:
-    lines = [text for text in caplog.messages if text.startswith(f"event={event} ")]
-    return [bytes.fromhex(text.partition("bytes=")[2]) for text in lines]
+    return [bytes.fromhex(text.partition("bytes=")[2]) for text in _events(caplog, event)]
+
+
+def _events(caplog: pytest.LogCaptureFixture, event: str) -> list[str]:
+    return [text for text in caplog.messages if text.startswith(f"event={event} ")]
