@@ -121,6 +121,7 @@ def month(days: float, seed: int) -> tuple[Month, float]:
     return play, play.unmapped / (MAPPINGS * days * 86400)
 
 
+@pytest.mark.timeout(180)  # a quarter of a minute of one core, which others may want as well
 def test_half_a_day_of_a_lossy_link_leaves_little_unmapped() -> None:
     play, part = month(0.5, seed=1)
     assert 0 < play.losses / play.grants <= ALL_LOST
