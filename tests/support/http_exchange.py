@@ -55,10 +55,3 @@ async def exchange(port, *pieces, end=False, source="127.0.0.1"):
         return b""
     finally:
         writer.close()
-
-
-async def until(condition, seconds=5):
-    """Return when the condition holds; TimeoutError after that time."""
-    async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 - what is waited for is seen from outside only
-            await asyncio.sleep(0.005)

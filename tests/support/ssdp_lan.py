@@ -127,12 +127,6 @@ def search(sock, target=GATEWAY, to=SSDP_GROUP):
     sock.sendto(search_request(target, 1), (str(to), SSDP_PORT, *scope))
 
 
-async def until(condition, seconds=5.0):
-    async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 - what is waited for is seen from outside only
-            await asyncio.sleep(0.005)
-
-
 @asynccontextmanager
 async def advertising(
     *lans,

@@ -21,6 +21,7 @@ from igdpcp.net.router import Lan
 from igdpcp.upnp.description import DeviceIdentity, udns_from, with_config_id
 from igdpcp.upnp.http import HttpResponse
 from tests.support.ssdp_lan import first_boot_id
+from tests.support.waiting import until
 
 IDENTITY = with_config_id(DeviceIdentity("igdpcp", "1", udns_from("machine"), 7, "", "1.2.3"))
 HOME = Lan("home", "br-lan", IPv4Interface("127.0.0.1/8"))
@@ -93,12 +94,6 @@ async def doors_on(network: Network, *lans: Lan):
         yield doors
     finally:
         await doors.close()
-
-
-async def until(condition):
-    async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110 - what is waited for is seen from outside only
-            await asyncio.sleep(0.005)
 
 
 @pytest.mark.parametrize("kind", ["http", "ssdp"])

@@ -38,9 +38,9 @@ from tests.support.ssdp_lan import (
     received,
     search,
     stranger_at,
-    until,
 )
 from tests.support.virtual_time import virtual
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.lab
 
