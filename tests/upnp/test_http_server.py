@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The HTTP server on the loopback device: what a control point meets. Its ceilings: test_http_ceilings.py."""
+"""The HTTP server on the loopback device: what a control point meets. Its ceilings and limits have their own files."""
 
 from __future__ import annotations
 
