@@ -149,6 +149,22 @@ async def test_what_is_remembered_of_hosts_ends_with_their_subscriptions():
 
 
 @virtual
+async def test_nothing_is_remembered_of_hosts_that_left_before_their_initial_events_were_sent():
+    async with gateway() as gw:
+        gw.net.answers = dict.fromkeys((4000, 4001), 1.0)
+        for n in range(50):
+            host = f"192.168.1.{n}"
+            responses = [gw.subscribe(port, host) for port in (4000, 4001, 4002)]
+            await soon()
+            for response in responses:
+                gw.unsubscribe(response, host=host)
+            await asyncio.sleep(2)
+        assert len(gw.net.told(4002)) == 50
+        turns = gw.publisher._turns
+        assert (turns._turns, turns._quick, turns._open, turns._unproven) == ({}, set(), {}, 0)
+
+
+@virtual
 async def test_who_waits_for_a_connection_is_not_overtaken_by_what_changes_meanwhile():
     async with gateway() as gw:
         gw.net.answers[4000] = 1.0
