@@ -12,6 +12,7 @@ import subprocess
 import time
 from collections import namedtuple
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, ip_interface
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -178,6 +179,13 @@ def fields(message):
 def stranger_at(address, port=80):
     """Another gateway as it is found at that address."""
     return Presence(STRANGER, f"http://{address}:{port}", "1", f"{SSDP_GROUP}:{SSDP_PORT}")
+
+
+def announce(sock, address, location=None):
+    """Say from there to the router that another gateway is at that URL."""
+    stranger = stranger_at(address)
+    presence = replace(stranger, location_base=location) if location else stranger
+    sock.sendto(alive(presence)[0], (str(ROUTER), SSDP_PORT))
 
 
 @asynccontextmanager
