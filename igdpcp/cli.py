@@ -226,8 +226,11 @@ def add(
 @click.pass_obj
 def delete(session: Session, kind: str | None, number: int | None, row_id: str | None, remote_host: str | None) -> None:
     """Close the external port NUMBER of tcp or udp, the pinhole NUMBER, or what has that id."""
-    if (row_id is None) == (kind is None or number is None):
+    by_number = row_id is None
+    if (kind is not None, number is not None) != (by_number, by_number):
         raise click.UsageError("say either tcp, udp or pinhole and its number, or --id")
+    if remote_host is not None and kind not in ("tcp", "udp"):
+        raise click.UsageError("--remote-host goes with tcp and udp only")
     request: Answer = {"command": "delete", "id": row_id}
     if kind == "pinhole":
         request["id"] = f"pinhole-{number}"

@@ -241,10 +241,10 @@ class EventPublisher:
             subscription, peer = subscriber.subscription, subscriber.peer
             del self._waiting[subscription.sid]
             event = subscription.next_event(self._read(subscription.service, subscription.tree, peer.address))
-            if subscriber.leaving:
-                self._remove(subscriber, "unsubscribed")
             if event is not None:
                 self._begin_delivery(subscriber, event)
+            if subscriber.leaving:  # after its turn, which must not outlast it
+                self._remove(subscriber, "unsubscribed")
 
     def _next(self) -> _Subscriber | None:
         """Of those that may be told, the longest waiting one of the host that was told longest ago."""

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 from collections import deque
 
@@ -63,9 +62,9 @@ class PartingSockets:
 
 def _drain(sock: socket.socket) -> bool:
     """Forget what has come; whether the peer has ended."""
-    with contextlib.suppress(BlockingIOError):
-        try:
-            return not sock.recv(DRAIN_SIZE)
-        except ConnectionError:
-            return True
-    return False
+    try:
+        return not sock.recv(DRAIN_SIZE)
+    except BlockingIOError:
+        return False
+    except OSError:  # reset, or TCP_USER_TIMEOUT has ended it
+        return True

@@ -37,19 +37,23 @@ class LanHosts:
         self._remembered: dict[tuple[IPAddress, str], tuple[bytes, float]] = {}  # and until when
 
     def host_of(self, address: IPAddress, device: str) -> Hashable:
-        """An address that the table does not have counts as a host."""
-        link_layer = self._look_up(address, device)
+        """An address that the table does not have counts as a host; who has connected is there by then."""
+        link_layer = self._look_up(address, device, believe_unknown=False)
         return (device, link_layer) if link_layer else by_address(address, device)
 
     def host_or_stranger(self, address: IPAddress, device: str) -> Hashable:
         """All addresses of a LAN that the table does not have count as one host: a datagram's source may be forged."""
-        return device, self._look_up(address, device)
+        return device, self._look_up(address, device, believe_unknown=True)
 
-    def _look_up(self, address: IPAddress, device: str) -> bytes:
-        """Remembered for a moment: hosts ask many times in a row."""
+    def _look_up(self, address: IPAddress, device: str, *, believe_unknown: bool) -> bytes:
+        """Remembered for a moment: hosts ask many times in a row.
+
+        That an address is unknown may be over with the next packet: only where it makes strangers of all is it believed
+        for that long, or a datagram from each new address would win its connections a share of their own.
+        """
         now = self._clock()
         link_layer, until = self._remembered.get((address, device), (b"", now))
-        if now >= until:
+        if now >= until or not (link_layer or believe_unknown):
             link_layer = self._link_layer_address(device, address)
             if len(self._remembered) >= REMEMBERED_LIMIT:
                 self._remembered.clear()

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from ipaddress import AddressValueError, IPv4Address
 from typing import Any
 
@@ -14,11 +14,11 @@ from igdpcp.iwf.interworking import Interworking
 from igdpcp.iwf.pinholes import Pinholes
 from igdpcp.iwf.router_leg import RouterLeg
 from igdpcp.iwf.table import MappingTable
-from igdpcp.model import Endpoint, MappingRequest, Owner, Pinhole, Protocol, Requester
+from igdpcp.model import Endpoint, MappingRequest, Owner, Protocol, Requester
+from igdpcp.upnp.actions import UI4_MAX
+from igdpcp.upnp.soap import DESCRIPTION_LIMIT, printable
 
 _OPERATOR = Requester(None, Owner.OPERATOR, "igdpcp-cli")
-DESCRIPTION_LIMIT = 256
-_LEASE_LIMIT = 2**32 - 1
 
 
 class Operator:
@@ -31,9 +31,7 @@ class Operator:
         status: Status,
         release: Callable[[], Awaitable[None]],
         router_leg: RouterLeg,
-        *,
-        pinholes: Pinholes | None = None,
-        open_pinholes: Iterable[Pinhole] = (),
+        pinholes: Pinholes,
     ) -> None:
         self._interworking = interworking
         self._table = table
@@ -41,7 +39,6 @@ class Operator:
         self._release = release
         self._router_leg = router_leg
         self._pinholes = pinholes
-        self._open_pinholes = open_pinholes
 
     def commands(self) -> dict[str, Command]:
         """By the name in the request's ``command``."""
@@ -63,8 +60,8 @@ class Operator:
             external_port=_number(asked, "external_port", 65535, 0 if any_port else None),
             client=Endpoint(_address(asked, "client"), _number(asked, "client_port", 65535)),
             remote_host=_address(asked, "remote_host") if asked.get("remote_host") else None,
-            lease=_number(asked, "lease", _LEASE_LIMIT, 0),
-            description=_printable(str(asked.get("description", "")))[:DESCRIPTION_LIMIT],
+            lease=_number(asked, "lease", UI4_MAX, 0),
+            description=printable(str(asked.get("description", "")))[:DESCRIPTION_LIMIT],
             any_port=any_port,
         )
         add = self._interworking.add_any_port_mapping if any_port else self._interworking.add_port_mapping
@@ -82,11 +79,10 @@ class Operator:
         if mapping := self._table.get(id):
             await self._interworking.close(mapping)
             return self._status.row(mapping)
-        pinhole = next((pinhole for pinhole in self._open_pinholes if pinhole.name == id), None)
-        if pinhole is None or self._pinholes is None:
-            raise Refusal(Reason.NO_SUCH_ENTRY, f"id {id}")
-        await self._pinholes.delete(_OPERATOR, pinhole.id)
-        return self._status.pinhole_row(pinhole)
+        if pinhole := self._pinholes.named(id):
+            await self._pinholes.delete(_OPERATOR, pinhole.id)
+            return self._status.pinhole_row(pinhole)
+        raise Refusal(Reason.NO_SUCH_ENTRY, f"id {id}")
 
     async def _audit(self, _: dict[str, Any]) -> dict[str, Any]:
         return discrepancy(await self._router_leg.compare())
@@ -119,7 +115,3 @@ def _number(asked: dict[str, Any], name: str, largest: int, default: int | None 
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= largest:
         raise OurFault(f"'{name}' has to be a number from 0 to {largest}")
     return value
-
-
-def _printable(text: str) -> str:
-    return "".join(character for character in text if character.isprintable())

@@ -79,10 +79,13 @@ class OtherGateways:
             self._loop.add_reader(searcher, self._receive, lan.device, searcher)
 
     def close(self, lan: Lan) -> None:
+        """Search it no more; what was found on a device goes with the last LAN there."""
         if searcher := self._searchers.pop(lan, None):
             self._loop.remove_reader(searcher)
             self._guard.forget(searcher)
             searcher.close()
+            if not self._searches(lan.device):
+                self._withdraw(lan.device)
 
     async def stop(self) -> None:
         """End the checks that run."""
@@ -106,8 +109,7 @@ class OtherGateways:
         if searched and self._checks:
             await asyncio.wait(self._checks.values(), timeout=CHECK_TIMEOUT)
         for device in devices - self._confirmed:
-            if self.conflicts.pop(device, None):
-                self.changed.set()
+            self._withdraw(device)
 
     def heard(self, device: str, data: bytes, address: IPAddress) -> None:
         """Check what may be another gateway, one check of an address at a time."""
@@ -158,7 +160,16 @@ class OtherGateways:
         self.unconfirmed += 1
         self._log.write(logging.INFO, "ssdp_no_gateway", address, location=sighting.location, reason=reason)
 
+    def _searches(self, device: str) -> bool:
+        return any(lan.device == device for lan in self._searchers)
+
+    def _withdraw(self, device: str) -> None:
+        if self.conflicts.pop(device, None):
+            self.changed.set()
+
     def _confirm(self, device: str, sighting: Sighting, address: IPv4Address) -> None:
+        if not self._searches(device):  # its last LAN went while this was checked
+            return
         self._confirmed.add(device)
         if device in self.conflicts:
             return
@@ -185,9 +196,9 @@ async def _serves_a_gateway(address: IPv4Address, tcp_port: int, location: str) 
     try:
         writer.write(f"GET /{path} HTTP/1.0\r\nHost: {host_port(address, tcp_port)}\r\n\r\n".encode())
         description = bytearray()
-        while len(description) < DESCRIPTION_LIMIT and _GATEWAY_TYPE not in description:
+        while _GATEWAY_TYPE not in description:
             piece = await reader.read(DESCRIPTION_LIMIT - len(description))
-            if not piece:
+            if not piece:  # it ends here, or the limit is reached
                 break
             description += piece
         return _FOUND.match(description) is not None and _GATEWAY_TYPE in description

@@ -117,8 +117,7 @@ class Service:
         await self._restart.restore()
         await self._ports.look()
         control.commands = Operator(
-            self._interworking, self._table, self._status, self.release, self._router_leg,
-            pinholes=self._pinholes, open_pinholes=self._pinhole_table,
+            self._interworking, self._table, self._status, self.release, self._router_leg, self._pinholes
         ).commands()  # fmt: skip
         self._serving = serve
         if serve:

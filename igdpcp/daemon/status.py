@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from typing import Any
 
 from igdpcp import __version__
@@ -53,7 +52,7 @@ class Status:
         events: EventPublisher,
         troubles: RecentTroubles,
         started: float,
-        pinholes: PinholeTable | Sequence[Pinhole] = (),
+        pinholes: PinholeTable,
         ports: PortsInUse | None = None,
     ) -> None:
         self._config = config

@@ -60,6 +60,9 @@ class Pinholes:
         if not self.inbound_allowed:
             raise Refusal(Reason.INBOUND_NOT_ALLOWED)
 
+    def named(self, name: str) -> Pinhole | None:
+        return next((pinhole for pinhole in self._table if pinhole.name == name), None)
+
     async def add(self, request: PinholeRequest) -> Pinhole:
         """Open a pinhole, or begin the lease of the same one anew."""
         self.must_be_allowed()

@@ -9,6 +9,7 @@ an argument is its text, whatever it looks like.
 from __future__ import annotations
 
 import re
+import sys
 from typing import NoReturn
 from xml.parsers import expat
 
@@ -21,9 +22,11 @@ NOT_XML = dict.fromkeys(code for code in (*range(0x20), 0xFFFE, 0xFFFF) if chr(c
 
 _INVALID_ARGS = 402  # UPnP Device Architecture 1.1, table 3-3
 _STRING_TOO_LONG = 605
+_SURROGATES = range(0xD800, 0xE000)
 _PADDING = b"\0 \t\r\n"
 _BOM = b"\xef\xbb\xbf"
 _BARE_AMPERSAND = re.compile(r"&(?!(?:amp|lt|gt|quot|apos|#[0-9]{1,7}|#x[0-9A-Fa-f]{1,6});)")
+_REFERENCE = re.compile(r"&#(?:([0-9]{1,7})|x([0-9A-Fa-f]{1,6}));")
 _BARE_BRACKET = re.compile(r"<(?![A-Za-z_/!?])")
 _NAME = r"[A-Za-z_][\w.-]*"
 _ACTION = re.compile(rf"<(?:{_NAME}:)?Body(?:\s[^<>]*)?>\s*<((?:{_NAME}:)?{_NAME})(?:\s[^<>]*)?>")
@@ -43,7 +46,7 @@ class Envelope:
         self._in_action = False
         self._parts: list[str] | None = None
         self._size = 0
-        self._fault: UpnpFault | None = None
+        self._fault: UpnpFault | MalformedRequest | None = None
 
     @property
     def namespace(self) -> str:
@@ -52,8 +55,6 @@ class Envelope:
         return next((found[declaration] for found in reversed(self._attributes) if declaration in found), "")
 
     def start(self, tag: str, attributes: dict[str, str]) -> None:
-        if len(self._path) >= DEPTH_LIMIT or len(tag) > NAME_LIMIT:
-            raise MalformedRequest("element nested too deep or name too long")
         prefix, _, name = tag.rpartition(":")
         self._path.append(name)
         depth = len(self._path)
@@ -68,6 +69,8 @@ class Envelope:
             self._parts, self._size = [], 0
         elif self._parts is not None:
             self._fault = UpnpFault(_INVALID_ARGS, "an element inside an argument")
+        if depth > DEPTH_LIMIT or len(tag) > NAME_LIMIT:
+            self._fault = MalformedRequest("element nested too deep or name too long")
 
     def end(self, tag: str) -> None:
         depth = len(self._path)
@@ -87,7 +90,7 @@ class Envelope:
         self._parts.append(text)
 
     def check(self) -> None:
-        """Raises UpnpFault for what the arguments had wrong, which is not known before it is known to be XML."""
+        """Raises what the elements had wrong, which is not known before it is known to be XML."""
         if self._fault:
             raise self._fault
 
@@ -144,7 +147,14 @@ def _mended(body: bytes) -> str:
         text = body.decode()
     except UnicodeDecodeError:
         text = body.decode("latin-1")
-    return _BARE_BRACKET.sub("&lt;", _BARE_AMPERSAND.sub("&amp;", text.translate(NOT_XML)))
+    text = _BARE_BRACKET.sub("&lt;", _BARE_AMPERSAND.sub("&amp;", text.translate(NOT_XML)))
+    return _REFERENCE.sub(_if_xml, text)
+
+
+def _if_xml(reference: re.Match[str]) -> str:
+    """The reference to a character, nothing when XML forbids that one (XML 1.0, 4.1)."""
+    code = int(reference[1]) if reference[1] else int(reference[2], 16)
+    return reference[0] if code <= sys.maxunicode and code not in NOT_XML and code not in _SURROGATES else ""
 
 
 def _cut_apart(text: str, action: re.Match[str]) -> str:

@@ -7,13 +7,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from ipaddress import IPv6Address, ip_address
+from ipaddress import ip_address
 
 from igdpcp.errors import MalformedRequest
 from igdpcp.model import IPAddress
 from igdpcp.upnp.actions import UI2_MAX, UI4_MAX, Service, Value
 from igdpcp.upnp.http import XML_TYPE, HttpRequest
-from igdpcp.upnp.soap import escaped
+from igdpcp.upnp.soap import text_of
+from igdpcp.upnp.ssdp import host_port
 
 TIMEOUT_MIN = 1800  # seconds; UPnP Device Architecture 1.1 section 4.1.2: at least that
 TIMEOUT_MAX = 86400
@@ -40,12 +41,6 @@ class Callback:
     address: IPAddress
     port: int
     path: str
-
-    @property
-    def host(self) -> str:
-        """The HOST header of what is sent there."""
-        literal = f"[{self.address}]" if isinstance(self.address, IPv6Address) else f"{self.address}"
-        return f"{literal}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +102,9 @@ def status_of(answer: bytes) -> int:
 
 def propertyset(values: Mapping[str, Value]) -> bytes:
     """The body of an event, with the variables in the order given."""
-    properties = "".join(f"<e:property><{name}>{_text(value)}</{name}></e:property>" for name, value in values.items())
+    properties = "".join(
+        f"<e:property><{name}>{text_of(value)}</{name}></e:property>" for name, value in values.items()
+    )
     return (
         f'<?xml version="1.0"?>\n<e:propertyset xmlns:e="urn:schemas-upnp-org:event-1-0">{properties}</e:propertyset>\n'
     ).encode(errors="replace")
@@ -117,7 +114,7 @@ def notify_message(callback: Callback, sid: str, seq: int, body: bytes) -> bytes
     """One event, complete (UPnP Device Architecture 1.1 section 4.3.2)."""
     head = (
         f"NOTIFY {callback.path} HTTP/1.1\r\n"
-        f"HOST: {callback.host}\r\n"
+        f"HOST: {host_port(callback.address, callback.port)}\r\n"
         f"CONTENT-TYPE: {XML_TYPE}\r\n"
         f"CONTENT-LENGTH: {len(body)}\r\n"
         "CONNECTION: close\r\n"
@@ -222,9 +219,3 @@ def _callback(url: str) -> Callback | None:
     except ValueError:
         return None
     return Callback(address, port, match[4] or "/") if 0 < port <= UI2_MAX else None
-
-
-def _text(value: Value) -> str:
-    if isinstance(value, bool):
-        return "1" if value else "0"
-    return escaped(str(value))

@@ -146,7 +146,7 @@ def encode_response(call: Call, outputs: Mapping[str, object]) -> bytes:
     """The body of a positive answer; ``outputs`` must hold every output argument of the action."""
     name = call.action.name
     values = "".join(
-        f"<{argument.name}>{_text(outputs[argument.name])}</{argument.name}>" for argument in call.action.outputs
+        f"<{argument.name}>{text_of(outputs[argument.name])}</{argument.name}>" for argument in call.action.outputs
     )
     return f'{_OPEN}<u:{name}Response xmlns:u="{call.urn}">{values}</u:{name}Response>{_CLOSE}'.encode(errors="replace")
 
@@ -154,14 +154,14 @@ def encode_response(call: Call, outputs: Mapping[str, object]) -> bytes:
 def encode_variable(value: Value) -> bytes:
     """The body of the positive answer to a QueryStateVariable."""
     name = "QueryStateVariableResponse"
-    return (f'{_OPEN}<u:{name} xmlns:u="{_CONTROL}"><return>{_text(value)}</return></u:{name}>{_CLOSE}').encode(
+    return (f'{_OPEN}<u:{name} xmlns:u="{_CONTROL}"><return>{text_of(value)}</return></u:{name}>{_CLOSE}').encode(
         errors="replace"
     )
 
 
 def encode_fault(code: int, text: str) -> bytes:
     """The body of a fault, to be sent with status 500; an empty ``text`` takes the name that all services give it."""
-    text = _text(text or FAULT_NAMES.get(code, ""))
+    text = text_of(text or FAULT_NAMES.get(code, ""))
     return (
         f"{_OPEN}<s:Fault><faultcode>s:Client</faultcode><faultstring>UPnPError</faultstring><detail>"
         f'<UPnPError xmlns="{_CONTROL}"><errorCode>{code}</errorCode>'
@@ -170,7 +170,8 @@ def encode_fault(code: int, text: str) -> bytes:
     ).encode(errors="replace")
 
 
-def _text(value: object) -> str:
+def text_of(value: object) -> str:
+    """The value as an XML element's content."""
     if isinstance(value, bool):
         return "1" if value else "0"
     if isinstance(value, int):

@@ -129,9 +129,11 @@ def test_add_says_when_only_the_router_opened_the_port(daemon: Daemon) -> None:
 def test_delete_by_port_and_by_id(daemon: Daemon) -> None:
     result = daemon.run("delete", "tcp", "8080")
     daemon.run("delete", "--id", "m1")
+    daemon.run("delete", "UDP", "8080", "--remote-host", "62.0.0.9")
     assert daemon.asked == [
         {"command": "delete", "protocol": "tcp", "external_port": 8080, "remote_host": ""},
         {"command": "delete", "id": "m1"},
+        {"command": "delete", "protocol": "udp", "external_port": 8080, "remote_host": "62.0.0.9"},
     ]
     assert result.stdout == "tcp 62.0.0.1:8080 is closed; it reached 192.168.1.50:80.\n"
 
@@ -157,6 +159,10 @@ def test_delete_closes_a_pinhole_by_its_number(daemon: Daemon) -> None:
         ("delete",),
         ("delete", "tcp"),
         ("delete", "tcp", "80", "--id", "m1"),
+        ("delete", "tcp", "--id", "m1"),
+        ("delete", "pinhole", "--id", "m1"),
+        ("delete", "--id", "m1", "--remote-host", "62.0.0.9"),
+        ("delete", "pinhole", "7", "--remote-host", "62.0.0.9"),
         ("delete", "tcp", "0"),
         ("delete", "pinhole", "0"),
         ("delete", "pinhole"),

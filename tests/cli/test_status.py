@@ -44,10 +44,7 @@ def status_of(hall: Hall, lans: tuple[Lan, ...] = LANS, **main: Any) -> Status:
 
 
 def operator_of(hall: Hall) -> Operator:
-    return Operator(
-        hall.interworking, hall.table, status_of(hall), hall.restart.release, hall.leg,
-        pinholes=hall.pinholes, open_pinholes=hall.pinhole_table,
-    )  # fmt: skip
+    return Operator(hall.interworking, hall.table, status_of(hall), hall.restart.release, hall.leg, hall.pinholes)
 
 
 async def opened(hall: Hall, client: str = A6, **changes: object) -> str:

@@ -14,6 +14,7 @@ from igdpcp.daemon.status import Status
 from igdpcp.errors import Reason, Refusal
 from igdpcp.model import Mapping, MappingState
 from igdpcp.pcp.message import ResultCode
+from igdpcp.upnp.soap import DESCRIPTION_LIMIT
 from tests.support.hall import A, B, Hall, settle
 from tests.support.virtual_time import virtual
 
@@ -26,7 +27,8 @@ class Rows:
 
 
 async def ask(hall: Hall, command: str, **arguments: object) -> dict[str, Any]:
-    operator = Operator(hall.interworking, hall.table, cast(Status, Rows()), hall.restart.release, hall.leg)
+    status = cast(Status, Rows())
+    operator = Operator(hall.interworking, hall.table, status, hall.restart.release, hall.leg, hall.pinholes)
     answer = await operator.commands()[command]({"command": command, **arguments})
     assert isinstance(answer, dict)
     return answer
@@ -115,13 +117,12 @@ async def test_iwf_185_what_the_operator_takes_over_while_its_host_waits_is_the_
 
 
 @virtual
-async def test_a_description_is_kept_without_what_cannot_be_printed(tmp_path: Path) -> None:
+async def test_a_description_is_kept_as_a_control_points_is(tmp_path: Path) -> None:
     hall = Hall(tmp_path)
-    row = await ask(
-        hall, "add", protocol="tcp", external_port=8080, client=A, client_port=80, description="a\u2028b\udcff\x85c"
-    )
-    assert row["description"] == "abc"
-    assert (await hall.specific(8080))["PortMappingDescription"] == "abc"
+    text = "a\u2028b\udcff\x85\u3000c" + "d" * DESCRIPTION_LIMIT
+    row = await ask(hall, "add", protocol="tcp", external_port=8080, client=A, client_port=80, description=text)
+    kept = ("ab\u3000c" + "d" * DESCRIPTION_LIMIT)[:DESCRIPTION_LIMIT]
+    assert (row["description"], (await hall.specific(8080))["PortMappingDescription"]) == (kept, kept)
 
 
 @virtual

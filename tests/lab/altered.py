@@ -17,16 +17,34 @@ ROOT = Path(__file__).parents[2]
 PATIENCE = 10.0
 
 GATE = """
-import time
+import json, sys
+from igdpcp.daemon import control
+from igdpcp.net import links
 from igdpcp.netfilter import detect
+
+def say(text):
+    print(text, file=sys.stderr, flush=True)
 
 def gated(*arguments, choose=detect.choose_backend):
     with open({fifo!r}) as gate:
         gate.read()
-    time.sleep({slowness})
     return choose(*arguments)
 
+class Watcher(links.LinkWatcher):
+    def __init__(self, on_change):
+        def heard(snapshot):
+            on_change(snapshot)
+            say("event=links_heard")
+        super().__init__(heard)
+
+class Control(control.ControlServer):
+    async def _answer(self, line):
+        say("event=asked command=" + json.loads(line)["command"])
+        return await super()._answer(line)
+
 detect.choose_backend = gated
+links.LinkWatcher = Watcher
+control.ControlServer = Control
 """
 
 
@@ -48,13 +66,14 @@ def altered(lab: Lab, code: str) -> dict[str, str]:
 class Gate:
     """A place in the daemon's start, before it has a back-end, where it waits until the gate is opened.
 
-    Then it takes ``slowness`` more seconds, as a slow router does. ``env`` is for the daemon that is to wait.
+    ``env`` is for the daemon that is to wait. It logs ``links_heard`` with each change of the links that it notices,
+    and ``asked`` with each command at its control socket.
     """
 
-    def __init__(self, lab: Lab, slowness: float = 0.0) -> None:
+    def __init__(self, lab: Lab) -> None:
         self._fifo = lab.directory / "gate"
         os.mkfifo(self._fifo)
-        self.env = altered(lab, GATE.format(fifo=str(self._fifo), slowness=slowness))
+        self.env = altered(lab, GATE.format(fifo=str(self._fifo)))
         self._end: int | None = None
 
     def wait_for_daemon(self) -> None:

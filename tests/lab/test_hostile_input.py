@@ -36,6 +36,7 @@ ARGUMENTS = {
     "NewPortMappingDescription": "x",
     "NewLeaseDuration": 0,
 }
+SEARCH = search_request("urn:schemas-upnp-org:device:InternetGatewayDevice:1", 1)
 GOOD = envelope(SERVICE, "AddPortMapping", ARGUMENTS)
 
 
@@ -115,12 +116,20 @@ def socket_of(host: Host, address: str, kind: socket.SocketKind = socket.SOCK_ST
     return sock
 
 
+def search_from(host: Host, address: str) -> None:
+    """Have the daemon meet an address that the router's kernel does not know yet, and does when this returns."""
+    with socket_of(host, address, socket.SOCK_DGRAM) as sock:
+        sock.sendto(SEARCH, (topology.ROUTER_LAN6_ADDRESS, 1900))
+        assert sock.recv(4096).startswith(b"HTTP/1.1 200 OK")
+
+
 def test_a_host_that_reads_no_response_keeps_no_other_host_out_however_many_addresses_it_has(lab6: Lab) -> None:
     daemon = Igdpcpd(lab6, upstream={"type": "none"}, main={"allow_private_external": "1"})
     daemon.wait_for_advertising()
     request = f"GET /v2/WANIPCn.xml HTTP/1.1\r\nHost: [{topology.ROUTER_LAN6_ADDRESS}]:5000\r\n\r\n".encode()
     with contextlib.ExitStack() as unread:
         for address in MANY_ADDRESSES[:9]:
+            search_from(lab6.lan, address)
             for _ in range(16):
                 connection = unread.enter_context(socket_of(lab6.lan, address))
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
@@ -151,9 +160,10 @@ def test_a_host_has_one_share_of_subscriptions_however_many_addresses_it_has(lab
         listener.bind(("::", 0))
         listener.listen(64)
         own_port = listener.getsockname()[1]
-        statuses = [
-            subscribe(lab6.lan, address, topology.ROUTER_LAN6_ADDRESS, own_port) for address in MANY_ADDRESSES[:12]
-        ]
+        statuses = []
+        for address in MANY_ADDRESSES[:12]:
+            search_from(lab6.lan, address)
+            statuses.append(subscribe(lab6.lan, address, topology.ROUTER_LAN6_ADDRESS, own_port))
         assert [b" 200 " in status for status in statuses] == [True] * 8 + [False] * 4
         nobody_listens = subscribe(lab6.lan2, topology.LAN2_ADDRESS, topology.ROUTER_LAN_ADDRESS, PORT)
         assert b" 200 " in nobody_listens
@@ -163,7 +173,6 @@ def test_a_host_has_one_share_of_subscriptions_however_many_addresses_it_has(lab
 def test_a_host_has_one_share_of_searches_however_many_addresses_it_has(lab6: Lab) -> None:
     daemon = Igdpcpd(lab6, upstream={"type": "none"}, main={"allow_private_external": "1", "searches_per_second": "20"})
     daemon.wait_for_advertising()
-    message = search_request("urn:schemas-upnp-org:device:InternetGatewayDevice:1", 1)
     soap_client(lab6.lan2).external_address()  # the router knows this host, as one that uses it for anything
     with contextlib.ExitStack() as many:
         flooding = [many.enter_context(socket_of(lab6.lan, address, socket.SOCK_DGRAM)) for address in MANY_ADDRESSES]
@@ -171,8 +180,8 @@ def test_a_host_has_one_share_of_searches_however_many_addresses_it_has(lab6: La
         for _ in range(5):
             for _ in range(3):
                 for sock in flooding:
-                    sock.sendto(message, (topology.ROUTER_LAN6_ADDRESS, 1900))
-            honest.sendto(message, (topology.ROUTER_LAN_ADDRESS, 1900))
+                    sock.sendto(SEARCH, (topology.ROUTER_LAN6_ADDRESS, 1900))
+            honest.sendto(SEARCH, (topology.ROUTER_LAN_ADDRESS, 1900))
             assert honest.recv(4096).startswith(b"HTTP/1.1 200 OK")
 
 

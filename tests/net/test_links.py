@@ -38,7 +38,7 @@ def show(snapshot):
 async def main():
     watcher = LinkWatcher(show)
     show(await watcher.start())
-    await asyncio.sleep(30)
+    await asyncio.Event().wait()
 
 asyncio.run(main())
 """

@@ -17,6 +17,7 @@ from igdpcp.errors import OurFault, RulesetError
 from igdpcp.model import Endpoint, PcpPeer, Protocol, Surroundings
 from igdpcp.netfilter import detect, layout
 from igdpcp.netfilter.nftables import NftablesBackend
+from tests.lab.namespaces import poll
 from tests.netfilter import firewalls
 from tests.netfilter.topology import (
     CARRIER,
@@ -68,11 +69,8 @@ def mapping_elements(router: str, table: str = "fw4") -> dict[str, list[Any]]:
     return {name: held for name, held in elements(router, table).items() if name not in layout.SURROUNDINGS}
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)
+def wait_for_expiry(router: str) -> None:
+    poll(lambda: not mapping_elements(router), 10.0, "the end of every element")
 
 
 def timeouts(router: str, name: str) -> list[int]:
@@ -109,7 +107,7 @@ def test_a_pinhole_is_one_element_with_its_lease_as_timeout(
 
 def test_a_pinhole_that_has_expired_can_be_put_again_and_has_counted_nothing(router: str, fw4: Instance) -> None:
     fw4.put(pinhole(lifetime=1))
-    wait_until(lambda: not mapping_elements(router))
+    wait_for_expiry(router)
     assert fw4.packets() == 0
     assert fw4.put(pinhole()) == [None]
     assert len(elements(router)["pass6"]) == 1
@@ -134,7 +132,7 @@ def test_a_lifetime_of_more_than_a_day_is_cut_to_a_day(router: str, fw4: Instanc
 def test_elements_expire_by_themselves(router: str, fw4: Instance) -> None:
     fw4.put(opening(lifetime=1))
     assert mapping_elements(router)
-    wait_until(lambda: not mapping_elements(router))
+    wait_for_expiry(router)
 
 
 def test_putting_a_mapping_again_rearms_its_elements(router: str, fw4: Instance) -> None:
@@ -145,18 +143,18 @@ def test_putting_a_mapping_again_rearms_its_elements(router: str, fw4: Instance)
 
 def test_a_mapping_whose_elements_expired_can_be_put_again_and_removed(router: str, fw4: Instance) -> None:
     fw4.put(opening(lifetime=1))
-    wait_until(lambda: not mapping_elements(router))
+    wait_for_expiry(router)
     assert fw4.put(opening()) == [None]
     assert "dnat4" in elements(router)
     fw4.put(opening(lifetime=1))
-    wait_until(lambda: not mapping_elements(router))
+    wait_for_expiry(router)
     fw4.remove("m1")
     assert mapping_elements(router) == {}
 
 
 def test_putting_again_what_expired_is_a_change_of_that_mapping_alone(router: str, fw4: Instance) -> None:
     fw4.put(opening(lifetime=1))
-    wait_until(lambda: not mapping_elements(router))
+    wait_for_expiry(router)
     command("nft", "add element inet fw4 igdpcp1_own4 { wan9 . udp . 9 }", namespace=router)
     assert fw4.put(opening()) == [None]
     assert len(elements(router)["own4"]) == 2

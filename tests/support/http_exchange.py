@@ -14,6 +14,7 @@ from igdpcp.upnp.http import HttpResponse
 LOOPBACK = IPv4Address("127.0.0.1")
 GET = b"GET /a HTTP/1.1\r\nHost: a\r\nUser-Agent: tester\r\n\r\n"
 LAST = b"GET /z HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+HOSTS = [f"127.0.0.{n}" for n in range(2, 20)]
 
 
 def at_once(request, peer):
@@ -57,8 +58,21 @@ async def exchange(port, *pieces, end=False, source="127.0.0.1"):
         writer.close()
 
 
-async def until(condition, seconds=5):
-    """Return when the condition holds; TimeoutError after that time."""
-    async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 - what is waited for is seen from outside only
-            await asyncio.sleep(0.005)
+async def hold(port, source, sent=b"G"):
+    """A connection that has sent the beginning of a request, and stays so."""
+    reader, writer = await connect(port, source)
+    writer.write(sent)
+    return reader, writer
+
+
+async def is_reset(reader):
+    """Whether the server ends the connection without a word."""
+    try:
+        return not await asyncio.wait_for(reader.read(), 5)
+    except ConnectionResetError:
+        return True
+
+
+def let_go(connections):
+    for _, writer in connections:
+        writer.close()

@@ -12,6 +12,7 @@ import subprocess
 import time
 from collections import namedtuple
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, ip_interface
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -127,12 +128,6 @@ def search(sock, target=GATEWAY, to=SSDP_GROUP):
     sock.sendto(search_request(target, 1), (str(to), SSDP_PORT, *scope))
 
 
-async def until(condition, seconds=5.0):
-    async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 - what is waited for is seen from outside only
-            await asyncio.sleep(0.005)
-
-
 @asynccontextmanager
 async def advertising(
     *lans,
@@ -184,6 +179,13 @@ def fields(message):
 def stranger_at(address, port=80):
     """Another gateway as it is found at that address."""
     return Presence(STRANGER, f"http://{address}:{port}", "1", f"{SSDP_GROUP}:{SSDP_PORT}")
+
+
+def announce(sock, address, location=None):
+    """Say from there to the router that another gateway is at that URL."""
+    stranger = stranger_at(address)
+    presence = replace(stranger, location_base=location) if location else stranger
+    sock.sendto(alive(presence)[0], (str(ROUTER), SSDP_PORT))
 
 
 @asynccontextmanager

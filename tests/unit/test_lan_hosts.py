@@ -62,6 +62,23 @@ def test_the_kernel_is_asked_again_after_a_moment_only() -> None:
     assert hosts.host_of(A, LAN) not in before
 
 
+def test_an_address_that_searched_before_the_kernel_knew_it_is_no_host_of_its_own_when_it_connects() -> None:
+    kernel = Kernel()
+    hosts = kernel.hosts()
+    strangers = hosts.host_or_stranger(UNKNOWN, LAN)
+    kernel.table[UNKNOWN] = TABLE[A]
+    assert hosts.host_of(UNKNOWN, LAN) == hosts.host_of(A, LAN)
+    assert hosts.host_or_stranger(UNKNOWN, LAN) == hosts.host_of(A, LAN) != strangers
+
+
+def test_a_flood_of_searches_from_a_forged_address_makes_few_look_ups() -> None:
+    kernel = Kernel()
+    hosts = kernel.hosts()
+    for _ in range(1000):
+        hosts.host_or_stranger(UNKNOWN, LAN)
+    assert kernel.asked == [(LAN, UNKNOWN)]
+
+
 def test_what_is_remembered_is_bounded() -> None:
     hosts = Kernel().hosts()
     for number in range(3 * REMEMBERED_LIMIT):

@@ -6,140 +6,17 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import random
 import weakref
-from contextlib import asynccontextmanager
-from ipaddress import ip_address
 
 import pytest
 
-from igdpcp.daemon.delivery_turns import DELIVERIES_AT_ONCE, DELIVERIES_PER_HOST, QUICK, UNPROVEN_AT_ONCE
-from igdpcp.daemon.event_publisher import MODERATION, EventPublisher
-from igdpcp.daemon.http_server import Peer
-from igdpcp.daemon.lan_hosts import by_address
+from igdpcp.daemon.delivery_turns import DELIVERIES_PER_HOST
+from igdpcp.daemon.event_publisher import MODERATION
 from igdpcp.errors import MalformedRequest
 from igdpcp.upnp.gena import FAILURES_LIMIT
-from igdpcp.upnp.http import HttpRequest
-from igdpcp.upnp.services import WAN_COMMON_INTERFACE_CONFIG, WAN_IP_CONNECTION
-from tests.support.events import Event
+from igdpcp.upnp.services import WAN_COMMON_INTERFACE_CONFIG
+from tests.support.subscribers import HANGS, ROUTER, A, B, gateway, moderated, sid, soon
 from tests.support.virtual_time import virtual
-
-ROUTER = "192.168.1.1"
-A, B = "192.168.1.50", "192.168.1.51"
-HANGS = 10.0  # seconds until the delivery to a subscriber that never answers is given up
-LIMIT, PER_HOST = 64, 8
-
-
-class Subscribers:
-    """Every subscriber there is, in place of the network: ``answers`` by port, 200 where nothing is said.
-
-    An answer is a status, an exception, or a number of seconds to wait for a 200.
-    """
-
-    def __init__(self):
-        self.events = []
-        self.answers = {}
-        self.open = []
-        self.most_open = self.most_open_of_a_host = 0
-
-    async def __call__(self, peer, port, event):
-        self.events.append((peer.address, port, Event.parse(event)))
-        self.open.append(peer.address)
-        self.most_open = max(self.most_open, len(self.open))
-        self.most_open_of_a_host = max(self.most_open_of_a_host, max(map(self.open.count, self.open)))
-        try:
-            await asyncio.sleep(0)
-            answer = self.answers.get(port, 200)
-            if isinstance(answer, Exception):
-                raise answer
-            if isinstance(answer, float):
-                await asyncio.sleep(answer)
-                if answer >= HANGS:
-                    raise TimeoutError
-                return 200
-            return answer
-        finally:
-            self.open.remove(peer.address)
-
-    def told(self, port):
-        """Sequence numbers and variables of the events that went to a port."""
-        return [(event.seq, event.values) for _, to, event in self.events if to == port]
-
-
-class Gateway:
-    """The publisher and what it reads; ``external`` by control point."""
-
-    def __init__(self, limit=LIMIT, per_host=PER_HOST, host_of=by_address):
-        self.net = Subscribers()
-        self.values = {"PortMappingNumberOfEntries": 0, "SystemUpdateID": 0}
-        self.external = {}
-        self.reads = 0
-        self.publisher = EventPublisher(
-            read=self._read,
-            http_port=5000,
-            max_subscriptions=limit,
-            max_subscriptions_per_host=per_host,
-            rng=random.Random(1),
-            host_of=host_of,
-            deliver=self.net,
-        )
-
-    @property
-    def counters(self):
-        return self.publisher.counters
-
-    def _read(self, service, tree, asker):
-        self.reads += 1
-        if service is WAN_COMMON_INTERFACE_CONFIG:
-            return {"PhysicalLinkStatus": "Up"}
-        values = {"ExternalIPAddress": self.external.get(str(asker), "203.0.113.7"), **self.values}
-        if tree == 1:
-            del values["SystemUpdateID"]
-        return values
-
-    def ask(self, method, headers, host=A, service=WAN_IP_CONNECTION, tree=2, device="br-lan"):
-        peer = Peer(ip_address(host), ip_address(ROUTER), device)
-        return self.publisher.handle(HttpRequest(method, "/evt/x", headers, b"", "1.1"), peer, service, tree)
-
-    def subscribe(self, port=4000, host=A, timeout="Second-1800", **where):
-        literal = f"[{host}]" if ":" in host else host
-        headers = {"callback": f"<http://{literal}:{port}/cb>", "nt": "upnp:event", "timeout": timeout}
-        return self.ask("SUBSCRIBE", headers, host, **where)
-
-    def renew(self, response, timeout="Second-1800", **where):
-        return self.ask("SUBSCRIBE", {"sid": sid(response), "timeout": timeout}, **where)
-
-    def unsubscribe(self, response, **where):
-        return self.ask("UNSUBSCRIBE", {"sid": sid(response)}, **where)
-
-    def change(self):
-        """One more mapping, as the interworking function would tell."""
-        self.values["PortMappingNumberOfEntries"] += 1
-        self.values["SystemUpdateID"] += 1
-        self.publisher.poke()
-
-
-@asynccontextmanager
-async def gateway(**options):
-    gateway = Gateway(**options)
-    try:
-        yield gateway
-    finally:
-        await gateway.publisher.close()
-
-
-def sid(response):
-    return dict(response.headers)["SID"]
-
-
-async def soon():
-    """Long enough for what is to be sent at once."""
-    await asyncio.sleep(0.01)
-
-
-async def moderated():
-    """Long enough for a change to be told."""
-    await asyncio.sleep(MODERATION + 0.01)
 
 
 @virtual
@@ -390,21 +267,6 @@ async def test_who_unsubscribes_at_once_still_gets_the_initial_event():
 
 
 @virtual
-async def test_who_leaves_before_the_initial_event_could_be_sent_holds_its_place_until_then():
-    async with gateway(per_host=3) as gw:
-        for port in (4000, 4001):
-            gw.net.answers[port] = HANGS
-            gw.subscribe(port)
-        await soon()
-        gw.unsubscribe(gw.subscribe(4002))
-        await soon()
-        assert gw.subscribe(4003).status == 503
-        await asyncio.sleep(HANGS)
-        assert len(gw.net.told(4002)) == 1
-        assert gw.subscribe(4003).status == 200
-
-
-@virtual
 async def test_a_sid_serves_only_its_host_at_its_event_url():
     async with gateway() as gw:
         response = gw.subscribe()
@@ -458,26 +320,6 @@ async def test_an_event_that_is_on_its_way_when_its_subscription_ends_changes_no
 
 
 @virtual
-async def test_one_host_cannot_take_the_places_of_the_others():
-    async with gateway() as gw:
-        answers = [gw.subscribe(port).status for port in range(4000, 4000 + 2 * PER_HOST)]
-        assert answers == [200] * PER_HOST + [503] * PER_HOST
-        assert gw.subscribe(4000).status == 200, "replacing needs no further place"
-        assert gw.subscribe(4000, B).status == 200
-        assert gw.counters.over_limit == PER_HOST
-
-
-@virtual
-async def test_the_addresses_of_one_host_have_its_places_and_its_connections_together():
-    async with gateway(host_of=lambda address, device: "one") as gw:
-        answers = [gw.subscribe(4000, f"192.168.1.{n}").status for n in range(100, 100 + PER_HOST + 1)]
-        assert answers == [200] * PER_HOST + [503]
-        gw.net.answers[4000] = HANGS
-        await soon()
-        assert len(gw.net.open) == DELIVERIES_PER_HOST
-
-
-@virtual
 async def test_a_link_local_address_of_another_lan_is_another_subscriber():
     async with gateway(per_host=1) as gw:
         at_home, guest = ({"host": "fe80::5", "device": device} for device in ("br-lan", "br-guest"))
@@ -498,25 +340,6 @@ async def test_a_subscription_for_whose_initial_event_nobody_listens_ends_at_onc
         assert gw.renew(response).status == 412
 
 
-@virtual
-async def test_all_hosts_together_have_a_ceiling_and_a_place_that_is_given_back_is_free():
-    async with gateway(limit=10) as gw:
-        responses = [gw.subscribe(4000, f"192.168.1.{n}") for n in range(10, 20)]
-        assert {response.status for response in responses} == {200}
-        assert gw.subscribe().status == 503
-        await soon()
-        gw.unsubscribe(responses[0], host="192.168.1.10")
-        assert gw.subscribe().status == 200
-
-
-@virtual
-async def test_places_of_expired_subscriptions_are_free():
-    async with gateway(limit=1) as gw:
-        gw.subscribe()
-        await asyncio.sleep(1801)
-        assert gw.subscribe(4000, B).status == 200
-
-
 def test_wrong_requests_are_refused_counted_and_logged(caplog):
     caplog.set_level(logging.INFO, logger="igdpcp.events")
 
@@ -535,115 +358,6 @@ def test_wrong_requests_are_refused_counted_and_logged(caplog):
     run()
     assert caplog.text.count("event=subscription_refused") == 3
     assert "\x1b" not in caplog.text
-
-
-@virtual
-async def test_connections_have_a_ceiling_for_all_and_for_each_host():
-    async with gateway() as gw:
-        for n in range(DELIVERIES_AT_ONCE):
-            for port in range(4000, 4003):
-                gw.subscribe(port, f"192.168.1.{10 + n}")
-        await soon()
-        gw.net.answers = dict.fromkeys(range(4000, 4003), 1.0)
-        gw.change()
-        await moderated()
-        assert len(gw.net.open) == DELIVERIES_AT_ONCE
-        await asyncio.sleep(10)
-        assert (gw.net.most_open, gw.net.most_open_of_a_host) == (DELIVERIES_AT_ONCE, DELIVERIES_PER_HOST)
-        assert len(gw.net.events) == 2 * 3 * DELIVERIES_AT_ONCE, "and each got its event in the end"
-
-
-@virtual
-async def test_hosts_that_take_their_time_delay_nobody_who_does_not():
-    slow = [f"192.168.1.{100 + n}" for n in range(DELIVERIES_AT_ONCE)]
-    async with gateway() as gw:
-        for port, host in enumerate(slow, 5000):
-            gw.net.answers[port] = QUICK + 0.1
-            gw.subscribe(port, host)
-        gw.subscribe(4000, A)
-        await asyncio.sleep(20)
-        gw.change()
-        await moderated()
-        assert gw.net.open.count(ip_address(slow[0])) <= DELIVERIES_PER_HOST
-        assert len(gw.net.open) == UNPROVEN_AT_ONCE
-        assert len(gw.net.told(4000)) == 2
-        await asyncio.sleep(20)
-        assert all(len(gw.net.told(port)) == 2 for port in range(5000, 5000 + len(slow)))
-
-
-@virtual
-async def test_a_host_that_has_become_quick_counts_as_such_and_one_that_is_no_longer_does_not():
-    hosts = [f"192.168.1.{100 + n}" for n in range(DELIVERIES_AT_ONCE)]
-    async with gateway() as gw:
-        for seconds, open_at_once in ((QUICK + 1, UNPROVEN_AT_ONCE), (1.0, UNPROVEN_AT_ONCE), (1.0, len(hosts))):
-            gw.net.answers[4000] = seconds
-            for host in hosts:
-                gw.subscribe(4000, host)
-            gw.change()
-            await moderated()
-            assert len(gw.net.open) == open_at_once
-            await asyncio.sleep(30)
-        gw.net.answers[4000] = QUICK + 1
-        for open_at_once in (len(hosts), UNPROVEN_AT_ONCE):
-            gw.change()
-            await moderated()
-            assert len(gw.net.open) == open_at_once
-            await asyncio.sleep(30)
-
-
-@virtual
-async def test_hosts_take_turns_however_many_subscriptions_each_has():
-    async with gateway() as gw:
-        crowd = [f"192.168.1.{100 + n}" for n in range(UNPROVEN_AT_ONCE)]
-        for n, host in enumerate(crowd):
-            for port in range(5000 + 7 * n, 5007 + 7 * n):
-                gw.net.answers[port] = HANGS - 0.1
-                gw.subscribe(port, host)
-        gw.subscribe(4000, A)
-        await asyncio.sleep(HANGS)
-        assert len(gw.net.told(4000)) == 1
-
-
-@virtual
-async def test_what_is_remembered_of_hosts_ends_with_their_subscriptions():
-    async with gateway() as gw:
-        for n in range(100):
-            response = gw.subscribe(4000, host := f"192.168.1.{n}")
-            await soon()
-            gw.unsubscribe(response, host=host)
-        gw.net.answers[4000] = 1.0
-        response = gw.subscribe()
-        await soon()
-        gw.unsubscribe(response)
-        await asyncio.sleep(2)
-        turns = gw.publisher._turns
-        assert (turns._turns, turns._quick, turns._open, turns._unproven) == ({}, set(), {}, 0)
-
-
-@virtual
-async def test_who_waits_for_a_connection_is_not_overtaken_by_what_changes_meanwhile():
-    async with gateway() as gw:
-        gw.net.answers[4000] = 1.0
-        for n in range(UNPROVEN_AT_ONCE):
-            gw.subscribe(4000, f"192.168.1.{10 + n}")
-        gw.subscribe(5000, B)
-        for _ in range(10):
-            gw.change()
-            await asyncio.sleep(0.15)
-        assert gw.net.told(5000)[0][0] == 0
-
-
-@virtual
-async def test_a_host_with_dead_subscriptions_delays_itself_only():
-    async with gateway() as gw:
-        for port in range(4000, 4000 + PER_HOST):
-            gw.net.answers[port] = HANGS
-            gw.subscribe(port, A)
-        await soon()
-        gw.subscribe(5000, B)
-        await soon()
-        assert len(gw.net.told(5000)) == 1
-        assert len(gw.net.open) == DELIVERIES_PER_HOST
 
 
 @virtual

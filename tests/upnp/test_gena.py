@@ -163,7 +163,7 @@ def test_of_several_urls_the_first_that_leads_to_the_subscriber_is_taken(header,
 def test_an_ipv6_subscriber_is_known_by_its_address_however_it_is_written(url):
     callback = callback_of(f"<{url}>", requester=LINK_LOCAL, ours=(ip_address("fe80::1"), 5000))
     assert callback == Callback(LINK_LOCAL, 49200, "/cb")
-    assert callback.host == "[fe80::1:2]:49200"
+    assert b"\r\nHOST: [fe80::1:2]:49200\r\n" in notify_message(callback, "uuid:1", 0, b"")
 
 
 def test_another_ipv6_address_is_refused():

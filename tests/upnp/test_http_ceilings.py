@@ -1,50 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a hostile LAN host cannot do to the HTTP server: its ceilings, its time limits, and who gives way to whom."""
+"""What a hostile LAN host cannot do to the HTTP server: its ceilings for connections, and who gives way to whom."""
 
 from __future__ import annotations
 
 import asyncio
 import errno
-import gc
-import logging
 import socket
-import tracemalloc
 
 import pytest
 
 from igdpcp.config import MainConfig
-from igdpcp.daemon import http_connection, http_parting, http_server
-from igdpcp.daemon.http_parting import PartingSockets
+from igdpcp.daemon import http_connection, http_server
 from igdpcp.daemon.http_server import HttpServer
-from igdpcp.log import LINES_BURST
 from igdpcp.net.sockets import http_listener
-from igdpcp.upnp.http import BODY_LIMIT, REQUEST_LIMIT, HttpResponse
-from tests.support.http_exchange import GET, LAST, LOOPBACK, at_once, connect, exchange, serving, until
-from tests.support.virtual_time import virtual
-
-HOSTS = [f"127.0.0.{n}" for n in range(2, 20)]
-
-
-async def hold(port, source, sent=b"G"):
-    """A connection that has sent the beginning of a request, and stays so."""
-    reader, writer = await connect(port, source)
-    writer.write(sent)
-    return reader, writer
-
-
-async def is_reset(reader):
-    try:
-        return not await asyncio.wait_for(reader.read(), 5)
-    except ConnectionResetError:
-        return True
-
-
-def let_go(connections):
-    for _, writer in connections:
-        writer.close()
-
-
-# -- connections -------------------------------------------------------------------------------------------------------
+from igdpcp.upnp.http import HttpResponse
+from tests.support.http_exchange import (
+    GET,
+    HOSTS,
+    LAST,
+    LOOPBACK,
+    at_once,
+    connect,
+    exchange,
+    hold,
+    is_reset,
+    let_go,
+    serving,
+)
+from tests.support.waiting import until
 
 
 def test_the_ceilings_are_those_that_control_points_need():
@@ -335,254 +318,3 @@ def test_a_router_that_has_no_room_for_a_connection_is_asked_again_now_and_then(
     assert answer.endswith(b"/z")
     assert took >= 2 * 0.05
     assert "Too many open files" in caplog.text
-
-
-# -- time --------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("first", [b"", GET])
-def test_a_request_that_trickles_in_is_cut_off(monkeypatch, first):
-    monkeypatch.setattr(http_connection, "REQUEST_TIMEOUT", 0.1)
-
-    async def scenario():
-        async with serving() as (server, port):
-            reader, writer = await connect(port)
-            writer.write(first)
-            if first:
-                await reader.readuntil(b"/a")
-            try:
-                async with asyncio.timeout(http_connection.IDLE_TIMEOUT / 2):
-                    while True:
-                        writer.write(b"G")
-                        await writer.drain()
-                        await asyncio.sleep(0.01)
-            except ConnectionError:
-                return server.counters
-            finally:
-                writer.close()
-
-    counters = asyncio.run(scenario())
-    assert (counters.timeouts, counters.requests) == (1, len(first) > 0)
-
-
-def test_an_idle_connection_is_ended_in_good_order(monkeypatch):
-    monkeypatch.setattr(http_connection, "IDLE_TIMEOUT", 0.05)
-
-    async def scenario():
-        async with serving() as (server, port):
-            return await exchange(port, GET), server.counters
-
-    answer, counters = asyncio.run(scenario())
-    assert answer.endswith(b"/a")
-    assert (counters.requests, counters.timeouts) == (1, 1)
-
-
-def test_a_handler_that_takes_too_long_is_cancelled_and_answered_for(monkeypatch, caplog):
-    monkeypatch.setattr(http_connection, "HANDLER_TIMEOUT", 0.05)
-    cancelled = asyncio.Event()
-
-    async def handler(request, peer):
-        try:
-            await asyncio.Event().wait()
-        finally:
-            cancelled.set()
-
-    async def scenario():
-        async with serving(handler) as (server, port):
-            return await exchange(port, LAST), server.counters
-
-    answer, counters = asyncio.run(scenario())
-    assert answer.startswith(b"HTTP/1.1 500 ")
-    assert b"<errorCode>501</errorCode>" in answer
-    assert cancelled.is_set()
-    assert counters.slow == 1
-
-
-def test_a_response_that_is_not_read_does_not_hold_the_connection(monkeypatch):
-    monkeypatch.setattr(http_connection, "RESPONSE_TIMEOUT", 0.05)
-    monkeypatch.setattr(http_server, "UNSENT_LIMIT", 1 << 30)
-
-    async def handler(request, peer):
-        return HttpResponse(200, body=bytes(32 << 20))
-
-    async def scenario():
-        async with serving(handler) as (server, port):
-            unread = await hold(port, HOSTS[0], LAST)
-            unread[1].transport.pause_reading()
-            await until(lambda: server.counters.timeouts)
-            let_go([unread])
-            return server.counters, server.open_connections
-
-    counters, left = asyncio.run(scenario())
-    assert (counters.timeouts, left) == (1, 0)
-
-
-def test_the_kernel_too_keeps_what_is_not_read_for_a_while_only():
-    async def scenario():
-        server = HttpServer(at_once, lambda address, device: True)
-        listener = http_listener(LOOPBACK, 0, "")
-        await server.start([(listener, "br-lan")])
-        limit = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)  # what is accepted inherits it
-        await server.close()
-        return limit
-
-    assert asyncio.run(scenario()) == 10_000
-
-
-# -- bytes -------------------------------------------------------------------------------------------------------------
-
-
-def test_responses_that_nobody_reads_are_bounded_and_their_own_host_pays(monkeypatch):
-    size = 24 << 20
-    monkeypatch.setattr(http_server, "UNSENT_LIMIT", 2 * size)
-
-    async def handler(request, peer):
-        return HttpResponse(200, body=bytes(size))
-
-    async def scenario():
-        async with serving(handler) as (server, port):
-            held = []
-            for host in (HOSTS[0], HOSTS[1], HOSTS[1], HOSTS[1]):
-                held.append(await hold(port, host, LAST))
-                held[-1][1].transport.pause_reading()
-                await until(lambda: server.counters.requests == len(held))
-            await until(lambda: server.counters.unread)
-            unsent = server.unsent
-            held[0][1].transport.resume_reading()
-            whole = await asyncio.wait_for(held[0][0].read(), 30)
-            let_go(held)
-            return unsent, len(whole), server.counters
-
-    unsent, whole, counters = asyncio.run(scenario())
-    assert unsent <= 2 * size
-    assert whole > size
-    assert counters.unread >= 1
-
-
-def test_too_many_bytes_for_a_request_are_answered_and_forgotten():
-    async def scenario():
-        async with serving() as (server, port):
-            answer = await exchange(port, GET.replace(b"\r\n\r\n", b"\r\nX: ") + b"x" * REQUEST_LIMIT)
-            return answer, server.counters
-
-    answer, counters = asyncio.run(scenario())
-    assert answer.startswith(b"HTTP/1.1 431 ")
-    assert (counters.malformed, counters.requests) == (1, 0)
-
-
-def test_many_malformed_requests_write_few_lines_and_are_counted_exactly(caplog):
-    async def scenario():
-        async with serving() as (server, port):
-            for _ in range(3 * LINES_BURST):
-                await exchange(port, b"\x00\x01\r\n\r\n")
-            return server.counters
-
-    with caplog.at_level(logging.INFO, logger="igdpcp.http"):
-        counters = asyncio.run(scenario())
-    assert counters.malformed == 3 * LINES_BURST
-    assert LINES_BURST <= caplog.text.count("event=http_malformed") < 2 * LINES_BURST
-
-
-def test_others_have_their_turn_between_pipelined_requests():
-    async def scenario():
-        async with serving() as (server, port):
-            reader, writer = await connect(port)
-            writer.write(b"GET /a HTTP/1.1\r\nHost: a\r\n\r\n" * 400)
-            await reader.readuntil(b"/a")
-            await exchange(port, LAST)
-            seen = server.counters.requests
-            writer.close()
-            return seen
-
-    assert asyncio.run(scenario()) < 400
-
-
-def test_what_follows_a_refused_request_is_read_and_forgotten():
-    async def scenario():
-        async with serving() as (server, port):
-            reader, writer = await connect(port)
-            writer.write(b"\0\r\n\r\n")
-            answer = await reader.read()
-            writer.write(b"\0\r\n\r\n" + b"x" * BODY_LIMIT)
-            await exchange(port, LAST)  # the server has had its turn to read it
-            writer.close()
-            return answer, server.counters
-
-    answer, counters = asyncio.run(scenario())
-    assert answer.startswith(b"HTTP/1.1 400 ")
-    assert counters.malformed == 1
-
-
-def test_hostile_connections_leave_no_memory_behind():
-    async def attack(port, rounds):
-        for n in range(rounds):
-            await exchange(port, b"\0\r\n\r\n", source=HOSTS[n % len(HOSTS)])
-            await exchange(port, GET[:20], end=True)
-            reader, writer = await connect(port)
-            writer.write(GET + b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9999\r\n\r\n" + b"x" * 9000)
-            await reader.readuntil(b"/a")
-            writer.transport.abort()
-
-    async def scenario():
-        async with serving() as (server, port):
-            await attack(port, 2 * http_parting.PARTING_LIMIT)
-            gc.collect()
-            tracemalloc.start()
-            try:
-                await attack(port, 2 * http_parting.PARTING_LIMIT)
-                await until(lambda: not server.open_connections)
-                gc.collect()
-                held, _ = tracemalloc.get_traced_memory()
-            finally:
-                tracemalloc.stop()
-            return held
-
-    assert asyncio.run(scenario()) < 150_000
-
-
-# -- sockets that part -------------------------------------------------------------------------------------------------
-
-
-@virtual
-async def test_a_parting_socket_is_closed_when_its_peer_has_ended():
-    parting = PartingSockets(asyncio.get_running_loop())
-    ours, theirs = nonblocking_pair()
-    parting.add(ours)
-    assert theirs.recv(1) == b""
-    theirs.sendall(b"more")
-    await asyncio.sleep(http_parting.LOOK_INTERVAL * 2)
-    assert ours.fileno() >= 0
-    theirs.close()
-    await asyncio.sleep(http_parting.LOOK_INTERVAL * 2)
-    assert ours.fileno() < 0
-
-
-@virtual
-async def test_a_parting_socket_is_closed_in_the_end_whatever_its_peer_does():
-    parting = PartingSockets(asyncio.get_running_loop())
-    ours, theirs = nonblocking_pair()
-    parting.add(ours)
-    await asyncio.sleep(http_parting.PARTING_TIMEOUT - http_parting.LOOK_INTERVAL)
-    assert ours.fileno() >= 0
-    await asyncio.sleep(http_parting.LOOK_INTERVAL * 3)
-    assert ours.fileno() < 0
-    theirs.close()
-
-
-@virtual
-async def test_only_so_many_sockets_part_at_a_time():
-    parting = PartingSockets(asyncio.get_running_loop())
-    pairs = [nonblocking_pair() for _ in range(http_parting.PARTING_LIMIT + 1)]
-    for ours, _ in pairs:
-        parting.add(ours)
-    assert [ours.fileno() < 0 for ours, _ in pairs] == [True] + [False] * http_parting.PARTING_LIMIT
-    parting.close()
-    assert all(ours.fileno() < 0 for ours, _ in pairs)
-    for _, theirs in pairs:
-        theirs.close()
-
-
-def nonblocking_pair():
-    ours, theirs = socket.socketpair()
-    ours.setblocking(False)
-    return ours, theirs

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The HTTP server on the loopback device: what a control point meets. Its ceilings: test_http_ceilings.py."""
+"""The HTTP server on the loopback device: what a control point meets. Its ceilings and limits have their own files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from igdpcp.daemon.http_server import HttpServer
 from igdpcp.errors import MalformedRequest, UpnpFault
 from igdpcp.net.sockets import http_listener
 from igdpcp.upnp.http import BODY_LIMIT, HttpResponse
-from tests.support.http_exchange import GET, LAST, LOOPBACK, at_once, connect, exchange, serving, until
+from tests.support.http_exchange import GET, LAST, LOOPBACK, at_once, connect, exchange, serving
+from tests.support.waiting import until
 
 
 def test_a_request_reaches_the_handler_with_its_peer():

@@ -21,6 +21,7 @@ from igdpcp.net.router import Lan
 from igdpcp.upnp.description import DeviceIdentity, udns_from, with_config_id
 from igdpcp.upnp.http import HttpResponse
 from tests.support.ssdp_lan import first_boot_id
+from tests.support.waiting import until
 
 IDENTITY = with_config_id(DeviceIdentity("igdpcp", "1", udns_from("machine"), 7, "", "1.2.3"))
 HOME = Lan("home", "br-lan", IPv4Interface("127.0.0.1/8"))
@@ -32,6 +33,7 @@ class Network:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.broken: set[tuple[str, str]] = set()
+        self.failures = 0
         self.speaking: list[str] = []
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -44,6 +46,7 @@ class Network:
 
     def _http(self, address: IPv4Address | IPv6Address, port: int, device: str) -> socket.socket:
         if (device, "http") in self.broken:
+            self.failures += 1
             raise OurFault(f"cannot listen on {address}")
         if isinstance(address, IPv6Address):  # of a namespace that has none
             return socket.create_server(("127.0.0.1", 0))
@@ -51,6 +54,7 @@ class Network:
 
     def _ssdp(self, device: str, address: IPv4Address | IPv6Address) -> socket.socket:
         if (device, "ssdp") in self.broken:
+            self.failures += 1
             raise OurFault(f"cannot join on {device}")
         self.speaking.append(device)
         return datagram_socket()
@@ -95,12 +99,6 @@ async def doors_on(network: Network, *lans: Lan):
         await doors.close()
 
 
-async def until(condition):
-    async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110 - what is waited for is seen from outside only
-            await asyncio.sleep(0.005)
-
-
 @pytest.mark.parametrize("kind", ["http", "ssdp"])
 def test_one_lan_that_fails_leaves_the_other_served_and_is_opened_later(network, kind, caplog):
     async def scenario():
@@ -110,7 +108,7 @@ def test_one_lan_that_fails_leaves_the_other_served_and_is_opened_later(network,
             assert network.serves(HOME)
             assert network.serves(GUEST) is (kind == "ssdp")
             assert network.speaking == ["br-lan"]
-            await asyncio.sleep(lan_doors.RETRY_INTERVAL * 4)
+            await until(lambda: network.failures >= 3)
             network.broken.clear()
             await until(lambda: network.speaking == ["br-lan", "br-guest"])
             assert network.serves(GUEST)
@@ -132,15 +130,26 @@ def test_a_port_that_another_program_holds_at_the_start_is_taken_when_it_is_free
     asyncio.run(scenario())
 
 
-def test_nothing_is_tried_again_after_the_end(network):
+def test_a_lan_that_was_gone_is_reported_again_when_it_fails_again(network, caplog):
+    async def scenario():
+        network.broken = {("br-guest", "http")}
+        async with doors_on(network, HOME, GUEST) as doors:
+            await doors.open((HOME,))
+            await doors.open((HOME, GUEST))
+
+    asyncio.run(scenario())
+    assert caplog.text.count("event=lan_not_served") == 2
+
+
+def test_nothing_is_tried_again_after_the_end(network, monkeypatch):
+    monkeypatch.setattr(lan_doors, "RETRY_INTERVAL", 3600.0)
+
     async def scenario():
         network.broken = {("br-lan", "http")}
         async with doors_on(network, HOME):
             pass
-        network.broken.clear()
-        await asyncio.sleep(lan_doors.RETRY_INTERVAL * 3)
         assert not network.serves(HOME)
-        assert asyncio.all_tasks() == {asyncio.current_task()}
+        await until(lambda: asyncio.all_tasks() == {asyncio.current_task()})
 
     asyncio.run(scenario())
 

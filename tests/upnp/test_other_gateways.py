@@ -1,19 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Beside another gateway the SSDP server keeps silent; whoever only says that it is one changes nothing."""
+"""Beside another gateway the SSDP server keeps silent while it is there. Whether it is one: test_gateway_checks.py."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
-from contextlib import suppress
 from dataclasses import replace
-from ipaddress import ip_interface
+from ipaddress import IPv4Address, ip_interface
 from itertools import pairwise
 
 import pytest
 
-from igdpcp.daemon import flood_guard, other_gateways, ssdp_server, ssdp_sockets
+from igdpcp.daemon import other_gateways, ssdp_server, ssdp_sockets
 from igdpcp.net.router import Lan
 from igdpcp.net.sockets import SSDP_GROUP, SSDP_PORT, ssdp_listener
 from igdpcp.upnp.ssdp import GATEWAY, Search, alive, answers, parse_announcement
@@ -27,7 +25,9 @@ from tests.support.ssdp_lan import (
     LOCATION,
     ROUTER,
     SET,
+    add_address,
     advertising,
+    announce,
     another_gateway,
     client_socket,
     describe,
@@ -38,9 +38,9 @@ from tests.support.ssdp_lan import (
     received,
     search,
     stranger_at,
-    until,
 )
 from tests.support.virtual_time import virtual
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.lab
 
@@ -154,95 +154,6 @@ def test_our_own_announcements_and_answers_are_no_conflict(homes):
     assert in_router(homes, scenario) is None
 
 
-@pytest.mark.parametrize("location", [f"http://{CLIENT_TOO}:80", f"http://{CLIENT}:80", "http://gateway.example:80"])
-def test_a_gateway_that_is_not_where_it_says_does_not_count(homes, location, caplog):
-    """CLIENT_TOO is another address than the sender's; nobody listens at CLIENT."""
-    caplog.set_level(logging.INFO, logger="igdpcp.ssdp")
-
-    async def scenario():
-        with homes.client.socket(socket.SOCK_STREAM) as web, client_socket(homes) as sock:
-            async with described(web, CLIENT_TOO), advertising() as server:
-                await until(lambda: server.advertising)
-                announce(sock, CLIENT, location)
-                await until(lambda: server.counters.unconfirmed)
-                search(sock)
-                await received(sock, LOCATION)
-                return server.conflict
-
-    assert in_router(homes, scenario) is None
-    assert f"event=ssdp_no_gateway client={CLIENT} location={location}" in caplog.text
-
-
-def announce(sock, address, location=None):
-    """Say from there that another gateway is at that URL."""
-    stranger = stranger_at(address)
-    presence = replace(stranger, location_base=location) if location else stranger
-    sock.sendto(alive(presence)[0], (str(ROUTER), SSDP_PORT))
-
-
-async def silent(reader, writer):
-    await reader.read()
-
-
-async def endless(reader, writer):
-    writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
-    with suppress(ConnectionError):
-        while True:
-            writer.write(b"x" * 4096)
-            await writer.drain()
-
-
-async def echoing(reader, writer):
-    writer.write(b"HTTP/1.1 404 Not Found\r\n\r\nno such file: " + await reader.readline() + GATEWAY.encode())
-    writer.close()
-
-
-async def printing(reader, writer):
-    await reader.readline()
-    writer.write(b"HTTP/1.1 200 OK\r\n\r\n<root><deviceType>urn:schemas-upnp-org:device:Printer:1</deviceType></root>")
-    writer.close()
-
-
-async def dying(reader, writer):
-    writer.transport.abort()
-
-
-@pytest.mark.parametrize("serve", [silent, endless, echoing, printing, dying])
-def test_who_serves_no_description_of_a_gateway_does_not_count(homes, monkeypatch, serve):
-    monkeypatch.setattr(other_gateways, "CHECK_TIMEOUT", 0.5)
-
-    async def scenario():
-        with client_socket(homes) as sock, homes.client.socket(socket.SOCK_STREAM) as web:
-            async with described(web, CLIENT, serve), advertising() as server:
-                await until(lambda: server.advertising)
-                announce(sock, CLIENT)
-                await until(lambda: server.counters.unconfirmed)
-                return server.conflict, server.advertising
-
-    assert in_router(homes, scenario) == (None, True)
-
-
-def test_what_a_stranger_says_of_its_place_cannot_add_to_the_request(homes):
-    asked = []
-
-    async def keep(reader, writer):
-        asked.append(await reader.readuntil(b"\r\n\r\n"))
-        writer.close()
-
-    async def scenario():
-        with client_socket(homes) as sock, homes.client.socket(socket.SOCK_STREAM) as web:
-            async with described(web, CLIENT, keep), advertising() as server:
-                await until(lambda: server.advertising)
-                announce(sock, CLIENT, f"http://{CLIENT}/a b HTTP/1.1\x0bX: y\xa0")
-                await until(lambda: server.counters.unconfirmed)
-
-    in_router(homes, scenario)
-    ((line, *fields),) = [request.decode().split("\r\n") for request in asked]
-    assert line.count(" ") == 2
-    assert line.startswith("GET /a%20b%20HTTP/1.1")
-    assert fields == [f"Host: {CLIENT}:80", "", ""]
-
-
 def test_another_gateway_silences_us_on_its_own_lan_only(homes):
     guest = Lan("guest", "br-guest", ip_interface("192.168.79.1/24"), 9)
     homes.router.run(["ip", "link", "add", "br-guest", "type", "veth", "peer", "name", "guest"])
@@ -265,6 +176,54 @@ def test_another_gateway_silences_us_on_its_own_lan_only(homes):
         homes.router.run(["ip", "link", "del", "br-guest"])
     assert "(br-guest)" in conflict
     assert b"BOOTID.UPNP.ORG: 7\r\n" in answer, "it never said goodbye there"
+
+
+def test_a_conflict_ends_with_the_lan_that_it_was_on(homes):
+    async def scenario():
+        async with foreign_gateway(homes), advertising() as server:
+            await until(lambda: server.conflict)
+            await server.serve([])
+            return server.conflict
+
+    assert in_router(homes, scenario) is None
+
+
+def test_a_conflict_stays_when_another_address_of_its_lan_goes(homes):
+    also = IPv4Address("192.168.77.9")
+
+    async def scenario():
+        async with foreign_gateway(homes), advertising(lan(ROUTER), lan(also)) as server:
+            await until(lambda: server.conflict)
+            await server.serve([lan(ROUTER)])
+            return server.conflict
+
+    add_address(homes.router, DEVICE, also)
+    try:
+        assert in_router(homes, scenario).startswith(str(CLIENT))
+    finally:
+        homes.router.run(["ip", "addr", "del", f"{also}/24", "dev", DEVICE])
+
+
+def test_a_gateway_that_is_found_when_its_lan_is_gone_is_no_conflict(homes):
+    asked, lan_is_gone = asyncio.Event(), asyncio.Event()
+
+    async def slow(reader, writer):
+        asked.set()
+        await lan_is_gone.wait()
+        await describe(reader, writer)
+
+    async def scenario():
+        with client_socket(homes) as sock, homes.client.socket(socket.SOCK_STREAM) as web:
+            async with described(web, CLIENT, slow), advertising() as server:
+                await until(lambda: server.advertising)
+                announce(sock, CLIENT)
+                await asked.wait()
+                await server.serve([])
+                lan_is_gone.set()
+                await until(lambda: not server._others._checks)
+                return server.conflict
+
+    assert in_router(homes, scenario) is None
 
 
 @virtual
@@ -299,70 +258,22 @@ async def test_a_lan_where_we_keep_silent_takes_no_announcement_from_another(mon
     assert all(later - earlier < 900 for (_, earlier), (_, later) in pairwise(said))
 
 
-def test_what_is_being_checked_at_the_start_is_waited_for(homes):
+def test_what_is_being_checked_at_the_start_is_waited_for(homes, monkeypatch):
+    monkeypatch.setattr(other_gateways, "CHECK_TIMEOUT", 60.0)
+    may_answer = asyncio.Event()
+
     async def slow(reader, writer):
-        await asyncio.sleep(0.4)
+        await may_answer.wait()
         await describe(reader, writer)
 
     async def scenario():
         with client_socket(homes) as sock, homes.client.socket(socket.SOCK_STREAM) as web:
             async with described(web, CLIENT, slow), advertising() as server:
                 announce(sock, CLIENT)
+                with pytest.raises(TimeoutError):
+                    await until(lambda: server.advertising, 2 * other_gateways.SEARCHES * ssdp_server.PROBE_SPACING)
+                may_answer.set()
                 await until(lambda: server.conflict)
                 return server.counters
 
     assert in_router(homes, scenario).announcements == GOODBYE  # and nothing more
-
-
-def test_an_unconfirmed_answer_delays_the_start_by_the_time_of_one_check(homes, monkeypatch):
-    monkeypatch.setattr(other_gateways, "CHECK_TIMEOUT", 0.1)
-
-    async def scenario():
-        loop = asyncio.get_running_loop()
-        with client_socket(homes) as sock, homes.client.socket(socket.SOCK_STREAM) as web:
-            async with described(web, CLIENT, silent), advertising() as server:
-                began = loop.time()
-                announce(sock, CLIENT)
-                await until(lambda: server.advertising)
-                return loop.time() - began, server.counters
-
-    seconds, counters = in_router(homes, scenario)
-    assert seconds < 0.5
-    assert counters.unconfirmed == 1
-
-
-def test_few_addresses_are_checked_at_a_time(homes, monkeypatch):
-    monkeypatch.setattr(other_gateways, "CHECKS_LIMIT", 1)
-    attempts = []
-
-    async def scenario():
-        async def nobody_answers(protocol, host, port, **_):
-            attempts.append(host)
-            await asyncio.Event().wait()
-
-        monkeypatch.setattr(asyncio.get_running_loop(), "create_connection", nobody_answers)
-        with client_socket(homes) as first, client_socket(homes, address=CLIENT_TOO) as second:
-            async with advertising(admit=everybody) as server:
-                await until(lambda: server.advertising)
-                for sock, address in ((first, CLIENT), (second, CLIENT_TOO)):
-                    announce(sock, address)
-                search(second)
-                await received(second, LOCATION)
-
-    in_router(homes, scenario)
-    assert attempts == [str(CLIENT)]
-
-
-def test_answers_to_our_search_count_as_a_flood_too(homes, monkeypatch):
-    monkeypatch.setattr(flood_guard, "DATAGRAMS_PER_HOST", 20)
-
-    async def scenario():
-        with client_socket(homes) as sock:
-            async with advertising() as server:
-                await until(lambda: server.advertising)
-                (searcher,) = server._others._searchers.values()
-                for _ in range(30):
-                    sock.sendto(b"HTTP/1.1 200 OK\r\n\r\n", searcher.getsockname())
-                await until(lambda: CLIENT in server._guard._barred)
-
-    in_router(homes, scenario)

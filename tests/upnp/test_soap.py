@@ -184,13 +184,46 @@ def test_ampersands_need_not_be_escaped(text, value):
     assert add(NewPortMappingDescription=text).arguments["NewPortMappingDescription"] == value
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["a &#x1; b", "a &#0; b", "a &#xD800; b", "a &#57343; b", "a &#xFFFE; b", "a &#x110000; b", "a &#1;&#9999999; b"],
+)
+def test_a_reference_to_what_is_no_character_is_left_out(text):
+    assert add(NewPortMappingDescription=text).arguments["NewPortMappingDescription"] == "a  b"
+
+
+def test_a_reference_to_no_character_is_left_out_of_what_looks_like_a_tag_too():
+    assert add(NewPortMappingDescription="<b>&#x1;").arguments["NewPortMappingDescription"] == "<b>"
+
+
+def test_a_reference_that_is_left_out_makes_no_other_one_and_no_tag():
+    text = "&am&#1;p; <&#1;b> &#&#1;65; &#x10FFFF;&#xD7FF;&#xE000;&#32;"
+    mended = add(NewPortMappingDescription=text).arguments["NewPortMappingDescription"]
+    assert mended == "&amp; <b> &#65; \U0010ffff\ud7ff\ue000 "
+
+
 @pytest.mark.parametrize("text", ["a < b", "<3", "x<", "<<1", "1<2&3"])
 def test_a_bracket_that_opens_no_tag_need_not_be_escaped(text):
     assert add(NewPortMappingDescription=text).arguments["NewPortMappingDescription"] == text
 
 
 @pytest.mark.parametrize(
-    "text", ["x <foo", "<foo> bar", "a<b>c", "a </b", "a <!-", "a <!--", "a <?", "a]]>b", "<![CDATA[a", "R&D <b>", "</"]
+    "text",
+    [
+        "x <foo",
+        "<foo> bar",
+        "a<b>c",
+        "a </b",
+        "a <!-",
+        "a <!--",
+        "a <?",
+        "a]]>b",
+        "<![CDATA[a",
+        "R&D <b>",
+        "</",
+        "<a>" * 14,
+        "<" + "a" * NAME_LIMIT + "a>",
+    ],
 )
 def test_a_description_that_looks_like_a_tag_is_a_description_like_any_other(text):
     assert add(NewPortMappingDescription=text).arguments == add().arguments | {"NewPortMappingDescription": text}
@@ -434,6 +467,11 @@ def test_nesting_names_and_values_have_ceilings():
         parse_control(None, b"<a>" * (DEPTH_LIMIT + 1))
     with pytest.raises(MalformedRequest):
         parse_control(None, body(ARGUMENTS | {"N" * (NAME_LIMIT + 1): "1"}))
+    deep = "<a>" * DEPTH_LIMIT + "</a>" * DEPTH_LIMIT
+    with pytest.raises(MalformedRequest):
+        parse_control(None, body(ARGUMENTS | {"NewColour": deep}))
+    with pytest.raises(MalformedRequest):
+        parse_control(None, body(ARGUMENTS).replace(b"<s:Body>", f"<s:Header>{deep}</s:Header><s:Body>".encode()))
     with pytest.raises(UpnpFault) as fault:
         add(NewPortMappingDescription="x" * (VALUE_LIMIT + 1))
     assert fault.value.code == 605

@@ -30,8 +30,8 @@ from tests.support.ssdp_lan import (
     lan,
     received,
     search,
-    until,
 )
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.lab
 

@@ -42,9 +42,9 @@ from tests.support.ssdp_lan import (
     lan,
     received,
     search,
-    until,
 )
 from tests.support.virtual_time import virtual
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.lab
 
