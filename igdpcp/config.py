@@ -53,6 +53,7 @@ class MainConfig:
     max_subscriptions_per_host: int = 8
     searches_per_second: int = 100
     force: bool = False
+    dhcp_leases: str = "/tmp/dhcp.leases"  # noqa: S108 - dnsmasq's file | none
     log_level: str = "info"
     log_wire: bool = False
     run_dir: str = "/var/run/igdpcp"
@@ -154,6 +155,7 @@ _MAIN: Mapping[str, Reader] = {
     "max_subscriptions_per_host": _ceiling,
     "searches_per_second": _ceiling,
     "force": option_values.boolean,
+    "dhcp_leases": option_values.file_or_none,
     "log_level": option_values.choice("debug", "info", "warning", "error"),
     "log_wire": option_values.boolean,
     "run_dir": option_values.directory,

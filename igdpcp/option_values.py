@@ -16,6 +16,7 @@ SERIAL_NUMBER_LIMIT = 63
 URL_LIMIT = 256
 NFT_NAME_LIMIT = 31
 CONTROL_SOCKET = "control.sock"
+NONE = "none"
 
 _TRUE = ("1", "yes", "on", "true", "enabled")
 _FALSE = ("0", "no", "off", "false", "disabled")
@@ -101,6 +102,13 @@ def directory(text: str) -> str:
         raise ValueError("is not an absolute path")
     if len(f"{text}/{CONTROL_SOCKET}".encode()) > UNIX_PATH_LIMIT:
         raise ValueError("is too long a path for a socket in it")
+    return text
+
+
+def file_or_none(text: str) -> str:
+    """The absolute path of a file, or the word none."""
+    if text != NONE and (not text.startswith("/") or not text.isprintable()):
+        raise ValueError(f"is neither an absolute path nor {NONE}")
     return text
 
 

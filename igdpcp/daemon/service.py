@@ -50,12 +50,13 @@ from igdpcp.log import RecentTroubles, line
 from igdpcp.model import Surroundings
 from igdpcp.net.dhcp import DhcpAnswer, DhcpAnswers
 from igdpcp.net.flow_cutter import FlowCutter
+from igdpcp.net.leases import DhcpLeases
 from igdpcp.net.links import LinkSnapshot, LinkWatcher
 from igdpcp.net.router import RouterView
 from igdpcp.net.ruleset_news import RulesetNews
 from igdpcp.netfilter.base import GroupCommit
 from igdpcp.netfilter.detect import choose_backend
-from igdpcp.option_values import CONTROL_SOCKET
+from igdpcp.option_values import CONTROL_SOCKET, NONE
 from igdpcp.upnp.description import DeviceIdentity, udns_from, with_config_id
 from igdpcp.upstreams.fallback import FallbackUpstream
 from igdpcp.upstreams.local import LocalUpstream
@@ -126,6 +127,9 @@ class Service:
             self._tasks.start(work)
         if self._pcp:
             self._tasks.start(self._follow_servers(self._pcp))
+        if main.dhcp_leases != NONE:
+            leases = DhcpLeases(Path(main.dhcp_leases), run_dir, self._loop.time)
+            self._tasks.start(leases.follow(self._table.clients, self._lifecycle.departures.dhcp_leases_ended))
         self._ready = True
         if self._snapshot:  # links changed meanwhile
             self._links_changed(self._snapshot)
@@ -289,7 +293,7 @@ class Service:
         if self._router.lans != lans:
             LOG.info(line("lan_changed", lans=", ".join(f"{lan.device} {lan.interface}" for lan in self._router.lans)))
             self._tasks.start(self._lans_changed())
-        self._lifecycle.lans_changed()  # in any case: addresses that are not named any more keep hosts on a LAN, too
+        self._lifecycle.departures.lans_changed()  # in any case: addresses not named any more keep hosts on a LAN, too
         self._pinholes.lans_changed()
 
     def _shown_changed(self) -> None:

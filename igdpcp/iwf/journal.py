@@ -52,21 +52,25 @@ def boot_id() -> str:
 def load_secret(state_dir: Path) -> bytes:
     """The secret that nonces and UDNs are derived from: made once, stored once (0600).
 
-    Raises OurFault when it can be neither read nor stored, since a new one would lock us out of our own mappings.
+    A damaged one is set aside and reported; what was stored with its nonce by then stays ours. Raises OurFault when a
+    new one cannot be stored, since with yet another one we would be locked out of our own mappings.
     """
     path = state_dir / "secret"
     try:
-        return bytes.fromhex(path.read_text())
-    except FileNotFoundError:
-        secret = secrets.token_bytes(SECRET_BYTES)
-        try:
-            state_dir.mkdir(parents=True, exist_ok=True)
-            _write_atomically(path, [secret.hex() + "\n"])
-        except OSError as error:
-            raise OurFault(f"cannot store the secret in {path}: {error.strerror}; check option 'state_dir'") from error
+        secret = bytes.fromhex(path.read_text())
+        if len(secret) != SECRET_BYTES:
+            raise ValueError(f"{len(secret)} octets instead of {SECRET_BYTES}")
         return secret
+    except FileNotFoundError:
+        pass
     except (OSError, ValueError) as error:
-        raise OurFault(f"cannot read the secret in {path}: {error}; restore it, or delete it to start anew") from error
+        _set_aside(path, "secret_damaged", error)
+    secret = secrets.token_bytes(SECRET_BYTES)
+    try:
+        _write_atomically(path, [secret.hex() + "\n"])
+    except OSError as error:
+        raise OurFault(f"cannot store the secret in {path}: {error.strerror}; check option 'state_dir'") from error
+    return secret
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +112,7 @@ class Journal:
             except FileNotFoundError:
                 continue
             except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-                aside = path.with_suffix(".damaged")
-                with contextlib.suppress(OSError):
-                    path.replace(aside)
-                LOG.error(line("journal_damaged", file=path, kept_as=aside, error=error))
+                _set_aside(path, "journal_damaged", error)
                 continue
             self._live = entries  # until each is recorded anew or gone, a rewrite must not lose it
             self._unwritten = path == self._run
@@ -284,6 +285,13 @@ def _with_digest(lines: Iterable[str]) -> Iterator[str]:
     yield _line({"sha256": digest.hexdigest()})
 
 
+def _set_aside(path: Path, event: str, error: Exception) -> None:
+    aside = path.with_suffix(".damaged")
+    with contextlib.suppress(OSError):
+        path.replace(aside)
+    LOG.error(line(event, file=path, kept_as=aside, error=error))
+
+
 def _write_atomically(path: Path, lines: Iterable[str], sync: bool = True) -> int:
     """Replace the file so that a power cut leaves the old or the new one, never half of it; its characters."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -297,4 +305,16 @@ def _write_atomically(path: Path, lines: Iterable[str], sync: bool = True) -> in
         if sync:
             os.fsync(file.fileno())
     temporary.replace(path)
+    if sync:
+        _sync_directory(path.parent)
     return written
+
+
+def _sync_directory(path: Path) -> None:
+    """Make a rename in it last: until then a power cut may leave the old file, or none at all."""
+    with contextlib.suppress(OSError):  # not every file system can, and the file is there
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

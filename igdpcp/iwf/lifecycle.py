@@ -23,11 +23,11 @@ from typing import Any
 from igdpcp.config import MainConfig
 from igdpcp.errors import Reason, Refusal, RulesetError
 from igdpcp.iwf import translate
-from igdpcp.iwf.absences import Absences
 from igdpcp.iwf.background import Tasks
 from igdpcp.iwf.commits import Commits
 from igdpcp.iwf.deadlines import Deadlines
 from igdpcp.iwf.deletion import Deletions
+from igdpcp.iwf.departures import Departures
 from igdpcp.iwf.interfaces import (
     AddressChanged,
     Fallback,
@@ -47,7 +47,7 @@ from igdpcp.iwf.table import MappingTable
 from igdpcp.iwf.upstream_leg import UpstreamLeg
 from igdpcp.iwf.waiters import Waiters
 from igdpcp.log import SparingLog, line
-from igdpcp.model import Activation, Grant, IPAddress, Mapping, MappingRequest, MappingState, Mode
+from igdpcp.model import Activation, Grant, Mapping, MappingRequest, MappingState, Mode
 
 LOG = logging.getLogger("igdpcp.iwf")
 HIDDEN_SECONDS = 30.0  # how long a grant that came too late waits for the control point's retry
@@ -85,7 +85,7 @@ class Lifecycle:
         self._waiters = Waiters()
         self._timers = Deadlines(lease_ended=self._lease_ended, unrenewed=self._unrenewed)
         self._tasks = Tasks()
-        self._absences = Absences(policy.serves, self._client_gone)
+        self.departures = Departures(table, policy.serves, self.give_up)
         self._log = MappingLog()
         self._sparing = SparingLog(LOG)  # of what a carrier may change with every grant
         self._opens = True
@@ -178,16 +178,6 @@ class Lifecycle:
                 self._commit_again(mapping)
             if mapping.state is not MappingState.ENDING:
                 self._upstream_leg.ask(mapping, urgent=False)
-
-    def lans_changed(self) -> None:
-        """The LANs are others, or were just found: what leads to a host that has left them ends when that lasts."""
-        self._absences.look(mapping.request.client.address for mapping in self._table)
-
-    def _client_gone(self, address: IPAddress) -> None:
-        for mapping in self._table:
-            if mapping.request.client.address == address and mapping.state is not MappingState.ENDING:
-                self._log.tell("mapping_led_astray", mapping)
-                self.give_up(mapping)
 
     def adopt(self, mapping: Mapping) -> None:
         """Take over a mapping of an earlier process and ask for it again; it is shown while its grant runs.
@@ -369,7 +359,7 @@ class Lifecycle:
     async def stop(self) -> None:
         """End the work in flight; rules, grants and journal stay as they are."""
         self._timers.stop_all()
-        self._absences.stop()
+        self.departures.stop()
         self._waiters.refuse_all(Refusal(Reason.CANCELLED, "the service stops"))
         await self._deletions.stop()
         await self._refreshing.stop()

@@ -67,7 +67,7 @@ class Restart:
                 left.append(mapping)
         for mapping in left:
             self._return_to_upstream(mapping)
-        self._lifecycle.lans_changed()
+        self._lifecycle.departures.lans_changed()
         self._pinholes.lans_changed()
         await self._router_leg.sync()
         LOG.info(line("restored", mappings=len(self._table), given_back=len(self._upstream_leg.leaving)))

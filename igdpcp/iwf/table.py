@@ -104,6 +104,10 @@ class MappingTable:
             }
         return self._outlets.get(client, usual)
 
+    def clients(self) -> frozenset[IPv4Address]:
+        """Whose mappings there are, those not granted yet included."""
+        return frozenset(self._held)
+
     def held_by(self, client: IPv4Address) -> int:
         """How many mappings lead to this client, those not granted yet included."""
         return self._held[client]

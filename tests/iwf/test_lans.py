@@ -30,7 +30,7 @@ def renumber(hall: Hall, *networks: IPv4Network | IPv6Network, told: bool = True
 
     hall.router.on_lan = on_lan  # type: ignore[method-assign]
     if told:
-        hall.lifecycle.lans_changed()
+        hall.lifecycle.departures.lans_changed()
         hall.pinholes.lans_changed()
 
 

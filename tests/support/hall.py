@@ -361,8 +361,9 @@ class Hall:
         self._consumer.cancel()
         for owner in (self.lifecycle, self.pinholes):
             owner._timers.stop_all()
-            owner._absences.stop()
             owner._tasks.cancel()
+        self.lifecycle.departures.stop()
+        self.pinholes._absences.stop()
         for deletion in self.lifecycle._deletions._tasks.values():
             deletion.cancel()
         self.loop.create_task(self.leg.stop())

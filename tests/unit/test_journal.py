@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -337,11 +339,67 @@ def test_the_secret_is_made_once_and_only_ours_to_read(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "state" / "secret").stat().st_mode) == 0o600
 
 
-@pytest.mark.parametrize("content", [b"no hex", b"\xff\xfe"])
-def test_a_secret_that_cannot_be_read_is_our_fault(tmp_path: Path, content: bytes) -> None:
+@pytest.mark.parametrize("content", [b"no hex", b"\xff\xfe", b"", b"00" * 31, b"00" * 33])
+def test_a_damaged_secret_is_set_aside_and_reported_and_another_is_made_once(
+    tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
     (tmp_path / "secret").write_bytes(content)
-    with pytest.raises(OurFault, match="restore it"):
+    secret = load_secret(tmp_path)
+    assert len(secret) == journal.SECRET_BYTES
+    assert load_secret(tmp_path) == secret
+    assert (tmp_path / "secret.damaged").read_bytes() == content
+    assert caplog.text.count("event=secret_damaged") == 1
+
+
+def test_a_secret_that_cannot_even_be_set_aside_is_our_fault(tmp_path: Path) -> None:
+    for name in ("secret", "secret.damaged"):
+        (tmp_path / name / "in the way").mkdir(parents=True)
+    with pytest.raises(OurFault, match="check option 'state_dir'"):
         load_secret(tmp_path)
+
+
+def test_what_is_on_flash_is_synced_as_content_and_as_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name that is not may be lost in a power cut: with the secret, that would lock us out."""
+    synced: list[tuple[str, bool]] = []
+    really = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        synced.append((Path(f"/proc/self/fd/{descriptor}").readlink().name, (tmp_path / "state" / "secret").exists()))
+        really(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    load_secret(tmp_path / "state")
+    assert synced == [("secret.new", False), ("state", True)]
+
+
+def test_iwf_044_a_newer_format_is_set_aside_whole_and_reported(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    written = _journal(tmp_path)
+    written.record(OPEN)
+    written.save()
+    for name, left in (("run/journal", (OPEN,)), ("state/mappings", ())):
+        path = tmp_path / name
+        newer = path.read_text().replace('"igdpcp":1', '"igdpcp":2', 1)
+        path.write_text(newer)
+        assert _journal(tmp_path).load().mappings == left
+        assert path.with_suffix(".damaged").read_text() == newer
+    assert caplog.text.count("format 2 is not known") == 2
+
+
+@pytest.mark.parametrize("wall_clock", [0.0, 946684800.0, 4102444800.0])
+def test_iwf_042_a_wall_clock_that_jumps_changes_no_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wall_clock: float
+) -> None:
+    written = _journal(tmp_path)
+    written.record(OPEN)
+    written.save()
+    monkeypatch.setattr(time, "time", lambda: wall_clock)
+    assert _journal(tmp_path).load().mappings == (OPEN,)
+    (tmp_path / "run" / "journal").unlink()
+    assert _journal(tmp_path).load().mappings == (OPEN,)
+    monkeypatch.setattr(journal, "boot_id", lambda: "another")
+    assert _journal(tmp_path).load().mappings == (OPEN,)
 
 
 def test_a_secret_that_cannot_be_stored_is_our_fault(tmp_path: Path) -> None:

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""LAN hosts that are gone: no LAN has their address any more, or their DHCP lease has ended. So their mappings end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+from igdpcp.iwf.absences import Absences
+from igdpcp.iwf.mapping_log import MappingLog
+from igdpcp.iwf.table import MappingTable
+from igdpcp.model import IPAddress, Mapping, MappingState, Owner
+
+
+class Departures:
+    """``end`` is called with each mapping that has to end; ``on_lan`` says whether a LAN that is served has it."""
+
+    def __init__(
+        self, table: MappingTable, on_lan: Callable[[IPAddress], bool], end: Callable[[Mapping], None]
+    ) -> None:
+        self._table = table
+        self._end = end
+        self._absences = Absences(on_lan, self._absence_lasted)
+        self._log = MappingLog()
+
+    def lans_changed(self) -> None:
+        """The LANs are others, or were just found: what leads to a host that has left them ends when that lasts."""
+        self._absences.look(mapping.request.client.address for mapping in self._table)
+
+    def dhcp_leases_ended(self, clients: Collection[IPAddress]) -> None:
+        """Of these hosts (RFC 6970 section 5.10). What the operator made stays: it was not the host that asked."""
+        self._end_all(clients, "dhcp_lease_ended", spared=Owner.OPERATOR)
+
+    def stop(self) -> None:
+        """End nothing any more."""
+        self._absences.stop()
+
+    def _absence_lasted(self, address: IPAddress) -> None:
+        self._end_all({address}, "mapping_led_astray")
+
+    def _end_all(self, clients: Collection[IPAddress], event: str, spared: Owner | None = None) -> None:
+        for mapping in self._table:
+            request = mapping.request
+            if request.client.address not in clients or request.requester.owner is spared:
+                continue
+            if mapping.state is not MappingState.ENDING:
+                self._log.tell(event, mapping)
+                self._end(mapping)
