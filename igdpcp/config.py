@@ -37,6 +37,7 @@ class MainConfig:
     unreachable_policy: str = "local"  # local | error
     soap_deadline: float = 3.8
     external_ip_probe: bool = True
+    specific_query: str = "probe"  # probe | local: whether the carrier is asked for ports that nobody here holds
     allow_private_external: bool = False
     description_option: bool = True
     max_mappings: int = 5000
@@ -139,6 +140,7 @@ _MAIN: Mapping[str, Reader] = {
     "unreachable_policy": option_values.choice("local", "error"),
     "soap_deadline": option_values.number(float, 0.1, SOAP_DEADLINE_LIMIT, "a number of seconds"),
     "external_ip_probe": option_values.boolean,
+    "specific_query": option_values.choice("probe", "local"),
     "allow_private_external": option_values.boolean,
     "description_option": option_values.boolean,
     "max_mappings": _mappings,

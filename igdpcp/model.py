@@ -36,19 +36,20 @@ class Mode(enum.StrEnum):
 
 
 class Owner(enum.StrEnum):
-    """Through which door a mapping was asked for."""
+    """Through which door a mapping was asked for; QUERY: nobody did, but whether its port can be had (a shadow)."""
 
     UPNP1 = "upnp1"
     UPNP2 = "upnp2"
     OPERATOR = "operator"
+    QUERY = "query"
 
 
 class MappingState(enum.StrEnum):
     """Where a mapping stands; only ``ACTIVE`` and ``ENDING`` ones are listed to control points.
 
-    PLANNED: asked upstream, no rule yet. ACTIVE: granted and in the ruleset. HIDDEN: a grant that came after its
-    control point was told 501, kept for the retry. RETRYING: an infinite lease whose grant was lost. ENDING: its
-    deletion is on the way upstream.
+    PLANNED: asked upstream, no rule yet. ACTIVE: granted and in the ruleset. HIDDEN: a grant that no control point was
+    told of, kept for who asks next: it came after a 501, or a query made it. RETRYING: an infinite lease whose grant
+    was lost. ENDING: its deletion is on the way upstream.
     """
 
     PLANNED = "planned"
@@ -150,6 +151,11 @@ class Mapping:
     @property
     def visible(self) -> bool:
         return self.state in (MappingState.ACTIVE, MappingState.ENDING)
+
+    @property
+    def is_shadow(self) -> bool:
+        """Whether only a query asked for it: it is PLANNED or HIDDEN, belongs to nobody and counts for nobody."""
+        return self.request.requester.owner is Owner.QUERY
 
 
 @dataclass(frozen=True, slots=True)

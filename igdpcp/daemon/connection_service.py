@@ -7,6 +7,7 @@ import asyncio
 import logging
 
 from igdpcp.daemon.control_request import ControlRequest, Deed, Outputs, Query
+from igdpcp.daemon.host_names import HostNames
 from igdpcp.errors import UpnpFault
 from igdpcp.iwf import translate
 from igdpcp.iwf.interworking import Interworking
@@ -20,7 +21,7 @@ from igdpcp.upnp.port_listing import ENTRIES_PER_ANSWER, port_listing
 class ConnectionService:
     """The table of port mappings, as control points see and change it."""
 
-    def __init__(self, interworking: Interworking) -> None:
+    def __init__(self, interworking: Interworking, names: HostNames) -> None:
         self._interworking = interworking
         self._now = asyncio.get_running_loop().time
         self._log = SparingLog(logging.getLogger("igdpcp.upnp"))
@@ -29,11 +30,11 @@ class ConnectionService:
             **dict.fromkeys(translate.REFUSED_METHODS, self._refuse),
         }
         self.deeds: dict[str, Deed] = {
-            "AddPortMapping": self._add,
-            "AddAnyPortMapping": self._add_any,
-            "DeletePortMapping": self._delete,
+            "AddPortMapping": names.resolving(self._add),
+            "AddAnyPortMapping": names.resolving(self._add_any),
+            "DeletePortMapping": names.resolving(self._delete),
             "DeletePortMappingRange": self._delete_range,
-            "GetSpecificPortMappingEntry": self._specific,
+            "GetSpecificPortMappingEntry": names.resolving(self._specific),
             "GetGenericPortMappingEntry": self._generic,
         }
 

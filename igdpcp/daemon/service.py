@@ -21,6 +21,7 @@ from igdpcp.daemon.connection_service import ConnectionService
 from igdpcp.daemon.control import ControlServer
 from igdpcp.daemon.event_publisher import EventPublisher
 from igdpcp.daemon.firewall_service import FirewallService
+from igdpcp.daemon.host_names import HostNames
 from igdpcp.daemon.http_server import HttpServer
 from igdpcp.daemon.igd_handler import IgdHandler
 from igdpcp.daemon.lan_doors import LanDoors
@@ -52,6 +53,7 @@ from igdpcp.net.dhcp import DhcpAnswer, DhcpAnswers
 from igdpcp.net.flow_cutter import FlowCutter
 from igdpcp.net.leases import DhcpLeases
 from igdpcp.net.links import LinkSnapshot, LinkWatcher
+from igdpcp.net.resolver import SystemResolver
 from igdpcp.net.router import RouterView
 from igdpcp.net.ruleset_news import RulesetNews
 from igdpcp.netfilter.base import GroupCommit
@@ -250,7 +252,8 @@ class Service:
         igd_handler = IgdHandler(
             identity=identity, igd_version=main.igd_version, variables=variables, subscriptions=self._events.handle,
             services=(
-                ConnectionService(self._interworking), LinkService(variables), FirewallService(self._pinholes)
+                ConnectionService(self._interworking, HostNames(SystemResolver().look_up, main.soap_deadline)),
+                LinkService(variables), FirewallService(self._pinholes),
             ),
         )  # fmt: skip
         http = HttpServer(

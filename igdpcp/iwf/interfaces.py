@@ -98,6 +98,10 @@ class Upstream(Interface):
     def up_since(self) -> float | None:
         """Loop time of the first contact in this WAN session, None before it."""
 
+    @property
+    def spare(self) -> int:
+        """How many slots at its server it holds for itself, and gives up where a mapping needs them."""
+
     def map(self, request: UpstreamRequest, *, urgent: bool = True) -> None:
         """Want this mapping until ``unmap``; the same id again changes what is wanted.
 

@@ -16,6 +16,7 @@ from igdpcp.iwf import translate
 from igdpcp.iwf.interfaces import Fallback, Router
 from igdpcp.iwf.lifecycle import LOCAL_SECONDS, Lifecycle
 from igdpcp.iwf.policy import Policy
+from igdpcp.iwf.queries import Queries
 from igdpcp.iwf.table import MappingTable, PortInUse
 from igdpcp.model import Activation, IPAddress, Mapping, MappingRequest, MappingState, Mode, Owner, Protocol, Requester
 
@@ -43,6 +44,9 @@ class Interworking:
         self._lifecycle = lifecycle
         self._in_use = in_use
         self._now: Callable[[], float] = asyncio.get_running_loop().time
+        self._queries = Queries(
+            main=main, table=table, policy=policy, upstream=upstream, lifecycle=lifecycle, plan=self._plan
+        )
 
     async def add_port_mapping(self, request: MappingRequest) -> Mapping:
         """Open exactly the external port that is asked for (RFC 6970 section 5.6.2)."""
@@ -59,7 +63,7 @@ class Interworking:
     ) -> Mapping:
         """Close a mapping of the requester, upstream first (RFC 6970 section 5.8); returns what it was."""
         mapping = self._table.find(protocol, external_port)
-        if mapping is None or mapping.request.remote_host != remote_host or mapping.state is MappingState.HIDDEN:
+        if mapping is None or mapping.request.remote_host != remote_host or _is_hidden(mapping):
             raise Refusal(Reason.NO_SUCH_ENTRY, f"{protocol.name} {external_port}")
         self._policy.may_delete(requester, mapping)
         await self.close(mapping)
@@ -77,7 +81,7 @@ class Interworking:
 
         With ``manage`` that is more than its own entries, where the policy says so (RFC 6970 section 5.8).
         """
-        held = [each for each in self._table.in_ports(protocol, ports) if each.state is not MappingState.HIDDEN]
+        held = [each for each in self._table.in_ports(protocol, ports) if not _is_hidden(each)]
         closable = [each for each in held if self._closable(requester, each, manage)]
         if not closable:
             foreign = manage and any(each.visible for each in held)
@@ -93,9 +97,13 @@ class Interworking:
     ) -> Mapping:
         """The requester's entry for this port (RFC 6970 section 5.7); another client's is a conflict.
 
-        A control point that asks over IPv6 has no entries of its own, and is shown all that it may see.
+        Where nobody holds the port, the carrier is asked whether it can be had. A control point that asks over IPv6 has
+        no entries of its own, and is shown all that it may see.
         """
         mapping = self._table.find(protocol, external_port)
+        if mapping is None or mapping.is_shadow:
+            await self._queries.ask(requester, protocol, external_port)
+            mapping = self._table.find(protocol, external_port)  # somebody may have opened it meanwhile
         if mapping is None or not mapping.visible or mapping.request.remote_host != remote_host:
             raise Refusal(Reason.NO_SUCH_ENTRY, f"{protocol.name} {external_port}")
         if not self._policy.may_see(requester, mapping):
@@ -171,7 +179,9 @@ class Interworking:
         return self.external_address()[0] is not None
 
     async def _add(self, request: MappingRequest) -> Mapping:
-        while held := self._table.find(request.protocol, request.external_port):
+        while held := await self._queries.holder(request):
+            if held.is_shadow:
+                return await self._take_over(held, request)
             if self._policy.is_kept_from(request.requester, held):
                 raise Refusal(Reason.OPERATORS_ENTRY)
             if held.request.client.address != request.client.address or held.request.remote_host != request.remote_host:
@@ -184,6 +194,8 @@ class Interworking:
         return await self._open(request)
 
     async def _add_any(self, request: MappingRequest) -> Mapping:
+        if (held := await self._queries.holder(request)) and held.is_shadow:
+            return await self._take_over(held, request)
         for held in (self._table.find_client(request), self._table.find(request.protocol, request.external_port)):
             if held and _refreshes(held, request) and not self._policy.is_kept_from(request.requester, held):
                 return await self._repeat(held, request)
@@ -212,6 +224,11 @@ class Interworking:
         if current.state is MappingState.RETRYING:
             return await self._lifecycle.join(current.id)
         return refreshed
+
+    async def _take_over(self, shadow: Mapping, request: MappingRequest) -> Mapping:
+        """What a query asked for, and the carrier has granted or is about to, is what is wanted now."""
+        self._policy.has_room(request, self._table)
+        return await self._lifecycle.take_over(shadow, request)
 
     async def _open(self, request: MappingRequest) -> Mapping:
         mapping = self._plan(request)
@@ -263,6 +280,11 @@ def _may_open_elsewhere(refusal: Refusal) -> bool:
     if refusal.reason is Reason.UPSTREAM:
         return translate.belongs_to_another_nonce(refusal.result)
     return refusal.reason is Reason.NO_PORT
+
+
+def _is_hidden(mapping: Mapping) -> bool:
+    """Whether this is nobody's to delete: no control point was told of it."""
+    return mapping.state is MappingState.HIDDEN or mapping.is_shadow
 
 
 def _range_text(protocol: Protocol, ports: range) -> str:

@@ -172,7 +172,8 @@ class Journal:
             return None
         self._unwritten = False
         self._ahead.clear()
-        live, update_id = self._mappings(), self._update_id()
+        live = [mapping for mapping in self._mappings() if not mapping.is_shadow]  # these end within minutes
+        update_id = self._update_id()
 
         def write() -> None:
             try:
@@ -192,7 +193,7 @@ class Journal:
     def _know(self, key: str, entry: Entry | None) -> None:
         """This is what lives by that key now, None: nothing."""
         for version, count in ((self._live.get(key), -1), (entry, 1)):
-            if isinstance(version, Mapping):
+            if isinstance(version, Mapping) and not version.is_shadow:
                 lasting = journal_entries.lasting(version)
                 self._ahead[lasting] += count
                 if not self._ahead[lasting]:

@@ -7,6 +7,8 @@
        v                  v  |
      HIDDEN            RETRYING  (an infinite lease whose grant was lost)
 
+    (a query's, a shadow, is HIDDEN in any case, until somebody asks for it)
+
 Both legs or nothing: a mapping becomes ACTIVE when it has its grant *and* the kernel has its rules. Whatever happens
 later (renewal, recovery, another external address) arrives as another Granted and takes the same path. The upstream
 does not know two things, and they are decided here: when the lease ends, and what a refusal means.
@@ -28,6 +30,7 @@ from igdpcp.iwf.commits import Commits
 from igdpcp.iwf.deadlines import Deadlines
 from igdpcp.iwf.deletion import Deletions
 from igdpcp.iwf.departures import Departures
+from igdpcp.iwf.hidden import UNSEEN, Hidden
 from igdpcp.iwf.interfaces import (
     AddressChanged,
     Fallback,
@@ -50,9 +53,7 @@ from igdpcp.log import SparingLog, line
 from igdpcp.model import Activation, Grant, Mapping, MappingRequest, MappingState, Mode
 
 LOG = logging.getLogger("igdpcp.iwf")
-HIDDEN_SECONDS = 30.0  # how long a grant that came too late waits for the control point's retry
 LOCAL_SECONDS = 1.0  # what the router alone may take when the upstream has used up the deadline
-_UNSEEN = (MappingState.PLANNED, MappingState.HIDDEN)
 
 
 class Lifecycle:
@@ -89,6 +90,10 @@ class Lifecycle:
         self._log = MappingLog()
         self._sparing = SparingLog(LOG)  # of what a carrier may change with every grant
         self._opens = True
+        self.hidden = Hidden(
+            main=main, table=table, waiters=self._waiters, timers=self._timers, journal=journal,
+            upstream_leg=upstream_leg, log=self._log, begin=self._begin, give_up=self.give_up,
+        )  # fmt: skip
         self._deletions = Deletions(
             main=main, table=table, upstream=upstream, router_leg=router_leg, upstream_leg=upstream_leg,
             journal=journal, reopen=self._reopen,
@@ -122,6 +127,10 @@ class Lifecycle:
 
     async def open(self, mapping: Mapping) -> Mapping:
         """Ask upstream for a planned mapping; returns it ACTIVE, or raises Refusal with nothing left behind."""
+        self._begin(mapping)
+        return await self.join(mapping.id)
+
+    def _begin(self, mapping: Mapping) -> None:
         try:
             if not self._opens:
                 raise Refusal(Reason.CANCELLED, "everything is being given back")
@@ -131,11 +140,10 @@ class Lifecycle:
             self._table.forget([mapping.id], self._loop.time())
             self._journal.gone(mapping.id)
             raise
-        return await self.join(mapping.id)
 
     async def join(self, id: str) -> Mapping:
         """Wait for a mapping whose request is on its way already; as ``open``."""
-        if (mapping := self._table.get(id)) and mapping.state in _UNSEEN:
+        if (mapping := self._table.get(id)) and mapping.state in UNSEEN:
             self._timers.stop(id)
         patience = self._main.soap_deadline, LOCAL_SECONDS
         try:
@@ -143,23 +151,17 @@ class Lifecycle:
                 return opened
             raise Refusal(Reason.UNREACHABLE, f"no answer in {self._main.soap_deadline:g} s")
         finally:
-            self._keep_for_retry(id)
+            self.hidden.wait_for_retry(id)
 
     async def reveal(self, mapping: Mapping) -> Mapping:
         """The retry for a grant that came too late: put its rules in place; as ``open``."""
         self._commit_again(mapping)
         return await self.join(mapping.id)
 
-    def _keep_for_retry(self, id: str) -> None:
-        """When the last waiter has gone unanswered, a late grant has half a minute to be asked for again."""
-        mapping = self._table.get(id)
-        if mapping and mapping.state in _UNSEEN and id not in self._waiters:
-            self._timers.set(id, self._loop.time() + HIDDEN_SECONDS, self._drop_unseen)
-
-    def _drop_unseen(self, id: str) -> None:
-        if (mapping := self._table.get(id)) and mapping.state in _UNSEEN:
-            self._log.tell("late_grant_given_back", mapping)
-            self.give_up(mapping)
+    async def take_over(self, shadow: Mapping, request: MappingRequest) -> Mapping:
+        """Open what a query asked for; as ``open``."""
+        taken = self.hidden.hand_over(shadow, request)
+        return await (self.reveal(taken) if taken.grant else self.join(taken.id))
 
     def open_no_more(self) -> None:
         """From now on every new mapping is refused."""
@@ -176,7 +178,9 @@ class Lifecycle:
         for mapping in self._table:
             if mapping.visible:
                 self._commit_again(mapping)
-            if mapping.state is not MappingState.ENDING:
+            if mapping.is_shadow:
+                self.give_up(mapping)
+            elif mapping.state is not MappingState.ENDING:
                 self._upstream_leg.ask(mapping, urgent=False)
 
     def adopt(self, mapping: Mapping) -> None:
@@ -208,12 +212,12 @@ class Lifecycle:
         """Wait until a deletion on its way is decided."""
         await self._deletions.decided(id)
 
-    def give_up(self, mapping: Mapping, why: Refusal | None = None) -> None:
+    def give_up(self, mapping: Mapping, why: Refusal | None = None, *, urgent: bool = False) -> None:
         """Forget a mapping at once, and tell who waits for it why; rules and grant follow in the background."""
         self._waiters.refuse(mapping.id, why or Refusal(Reason.CANCELLED))
         self._timers.stop(mapping.id)
         self._table.forget([mapping.id], self._loop.time())
-        self._upstream_leg.give_back_unseen(mapping)
+        self._upstream_leg.give_back_unseen(mapping, urgent=urgent)
         self._tasks.start(self._router_leg.remove(mapping))
 
     def _reopen(self, mapping: Mapping) -> None:
@@ -230,8 +234,8 @@ class Lifecycle:
         if not self._policy.permits(mapping.request, port):
             self._log.tell("grant_not_permitted", mapping, granted_port=port)
             self.give_up(mapping, Refusal(Reason.NO_PORT, f"port {port} was granted, which is not permitted"))
-        elif self._unseen(mapping):
-            self._hide(mapping, event.grant)
+        elif self.hidden.keeps(mapping):
+            self.hidden.hide(mapping, event.grant)
         elif self._only_for_longer(mapping, event.grant):
             self._renewed(mapping, event.grant)
         else:
@@ -258,8 +262,8 @@ class Lifecycle:
 
     def _in_force(self, mapping: Mapping, grant: Grant) -> None:
         """The kernel has the rules: now the table, then the answer."""
-        if self._unseen(mapping):
-            self._hide(mapping, grant)
+        if self.hidden.keeps(mapping):
+            self.hidden.hide(mapping, grant)
             self._tasks.start(self._router_leg.remove(mapping))
             return
         self._activate(mapping, grant)
@@ -285,24 +289,14 @@ class Lifecycle:
             self._changed()  # where it comes out is what its client is shown as the external address
         self._waiters.tell(active)
 
-    def _unseen(self, mapping: Mapping) -> bool:
-        """Whether no control point has been told of this mapping, and none waits to be."""
-        return mapping.state in _UNSEEN and mapping.id not in self._waiters
-
-    def _hide(self, mapping: Mapping, grant: Grant) -> None:
-        hidden = replace(mapping, state=MappingState.HIDDEN, grant=grant, external_port=grant.external.port)
-        try:
-            self._table.update(hidden)
-        except Refusal:
-            self.give_up(mapping)
-            return
-        self._journal.note(hidden)
-
     def _refused(self, event: Refused) -> None:
         if (mapping := self._table.get(event.id)) is None or mapping.state is MappingState.ENDING:
             return
         result = translate.result_name(event.result)
         refusal = Refusal(Reason.UPSTREAM, result, event.result)
+        if translate.quota_is_used_up(event.result) and self.hidden.makes_room_for(mapping):
+            self._upstream_leg.ask(mapping)
+            return
         if mapping.state is MappingState.PLANNED:
             self.give_up(mapping, refusal)
             return

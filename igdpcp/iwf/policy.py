@@ -56,7 +56,7 @@ class Policy:
 
     def has_room(self, request: MappingRequest, table: MappingTable) -> None:
         """Raises Refusal when one more mapping would exceed a quota."""
-        if len(table) >= self._main.max_mappings:
+        if table.counted >= self._main.max_mappings:
             raise Refusal(Reason.QUOTA, f"max_mappings is {self._main.max_mappings}")
         if table.held_by(request.client.address) >= self._main.max_mappings_per_host:
             raise Refusal(Reason.QUOTA, f"max_mappings_per_host is {self._main.max_mappings_per_host}")

@@ -46,6 +46,7 @@ class MappingTable:
         self._any_port: dict[_AnyPort, str] = {}
         self._listed: list[str] = []
         self._held: Counter[IPv4Address] = Counter()
+        self._shadows: dict[str, None] = {}
         self._externals: Counter[IPv4Address] = Counter()
         self._outlets: dict[IPAddress, IPv4Address] | None = None  # of each client; made when somebody asks
         self._resting: dict[tuple[Protocol, int], tuple[float, Endpoint]] = {}
@@ -76,6 +77,16 @@ class MappingTable:
         """The mappings that hold external ports of this range, listed or not, by port."""
         held = sorted((port, id) for (of, port), id in self._external.items() if of is protocol and port in ports)
         return [self._mappings[id] for _, id in held]
+
+    @property
+    def counted(self) -> int:
+        """How many there are of which quotas speak: all but shadows."""
+        return len(self._mappings) - len(self._shadows)
+
+    @property
+    def shadows(self) -> list[Mapping]:
+        """What only queries asked for, oldest first."""
+        return [self._mappings[id] for id in self._shadows]
 
     @property
     def listed(self) -> int:
@@ -109,7 +120,7 @@ class MappingTable:
         return frozenset(self._held)
 
     def held_by(self, client: IPv4Address) -> int:
-        """How many mappings lead to this client, those not granted yet included."""
+        """How many mappings lead to this client, those not granted yet included, shadows not."""
         return self._held[client]
 
     def holds_internal(self, mapping: Mapping) -> bool:
@@ -227,7 +238,10 @@ class MappingTable:
         self._internal[_internal(mapping)] = mapping.id
         if mapping.request.any_port:
             self._any_port[_any_port(mapping.request)] = mapping.id
-        self._held[mapping.request.client.address] += 1
+        if mapping.is_shadow:
+            self._shadows[mapping.id] = None
+        else:
+            self._held[mapping.request.client.address] += 1
         if external := _shown_external(mapping):
             self._externals[external] += 1
             self._outlets = None
@@ -238,10 +252,13 @@ class MappingTable:
         del self._internal[_internal(mapping)]
         if self._any_port.get(_any_port(mapping.request)) == mapping.id:
             del self._any_port[_any_port(mapping.request)]
-        address = mapping.request.client.address
-        self._held[address] -= 1
-        if not self._held[address]:
-            del self._held[address]
+        if mapping.is_shadow:
+            del self._shadows[mapping.id]
+        else:
+            address = mapping.request.client.address
+            self._held[address] -= 1
+            if not self._held[address]:
+                del self._held[address]
         if external := _shown_external(mapping):
             self._outlets = None
             self._externals[external] -= 1

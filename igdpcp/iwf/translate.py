@@ -139,6 +139,11 @@ def still_there(result: int) -> bool:
     return result == ResultCode.NOT_AUTHORIZED
 
 
+def quota_is_used_up(result: int) -> bool:
+    """Whether this PCP result says that the server would grant it if we held less."""
+    return result == ResultCode.USER_EX_QUOTA
+
+
 def untold(result: int) -> bool:
     """Whether a deletion ended with this result because the server could not be told."""
     return result == ResultCode.NETWORK_FAILURE

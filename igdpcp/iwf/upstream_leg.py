@@ -32,10 +32,10 @@ class UpstreamLeg:
         """Let go of it, while its control point waits; Released follows."""
         self._upstream.unmap(mapping.id, urgent=urgent)
 
-    def give_back_unseen(self, mapping: Mapping) -> None:
+    def give_back_unseen(self, mapping: Mapping, *, urgent: bool) -> None:
         """Let go of what is not in the table any more; it stays journalled until the upstream confirms."""
         self._leave(mapping)
-        self._upstream.unmap(mapping.id, urgent=False)
+        self._upstream.unmap(mapping.id, urgent=urgent)
 
     def give_back_left(self, mapping: Mapping) -> None:
         """Let go of what an earlier process asked for."""
@@ -58,6 +58,12 @@ class UpstreamLeg:
             self._untold.add(id)
         else:
             self._journal.gone(id)
+
+    async def answered_for(self, id: str) -> None:
+        """Wait until the upstream has answered for this one, if it was told to let it go."""
+        while id in self.leaving:
+            self._some_released.clear()
+            await self._some_released.wait()
 
     async def all_released(self) -> None:
         """Wait until the upstream has answered for all that it was told to let go."""

@@ -95,6 +95,7 @@ class Mappings:
         if not slot.exposed:
             self._transactions.released(slot, ResultCode.SUCCESS, now)
         elif slot.phase is not Phase.DELETING:
+            self._transactions.refusals.forget_quota()  # what is asked for now leaves behind this deletion
             self._transactions.delete(slot, now, urgent=urgent)
 
     def recover(self, at: float) -> None:

@@ -45,6 +45,7 @@ class Refusals:
         self._others: Refusal | None = None
         self._own: IPAddress | None = None
         self._requests: dict[Hashable, Refusal] = {}
+        self._too_many = False  # some of these are for the quota
         self._busy: dict[ExternalPort, tuple[Hashable, Refusal]] = {}
         self._shed_until: dict[str, float] = {}
 
@@ -67,6 +68,7 @@ class Refusals:
     def refuse_request(self, request: Hashable, result: int, until: float) -> None:
         """Not this request before ``until``; the oldest of too many is forgotten."""
         _remember(self._requests, request, Refusal(result, until))
+        self._too_many |= result == ResultCode.USER_EX_QUOTA
 
     def keep_busy(self, port: ExternalPort, owner: Hashable, until: float) -> None:
         """The port is nobody's but ``owner``'s before ``until``: its mapping lives that much longer than its delete."""
@@ -80,6 +82,13 @@ class Refusals:
         """The standing refusal of this very port to whoever is not the one that it is kept for."""
         owner, refusal = self._busy.get(port, (None, None))
         return _standing(refusal, now) if owner != asker else None
+
+    def forget_quota(self) -> None:
+        """One of our mappings is given back, so there may be room for what was too much."""
+        if self._too_many:
+            self._too_many = False
+            kept = ((key, known) for key, known in self._requests.items() if known.result != ResultCode.USER_EX_QUOTA)
+            self._requests = dict(kept)
 
     def forget_request(self, request: Hashable) -> None:
         """The request was granted."""

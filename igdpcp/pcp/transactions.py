@@ -115,6 +115,8 @@ class Transactions:
             self.leaving.discard(key)
             if key not in self.by_key:
                 self.emit(MappingReleased(key, result))
+        if slot.leaving and slot.exposed and result == ResultCode.SUCCESS:
+            self.refusals.forget_quota()
         slot.leaving = ()
         self.hold(slot, None)
         slot.assigned_before = None

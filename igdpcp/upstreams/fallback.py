@@ -41,6 +41,10 @@ class FallbackUpstream:
         return self._pcp.name if self._pcp else self._local.name
 
     @property
+    def spare(self) -> int:
+        return self._pcp.spare if self._pcp else 0
+
+    @property
     def mode(self) -> Mode:
         if self._routed:
             return Mode.ROUTED

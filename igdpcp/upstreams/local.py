@@ -18,6 +18,7 @@ class LocalUpstream:
     """Grants WAN address and WAN port as they are; refuses exact wishes that differ from the WAN port."""
 
     name = Mode.LOCAL.value
+    spare = 0
 
     def __init__(self, router: Router, emit: Emit) -> None:
         self._router = router

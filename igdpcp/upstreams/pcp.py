@@ -23,7 +23,7 @@ from igdpcp.pcp.client import (
     ServerState,
     StateLossDetected,
 )
-from igdpcp.pcp.discovery import Origin, Server
+from igdpcp.pcp.discovery import Server
 from igdpcp.pcp.message import ResultCode
 from igdpcp.pcp.nonce import derive
 from igdpcp.pcp.timing import Timing
@@ -117,6 +117,11 @@ class PcpUpstream:
     def peer(self) -> PcpPeer | None:
         """Whose packets the router has to let in, to which port; None while nobody is asked."""
         return self._line.peer
+
+    @property
+    def spare(self) -> int:
+        """How many slots at its server it holds for itself: that of the probe for the external address."""
+        return int(self._probing)
 
     @property
     def usable(self) -> bool:
@@ -308,6 +313,10 @@ class PcpUpstream:
                 self._mapping_granted(event)
             case MappingRefused(key=key) | MappingLost(key=key) if key == PROBE_ID:
                 self._end_probe()
+            case MappingRefused(result=ResultCode.USER_EX_QUOTA) if self._probing:
+                self._end_probe()  # what was only asked for its address has the slot
+                self._want(self._requests[event.key], urgent=True)
+                self._line.pump()
             case MappingRefused():
                 self._emit(Refused(event.key, event.result, event.lifetime))
             case MappingLost():
@@ -346,7 +355,7 @@ class PcpUpstream:
 
     def _set_state(self, state: Activation, reason: str) -> None:
         self._heard |= state is Activation.ACTIVE or not self.usable
-        if state is Activation.LOST and not self._heard and self._guessed:
+        if state is Activation.LOST and not self._heard and self._line.guessed:
             state = Activation.NO_SERVER
             reason = f"{self.origin} {self.address} does not answer PCP"
         if reason != self.reason and not self.usable:
@@ -383,11 +392,6 @@ class PcpUpstream:
         if self._probing and self._line.engine:
             self._probing = False
             self._line.engine.drop(PROBE_ID, self._loop.time())
-
-    @property
-    def _guessed(self) -> bool:
-        """Whether nobody said that there is a server."""
-        return self._line.server is not None and self._line.server.origin in (Origin.ROUTER, Origin.ANYCAST)
 
     def _believable(self, address: IPAddress) -> bool:
         """Whether connections can come in at this address: the rules of a grant must not catch other traffic."""

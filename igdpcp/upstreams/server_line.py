@@ -85,6 +85,11 @@ class ServerLine:
         return bool(self._choice) and self._choice.server.trusted
 
     @property
+    def guessed(self) -> bool:
+        """Whether nobody said that there is a server."""
+        return self.server is not None and self.server.origin in (Origin.ROUTER, Origin.ANYCAST)
+
+    @property
     def up(self) -> bool:
         """Whether there is a way to the server."""
         return self._sockets.port is not None

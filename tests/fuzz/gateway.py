@@ -75,7 +75,7 @@ class Gateway:
         self.igd_handler = IgdHandler(
             identity=IDENTITY, igd_version="auto", variables=self.hall.variables,
             services=(
-                ConnectionService(self.hall.interworking),
+                ConnectionService(self.hall.interworking, self.hall.names),
                 LinkService(self.hall.variables),
                 FirewallService(self.hall.pinholes),
             ),

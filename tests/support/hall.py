@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 from igdpcp.config import MainConfig, PermissionConfig
 from igdpcp.daemon.connection_service import ConnectionService
 from igdpcp.daemon.firewall_service import FirewallService
+from igdpcp.daemon.host_names import HostNames
 from igdpcp.daemon.http_server import Peer
 from igdpcp.daemon.igd_handler import IgdHandler
 from igdpcp.daemon.link_service import LinkService
@@ -81,6 +82,23 @@ class FakeRouter:
 
     def port_in_use(self, protocol: Protocol, port: int) -> bool:
         return (protocol, port) in self.used
+
+
+class FakeResolver:
+    """Knows the addresses in ``hosts``, and answers after ``slow`` seconds; ``asked`` are the names in order."""
+
+    def __init__(self) -> None:
+        self.hosts: dict[str, str] = {}
+        self.slow = 0.0
+        self.asked: list[str] = []
+
+    def look_up(self, name: str) -> asyncio.Future[IPv4Address | None]:
+        self.asked.append(name)
+        return asyncio.ensure_future(self._answer(name))
+
+    async def _answer(self, name: str) -> IPv4Address | None:
+        await asyncio.sleep(self.slow)
+        return IPv4Address(self.hosts[name]) if name in self.hosts else None
 
 
 class FakeRuleset:
@@ -173,6 +191,7 @@ class FakeCarrier:
     name: str = "pcp"
     state: Activation = Activation.ACTIVE
     trusted: bool = True
+    spare: int = 0
     up_since: float | None = 900.0
     external_address: IPv4Address | None = CARRIER
     longest: int = 86400
@@ -327,10 +346,13 @@ class Hall:
             identity=IDENTITY, interworking=self.interworking, upstream=self.fallback, router=self.router,
             pinholes=self.pinholes,
         )  # fmt: skip
+        self.resolver = FakeResolver()
+        self.names = HostNames(self.resolver.look_up, self.main.soap_deadline)
         self.igd_handler = IgdHandler(
             identity=IDENTITY, igd_version=self.main.igd_version, variables=self.variables,
             services=(
-                ConnectionService(self.interworking), LinkService(self.variables), FirewallService(self.pinholes)
+                ConnectionService(self.interworking, self.names), LinkService(self.variables),
+                FirewallService(self.pinholes),
             ),
             subscriptions=lambda request, peer, service, tree: HttpResponse(503),
         )  # fmt: skip

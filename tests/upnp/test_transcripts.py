@@ -59,7 +59,7 @@ class Gateway:
             igd_version=igd_version,
             variables=self.hall.variables,
             services=(
-                ConnectionService(self.hall.interworking),
+                ConnectionService(self.hall.interworking, self.hall.names),
                 LinkService(self.hall.variables),
                 FirewallService(self.hall.pinholes),
             ),
