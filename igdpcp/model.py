@@ -36,11 +36,17 @@ class Mode(enum.StrEnum):
 
 
 class Owner(enum.StrEnum):
-    """Through which door a mapping was asked for."""
+    """Through which door a mapping was asked for; STATIC: it stands in the configuration."""
 
     UPNP1 = "upnp1"
     UPNP2 = "upnp2"
     OPERATOR = "operator"
+    STATIC = "static"
+
+    @property
+    def is_operators(self) -> bool:
+        """Whether it is the operator's will, by hand or by the configuration, and not a LAN host's."""
+        return self in (Owner.OPERATOR, Owner.STATIC)
 
 
 class MappingState(enum.StrEnum):
@@ -81,7 +87,7 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Requester:
-    """Who asks: the LAN address (None: the operator at the control socket), the door, and the User-Agent."""
+    """Who asks: the LAN address (None: the operator), the door, and the User-Agent."""
 
     address: IPAddress | None
     owner: Owner

@@ -109,8 +109,18 @@ class MappingTable:
         return frozenset(self._held)
 
     def held_by(self, client: IPv4Address) -> int:
-        """How many mappings lead to this client, those not granted yet included."""
+        """How many mappings lead to this client, those not granted yet included, but not the operator's."""
         return self._held[client]
+
+    @property
+    def clients(self) -> frozenset[IPv4Address]:
+        """The hosts that hold any."""
+        return frozenset(self._held)
+
+    @property
+    def at_carrier(self) -> int:
+        """How many of the listed ones a carrier has granted."""
+        return self._externals.total()
 
     def holds_internal(self, mapping: Mapping) -> bool:
         """Whether the internal tuple of this mapping, which need not be in the table, belongs to one that is."""
@@ -227,7 +237,8 @@ class MappingTable:
         self._internal[_internal(mapping)] = mapping.id
         if mapping.request.any_port:
             self._any_port[_any_port(mapping.request)] = mapping.id
-        self._held[mapping.request.client.address] += 1
+        if not mapping.request.requester.owner.is_operators:
+            self._held[mapping.request.client.address] += 1
         if external := _shown_external(mapping):
             self._externals[external] += 1
             self._outlets = None
@@ -239,9 +250,10 @@ class MappingTable:
         if self._any_port.get(_any_port(mapping.request)) == mapping.id:
             del self._any_port[_any_port(mapping.request)]
         address = mapping.request.client.address
-        self._held[address] -= 1
-        if not self._held[address]:
-            del self._held[address]
+        if not mapping.request.requester.owner.is_operators:
+            self._held[address] -= 1
+            if not self._held[address]:
+                del self._held[address]
         if external := _shown_external(mapping):
             self._outlets = None
             self._externals[external] -= 1
