@@ -24,10 +24,13 @@ WANTING_LIMIT = 256  # hosts
 QUOTA_SECONDS = 1800.0  # after the carrier last said so its quota is believed; the longest that a refusal counts
 
 
-def may_have_one_more(held: int, free: int, total: int, hosts: int) -> bool:
-    """Whether a host that holds ``held`` may have one of ``free`` left; ``hosts`` are those who hold or want some."""
-    if free > max(1, total // LAST_PART):
-        return True
+def are_the_last(free: int, total: int) -> bool:
+    """Whether so many free ones are not for everybody."""
+    return free <= max(1, total // LAST_PART)
+
+
+def may_have_of_the_last(held: int, free: int, total: int, hosts: int) -> bool:
+    """Whether a host that holds ``held`` may have one of them; ``hosts``: how many hold some or want some."""
     return held < max(1, total // hosts) and held < free
 
 
@@ -60,7 +63,8 @@ class FairShare:
         if len(self._table) >= self._limit:
             self._want(client)
             raise Refusal(Reason.QUOTA, f"max_mappings is {self._limit}")
-        if held and not may_have_one_more(held, total - len(self._table), total, self._hosts(client)):
+        free = total - len(self._table)
+        if held and are_the_last(free, total) and not may_have_of_the_last(held, free, total, self._hosts(client)):
             self._want(client)
             raise Refusal(Reason.UNFAIR, f"{client} holds {held} of {total}")
         self._wanting.pop(client, None)

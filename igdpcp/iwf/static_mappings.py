@@ -93,7 +93,8 @@ class StaticMappings:
         pause = FIRST_PAUSE
         while True:
             try:
-                await self._interworking.add_port_mapping(request)
+                if self._state(request) is not MappingState.RETRYING:  # that is asked for as often as is good
+                    await self._interworking.add_port_mapping(request)
             except Exception as error:  # this may not end: nobody else would ask
                 self._refused(request, error)
                 await self._pause(pause)

@@ -190,6 +190,22 @@ async def test_a_lost_grant_is_told_until_it_is_back(tmp_path: Path) -> None:
 
 
 @virtual
+async def test_a_restart_while_its_grant_is_lost_asks_once_and_leaves_the_rest_to_the_upstream(tmp_path: Path) -> None:
+    first = await started(tmp_path, unreachable_policy="error")
+    first.carrier.silent = True
+    first.carrier.lose(first.only.id)
+    await first.stop()
+    second = Hall(tmp_path, static=[WEB], unreachable_policy="error")
+    second.carrier.silent = True
+    await second.restart.restore()
+    await asyncio.sleep(A_DAY)
+    assert (len(second.carrier.asked), second.only.state, len(second.static.problems)) == (1, MappingState.RETRYING, 1)
+    second.carrier.grant(second.only.id)
+    await settle()
+    assert (await second.ports(), second.static.problems) == ([443], [])
+
+
+@virtual
 async def test_it_outlives_its_host_and_its_lan(tmp_path: Path) -> None:
     hall = await started(tmp_path)
     hall.router.on_lan = lambda address: False  # type: ignore[method-assign]

@@ -34,7 +34,7 @@ def is_open(lab: Lab, port: int) -> bool:
 def test_a_static_mapping_is_open_after_start_reload_and_restart(lab: Lab) -> None:
     carrier = MiniupnpdCarrier(lab)
     lab.listen(lab.lan, "tcp", CLIENT_PORT)
-    daemon = Igdpcpd(lab, lab.firewall, sections={"mapping web": WEB})
+    daemon = Igdpcpd(lab, lab.firewall, main={"external_ip_probe": "0"}, sections={"mapping web": WEB})
     poll(lambda: is_open(lab, PORT), 10.0, f"port {PORT}:\n{daemon.log()}")
     assert daemon.status()["static"] == {"wanted": 1, "open": 1, "problems": []}
     assert "1 of 1 static" in daemon.cli("status").stdout
@@ -65,12 +65,12 @@ def test_a_static_mapping_is_open_after_start_reload_and_restart(lab: Lab) -> No
 def test_a_static_mapping_opens_when_the_wan_comes_up(lab: Lab) -> None:
     MiniupnpdCarrier(lab)
     lab.listen(lab.lan, "tcp", CLIENT_PORT)
-    lab.router.run(["ip", "link", "set", topology.WAN_DEVICE, "down"])
+    lab.router.run(["ip", "addr", "flush", "dev", topology.WAN_DEVICE])
     daemon = Igdpcpd(lab, lab.firewall, sections={"mapping web": WEB})
     assert daemon.status()["static"]["open"] == 0
     assert "mapping 'web' (tcp 4430) is not open" in daemon.cli("status").stdout
 
-    lab.router.run(["ip", "link", "set", topology.WAN_DEVICE, "up"])
+    lab.router.run(["ip", "addr", "add", f"{topology.ROUTER_WAN_ADDRESS}/24", "dev", topology.WAN_DEVICE])
     lab.router.run(["ip", "route", "add", "default", "via", topology.CARRIER_ADDRESS])
 
     poll(lambda: is_open(lab, PORT), 15.0, f"port {PORT}:\n{daemon.log()}")
