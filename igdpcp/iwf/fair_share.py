@@ -2,10 +2,10 @@
 """The last mappings are for hosts that hold few: no host can take them all, and keep the others waiting.
 
 ``total`` mappings can be had: ``max_mappings``, or the carrier's quota where that is less and has been met. A host's
-fair share is ``total`` divided by the hosts that hold some or were refused one lately. While more than the last
-``total / LAST_PART`` are free, whoever asks gets one. Of these last ones a host gets one only while it holds less than
-its fair share, and less than are free. So a host that holds none gets one whenever one is free; and when none was
-free, the first ones that are given back go to hosts that hold none.
+fair share is ``total`` divided by the hosts that hold some or were refused one lately; one that is alone may have all.
+While more than the last ``total / LAST_PART`` are free, whoever asks gets one. Of these last ones a host gets one only
+while it holds less than its fair share, and less than are free. So a host that holds none gets one whenever one is
+free; and when none was free, the first ones that are given back go to hosts that hold none.
 
 What the operator wants uses mappings up, but is no host's.
 """
@@ -19,7 +19,7 @@ from igdpcp.errors import Reason, Refusal
 from igdpcp.iwf.table import MappingTable
 
 LAST_PART = 8
-WANTING_SECONDS = 60.0  # who was refused one is waited for so long
+WANTING_SECONDS = 600.0  # who was refused one is waited for so long
 WANTING_LIMIT = 256  # hosts
 QUOTA_SECONDS = 1800.0  # after the carrier last said so its quota is believed; the longest that a refusal counts
 
@@ -31,7 +31,7 @@ def are_the_last(free: int, total: int) -> bool:
 
 def may_have_of_the_last(held: int, free: int, total: int, hosts: int) -> bool:
     """Whether a host that holds ``held`` may have one of them; ``hosts``: how many hold some or want some."""
-    return held < max(1, total // hosts) and held < free
+    return hosts == 1 or (held < max(1, total // hosts) and held < free)
 
 
 class FairShare:
@@ -53,8 +53,9 @@ class FairShare:
             return self._limit
         return min(self._limit, max(self._quota, self._table.at_carrier))
 
-    def quota_met(self) -> None:
-        """The carrier has refused one more than it has granted by now."""
+    def quota_met(self, client: IPv4Address) -> None:
+        """The carrier has refused this host one more than it has granted by now."""
+        self._want(client)
         self._quota, self._quota_until = self._table.at_carrier, self._clock() + QUOTA_SECONDS
 
     def admit(self, client: IPv4Address) -> None:
@@ -71,7 +72,7 @@ class FairShare:
 
     def _hosts(self, client: IPv4Address) -> int:
         waiting = {host for host, until in self._wanting.items() if until > self._clock()}
-        return len(waiting | self._table.clients | {client})
+        return len(waiting | self._table.clients() | {client})
 
     def _want(self, client: IPv4Address) -> None:
         self._wanting.pop(client, None)

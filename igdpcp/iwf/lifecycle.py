@@ -303,7 +303,7 @@ class Lifecycle:
             return
         result = translate.result_name(event.result)
         refusal = Refusal(Reason.UPSTREAM, result, event.result)
-        self._policy.refused_by_carrier(event.result)
+        self._policy.refused_by_carrier(mapping.request, event.result)
         if mapping.state is MappingState.PLANNED:
             self.give_up(mapping, refusal)
             return

@@ -89,10 +89,10 @@ class Policy:
             self.refusals[_word(refusal.reason)] += 1
             raise
 
-    def refused_by_carrier(self, result: int) -> None:
-        """Learn from this PCP result how much there is to share."""
+    def refused_by_carrier(self, request: MappingRequest, result: int) -> None:
+        """Learn from this PCP result how much there is to share, and who waits for it."""
         if translate.quota_is_met(result):
-            self._shares.quota_met()
+            self._shares.quota_met(request.client.address)
 
     def owns(self, requester: Requester, mapping: Mapping) -> bool:
         """Whether the entry leads to the control point itself; every entry is the operator's own."""

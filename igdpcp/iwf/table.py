@@ -105,17 +105,12 @@ class MappingTable:
         return self._outlets.get(client, usual)
 
     def clients(self) -> frozenset[IPv4Address]:
-        """Whose mappings there are, those not granted yet included."""
+        """The hosts that hold any, those not granted yet included, but not the operator's."""
         return frozenset(self._held)
 
     def held_by(self, client: IPv4Address) -> int:
         """How many mappings lead to this client, those not granted yet included, but not the operator's."""
         return self._held[client]
-
-    @property
-    def clients(self) -> frozenset[IPv4Address]:
-        """The hosts that hold any."""
-        return frozenset(self._held)
 
     @property
     def at_carrier(self) -> int:

@@ -37,16 +37,26 @@ def quota(hall: Hall, most: int) -> None:
 @virtual
 async def test_iwf_184_who_holds_many_leaves_the_last_ones_to_others(tmp_path: Path) -> None:
     hall = Hall(tmp_path, max_mappings=TOTAL)
-    assert await taken(hall, A, 2000, TOTAL) == TOTAL - LAST
+    await hall.add(1999, B)
+    assert await taken(hall, A, 2000, TOTAL) == TOTAL - LAST - 1
     assert ((await hall.add(3000)).code, (await hall.add(3000, version=2)).code) == (501, 728)
     assert len(hall.carrier.asked) == TOTAL - LAST
     assert [await taken(hall, host, first, 1) for host, first in ((B, 3000), (C, 4000))] == [1, 1]
-    assert hall.policy.refusals["unfair"] == LAST + 2
+    assert hall.policy.refusals["unfair"] == LAST + 3
+
+
+@virtual
+async def test_iwf_184_a_host_that_is_alone_may_have_all(tmp_path: Path) -> None:
+    hall = Hall(tmp_path, max_mappings=TOTAL)
+    assert await taken(hall, A, 2000, TOTAL + 1) == TOTAL
+    await hall.delete(2000)
+    assert (await hall.add(2000)).code == 0
 
 
 @virtual
 async def test_iwf_184_what_is_given_back_when_all_are_taken_is_for_who_holds_none(tmp_path: Path) -> None:
     hall = Hall(tmp_path, max_mappings=TOTAL)
+    await hall.add(1999, C)
     await taken(hall, A, 2000, TOTAL)
     for number in range(100, 100 + LAST):
         assert await taken(hall, f"192.168.1.{number}", 3000 + number, 1) == 1
@@ -73,8 +83,10 @@ async def test_iwf_184_the_carriers_quota_is_shared_once_it_was_met(tmp_path: Pa
 async def test_iwf_184_a_quota_that_was_met_long_ago_or_has_grown_is_none(tmp_path: Path) -> None:
     hall = Hall(tmp_path)
     quota(hall, 8)
-    await taken(hall, A, 2000, 9)
-    assert await taken(hall, A, 3000, 1) == 0
+    await hall.add(1999, B)
+    await taken(hall, A, 2000, 8)
+    asked = len(hall.carrier.asked)
+    assert (await taken(hall, A, 3000, 1), len(hall.carrier.asked)) == (0, asked)
     quota(hall, 100)
     await asyncio.sleep(QUOTA_SECONDS)
     assert await taken(hall, A, 3000, 30) == 30
