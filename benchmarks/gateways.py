@@ -21,6 +21,7 @@ from tests.lab.topology import CARRIER_ADDRESS, CARRIER_OUTSIDE, EXTERNAL_ADDRES
 
 SOAP_DEADLINE = "3.8"  # igdpcp's default; the lab's own is for tests that wait for it
 ROOM = "20000"
+ADDS = "10000"  # a second: as many as there is time for
 PATIENCE = 10.0
 CARRIER_READY = "ready"
 
@@ -77,7 +78,7 @@ class Igdpcp:
         argv = [sys.executable, "-S", "-m", "benchmarks.carrier", CARRIER_ADDRESS, EXTERNAL_ADDRESS]
         argv += [] if lifetime is None else [str(lifetime)]
         lab.carrier.popen(argv, name="carrier", env={"PYTHONPATH": str(ROOT)}).wait_for(CARRIER_READY)
-        room = {"max_mappings": ROOM, "max_mappings_per_host": ROOM}
+        room = {"max_mappings": ROOM, "max_mappings_per_host": ROOM, "adds_per_second": ADDS}
         self.daemon = Igdpcpd(lab, backend, main={"soap_deadline": SOAP_DEADLINE, **room}, start=False)
 
     @property

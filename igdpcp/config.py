@@ -12,6 +12,7 @@ from typing import Any
 from igdpcp import option_values, uci
 from igdpcp.errors import ConfigError
 from igdpcp.option_values import Reader
+from igdpcp.static_sections import StaticMappingConfig, static_mappings
 from igdpcp.uci import Section
 
 NOTIFY_INTERVAL_LIMIT = 900  # half of CACHE-CONTROL's max-age: UPnP Device Architecture 2.0, section 1.2.2
@@ -42,6 +43,8 @@ class MainConfig:
     description_option: bool = True
     max_mappings: int = 5000
     max_mappings_per_host: int = 1000
+    adds_per_second: int = 100  # of one host, in the long run
+    never_map: tuple[range, ...] = ()  # external ports that no host gets, whatever is permitted
     secure_mode: bool = True  # a host maps to itself only, and manages its own entries only
     private_list: bool = False  # a host sees its own entries only
     block_lan_pcp: bool = False  # hosts behind the router cannot ask PCP servers on the WAN themselves
@@ -98,6 +101,7 @@ class PermissionConfig:
     external_ports: range = ANY_PORTS
     internal_addresses: IPv4Network | IPv6Network = ANY_ADDRESS
     internal_ports: range = ANY_PORTS
+    lan: str = ""  # of hosts behind the LAN of this name; empty: any
 
     @property
     def is_for_pinholes(self) -> bool:
@@ -112,6 +116,7 @@ class Config:
     lans: tuple[LanConfig, ...] = (LanConfig(),)
     upstreams: tuple[UpstreamConfig, ...] = (UpstreamConfig(),)
     permissions: tuple[PermissionConfig, ...] = ()
+    mappings: tuple[StaticMappingConfig, ...] = ()
     warnings: tuple[str, ...] = field(default=())
 
 
@@ -145,6 +150,8 @@ _MAIN: Mapping[str, Reader] = {
     "description_option": option_values.boolean,
     "max_mappings": _mappings,
     "max_mappings_per_host": _mappings,
+    "adds_per_second": _ceiling,
+    "never_map": option_values.port_range,
     "secure_mode": option_values.boolean,
     "private_list": option_values.boolean,
     "block_lan_pcp": option_values.boolean,
@@ -178,6 +185,7 @@ _PERMISSION: Mapping[str, Reader] = {
     "ext_ports": option_values.port_range,
     "int_addr": option_values.network,
     "int_ports": option_values.port_range,
+    "lan": str,
     "comment": str,
 }
 _PERMISSION_FIELDS = {
@@ -185,8 +193,8 @@ _PERMISSION_FIELDS = {
     "int_addr": "internal_addresses",
     "int_ports": "internal_ports",
 }
-_SECTIONS = ("igdpcp", "lan", "upstream", "permission")
-_LISTS = ("server",)
+_SECTIONS = ("igdpcp", "lan", "upstream", "permission", "mapping")
+_LISTS = ("server", "never_map")
 
 
 def load(path: str) -> Config:
@@ -240,12 +248,13 @@ class _Reading:
         main = self.main()
         upstreams = self.upstreams()
         lans = self.lans({upstream.device for upstream in upstreams})
-        permissions = self.permissions()
+        permissions = self.permissions([lan.name for lan in lans])
+        mappings = static_mappings(self.by_type["mapping"], self.read, self.warn)
         if main.max_pinholes:
             self.warn_of_pinholes(permissions)
         if not lans:
             raise ConfigError([*self.warnings, "no section 'lan' is left: there is no LAN to serve"])
-        return Config(main, lans, upstreams, permissions, tuple(self.warnings))
+        return Config(main, lans, upstreams, permissions, mappings, tuple(self.warnings))
 
     def main(self) -> MainConfig:
         section = self.only("igdpcp")
@@ -281,7 +290,7 @@ class _Reading:
             self.warnings += problems
         return tuple(lans.values())
 
-    def permissions(self) -> tuple[PermissionConfig, ...]:
+    def permissions(self, lans: list[str]) -> tuple[PermissionConfig, ...]:
         """The rules that can be read. One that cannot never allows more than what was written."""
         if not self.by_type["permission"]:
             return DEFAULT_PERMISSIONS
@@ -289,6 +298,10 @@ class _Reading:
         for title, section in self.by_type["permission"]:
             options, problems = self.read(title, section, _PERMISSION)
             options.pop("comment", None)
+            if (lan := options.get("lan", "")) not in ("", *lans):
+                problems.append(
+                    f"section '{title}' option 'lan': no LAN '{options.pop('lan')}' is served{_nearest(lan, lans)}"
+                )
             renamed = {_PERMISSION_FIELDS.get(option, option): value for option, value in options.items()}
             rule = PermissionConfig(name=title, **renamed)
             if problems and rule.action == "allow":
@@ -368,6 +381,6 @@ def _shown(value: object) -> str:
 
 
 __all__ = [
-    "DEFAULT_PERMISSIONS", "Config", "LanConfig", "MainConfig", "PermissionConfig", "UpstreamConfig",
-    "interface_problems", "load", "parse",
+    "DEFAULT_PERMISSIONS", "Config", "LanConfig", "MainConfig", "PermissionConfig", "StaticMappingConfig",
+    "UpstreamConfig", "interface_problems", "load", "parse",
 ]  # fmt: skip

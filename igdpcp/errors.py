@@ -62,6 +62,8 @@ class Reason(enum.StrEnum):
     FOREIGN_CLIENT = "may only map to its own address"
     NOT_PERMITTED = "no permission rule allows it"
     QUOTA = "too many mappings"
+    UNFAIR = "the last mappings are for hosts that hold fewer"
+    TOO_FAST = "too many requests at a time"
     NO_PORT = "no free port"
     NOT_ENABLED = "only enabled mappings exist"
     WILDCARD_EXTERNAL_PORT = "external port 0 is not offered"

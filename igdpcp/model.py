@@ -36,12 +36,21 @@ class Mode(enum.StrEnum):
 
 
 class Owner(enum.StrEnum):
-    """Through which door a mapping was asked for; QUERY: nobody did, but whether its port can be had (a shadow)."""
+    """Through which door a mapping was asked for.
+
+    QUERY: nobody did, but whether its port can be had (a shadow). STATIC: it stands in the configuration.
+    """
 
     UPNP1 = "upnp1"
     UPNP2 = "upnp2"
     OPERATOR = "operator"
     QUERY = "query"
+    STATIC = "static"
+
+    @property
+    def is_operators(self) -> bool:
+        """Whether it is the operator's will, by hand or by the configuration, and not a LAN host's."""
+        return self in (Owner.OPERATOR, Owner.STATIC)
 
 
 class MappingState(enum.StrEnum):
@@ -82,7 +91,7 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Requester:
-    """Who asks: the LAN address (None: the operator at the control socket), the door, and the User-Agent."""
+    """Who asks: the LAN address (None: the operator), the door, and the User-Agent."""
 
     address: IPAddress | None
     owner: Owner

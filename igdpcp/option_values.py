@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from ipaddress import AddressValueError, IPv4Address, IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Any
 
 UNIX_PATH_LIMIT = 107  # bytes in sockaddr_un, less the closing zero
@@ -14,6 +14,7 @@ FRIENDLY_NAME_LIMIT = 63  # UPnP Device Architecture 2.0, section 2.3: shorter t
 MODEL_NAME_LIMIT = 31  # the same: shorter than 32
 SERIAL_NUMBER_LIMIT = 63
 URL_LIMIT = 256
+DESCRIPTION_LIMIT = 256
 NFT_NAME_LIMIT = 31
 CONTROL_SOCKET = "control.sock"
 NONE = "none"
@@ -74,6 +75,17 @@ def network(text: str) -> IPv4Network | IPv6Network:
         return ip_network(text, strict=False)
     except ValueError:
         raise ValueError("is not an address or network like 192.168.1.0/24 or 2001:db8::/64") from None
+
+
+def ipv4_host(text: str) -> IPv4Address:
+    """The IPv4 address of one host that is not this one."""
+    try:
+        address = IPv4Address(text)
+    except AddressValueError:
+        raise ValueError("is not an IPv4 address (names are not looked up)") from None
+    if address.is_multicast or address.is_loopback or address.is_unspecified or text == "255.255.255.255":
+        raise ValueError("is not the address of one other host")
+    return address
 
 
 def server(text: str) -> str:

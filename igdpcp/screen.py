@@ -71,7 +71,7 @@ def status_screen(status: Status) -> str:
         ("Mode", f"{status['mode']}: {MODE_SENTENCES[Mode(status['mode'])]}", 1),
         ("Upstream", _upstream(status), 2),
         ("Address", _address(status), 2),
-        ("Mappings", _counts(status["mappings"]), 1),
+        ("Mappings", _counts(status["mappings"], status.get("static", {})), 1),
         ("Pinholes", _pinholes(status["pinholes"]), 1),
         ("IGD", _advertising(status["igd"]), 2),
         ("Firewall", _firewall(status["firewall"]), 2),
@@ -136,12 +136,14 @@ def _address(status: Status) -> str:
     return f"{status['external_address'] or 'none'}" + (f": {reason}" if reason else "")
 
 
-def _counts(mappings: dict[str, Any]) -> str:
+def _counts(mappings: dict[str, Any], static: dict[str, Any]) -> str:
     parts = [f"{mappings['active']} active (limit {mappings['limit']})"]
     if mappings["local_only"]:
         parts.append(f"{mappings['local_only']} local_only (not at the carrier)")
     if mappings["pending"]:
         parts.append(f"{mappings['pending']} waiting")
+    if static.get("wanted"):
+        parts.append(f"{static['open']} of {static['wanted']} static")
     return ", ".join(parts)
 
 
@@ -214,6 +216,8 @@ def _advice(status: Status) -> list[str]:
         advice.append(ACTIVATION_ADVICE[status["activation"]["state"]])
     if status["igd"]["conflict"]:
         advice.append("Stop the other IGD, or set option 'force' to 1 in /etc/config/igdpcp.")
+    if problems := status.get("static", {}).get("problems"):
+        advice.append(f"Static {problems[0]}")
     if status.get("port_conflicts"):
         advice.append("Give that program or redirect another port, or let the client map another one.")
     warnings = status.get("warnings", [])

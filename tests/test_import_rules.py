@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "igdpcp"
 
 VALUES = ("igdpcp.model", "igdpcp.errors")
-CONFIG = ("igdpcp.config", "igdpcp.uci", "igdpcp.option_values")
+CONFIG = ("igdpcp.config", "igdpcp.uci", "igdpcp.option_values", "igdpcp.static_sections")
 EDGE = (*VALUES, "igdpcp.log", "igdpcp.jsonio", *CONFIG)
 
 # Part: (what it may import of this package, third-party libraries). The longest prefix of a module's name counts.
@@ -44,6 +44,7 @@ ALLOWED: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "igdpcp.uci": (EDGE, ()),
     "igdpcp.option_values": (VALUES, ()),
     "igdpcp.config": (EDGE, ()),
+    "igdpcp.static_sections": (EDGE, ()),
     "igdpcp.daemon": (
         (
             *EDGE, "igdpcp", "igdpcp.jsonio", "igdpcp.pcp", "igdpcp.upnp", "igdpcp.iwf", "igdpcp.upstreams",

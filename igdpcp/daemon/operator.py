@@ -77,7 +77,7 @@ class Operator:
 
     async def _delete_by_id(self, id: str) -> dict[str, Any]:
         if mapping := self._table.get(id):
-            await self._interworking.close(mapping)
+            await self._interworking.delete(_OPERATOR, mapping)
             return self._status.row(mapping)
         if pinhole := self._pinholes.named(id):
             await self._pinholes.delete(_OPERATOR, pinhole.id)

@@ -16,7 +16,9 @@ from igdpcp.daemon.ssdp_server import SsdpServer
 from igdpcp.iwf import translate
 from igdpcp.iwf.interworking import Interworking
 from igdpcp.iwf.pinhole_table import PinholeTable
+from igdpcp.iwf.policy import Policy
 from igdpcp.iwf.router_leg import RouterLeg
+from igdpcp.iwf.static_mappings import StaticMappings
 from igdpcp.iwf.table import MappingTable
 from igdpcp.iwf.upstream_leg import UpstreamLeg
 from igdpcp.log import RecentTroubles
@@ -54,6 +56,8 @@ class Status:
         started: float,
         pinholes: PinholeTable,
         ports: PortsInUse | None = None,
+        policy: Policy | None = None,
+        static: StaticMappings | None = None,
     ) -> None:
         self._config = config
         self._upstreams = upstreams
@@ -72,6 +76,8 @@ class Status:
         self._started = started
         self._pinholes = pinholes
         self._ports = ports
+        self._policy = policy
+        self._static = static
         self._loop = asyncio.get_running_loop()
         self.ssdp: SsdpServer | None = None  # another one whenever the LANs change
 
@@ -93,12 +99,14 @@ class Status:
             "mappings": self._counts(),
             "pinholes": {"open": len(self._pinholes), "limit": self._config.main.max_pinholes},
             "firewall": await self._firewall(),
+            "static": self._static_mappings(),
             "port_conflicts": self._ports.conflicts if self._ports else [],
             "errors": [{"seconds_ago": round(now - at), "text": text} for at, text in self._troubles.lines],
             "uptime_seconds": round(now - self._started),
             "warnings": list(self._config.warnings),
             "counters": {
                 "answers": dict(self._igd_handler.outcomes),
+                "refusals": dict(self._policy.refusals) if self._policy else {},
                 "http": _fields(self._http.counters),
                 "ssdp": _fields(self.ssdp.counters) if self.ssdp else {},
                 "events": {"subscriptions": self._events.subscriptions, **_fields(self._events.counters)},
@@ -211,6 +219,15 @@ class Status:
             "pending": sum(mapping.state in _PENDING for mapping in mappings),
             "leaving": len(self._upstream_leg.leaving),
             "limit": self._config.main.max_mappings,
+        }
+
+    def _static_mappings(self) -> dict[str, Any]:
+        """How many of those in the configuration are open, and what is in the way of the others."""
+        static = self._static
+        return {
+            "wanted": static.wanted if static else 0,
+            "open": static.open if static else 0,
+            "problems": static.problems if static else [],
         }
 
     async def _firewall(self) -> dict[str, Any]:

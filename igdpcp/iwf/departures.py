@@ -28,19 +28,19 @@ class Departures:
 
     def dhcp_leases_ended(self, clients: Collection[IPAddress]) -> None:
         """Of these hosts (RFC 6970 section 5.10). What the operator made stays: it was not the host that asked."""
-        self._end_all(clients, "dhcp_lease_ended", spared=Owner.OPERATOR)
+        self._end_all(clients, "dhcp_lease_ended", spared=(Owner.OPERATOR, Owner.STATIC))
 
     def stop(self) -> None:
         """End nothing any more."""
         self._absences.stop()
 
     def _absence_lasted(self, address: IPAddress) -> None:
-        self._end_all({address}, "mapping_led_astray")
+        self._end_all({address}, "mapping_led_astray", spared=(Owner.STATIC,))
 
-    def _end_all(self, clients: Collection[IPAddress], event: str, spared: Owner | None = None) -> None:
+    def _end_all(self, clients: Collection[IPAddress], event: str, spared: tuple[Owner, ...]) -> None:
         for mapping in self._table:
             request = mapping.request
-            if request.client.address not in clients or request.requester.owner is spared:
+            if request.client.address not in clients or request.requester.owner in spared:
                 continue
             if mapping.state is not MappingState.ENDING:
                 self._log.tell(event, mapping)

@@ -181,3 +181,6 @@ class Router(Interface):
 
     def on_lan(self, address: IPAddress) -> bool:
         """Whether the address belongs to a host of a LAN that is served (not the router itself)."""
+
+    def in_lan(self, address: IPAddress, name: str) -> bool:
+        """As ``on_lan``, of the LAN of this name only."""

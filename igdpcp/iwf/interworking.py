@@ -65,12 +65,15 @@ class Interworking:
         mapping = self._table.find(protocol, external_port)
         if mapping is None or mapping.request.remote_host != remote_host or _is_hidden(mapping):
             raise Refusal(Reason.NO_SUCH_ENTRY, f"{protocol.name} {external_port}")
-        self._policy.may_delete(requester, mapping)
-        await self.close(mapping)
+        await self.delete(requester, mapping)
         return mapping
 
-    async def close(self, mapping: Mapping) -> None:
-        """Close this mapping, whoever's it is; raises Refusal when it has to stay."""
+    async def delete(self, requester: Requester, mapping: Mapping) -> None:
+        """Close this mapping, listed or not, for who may; raises Refusal when it has to stay."""
+        self._policy.may_delete(requester, mapping)
+        await self._close(mapping)
+
+    async def _close(self, mapping: Mapping) -> None:
         for refusal in (await self._lifecycle.close([mapping])).values():
             raise refusal
 
@@ -214,7 +217,7 @@ class Interworking:
         if self._policy.is_kept_from(request.requester, current):
             raise Refusal(Reason.OPERATORS_ENTRY)
         if held.mode is Mode.ROUTED and held.request.client != request.client:
-            await self.close(current)
+            await self._close(current)
             return await self._open(request)
         asked = replace(held.request, requester=request.requester, client=request.client, lease=request.lease,
                         description=request.description)  # fmt: skip
@@ -227,7 +230,7 @@ class Interworking:
 
     async def _take_over(self, shadow: Mapping, request: MappingRequest) -> Mapping:
         """What a query asked for, and the carrier has granted or is about to, is what is wanted now."""
-        self._policy.has_room(request, self._table)
+        self._policy.has_room(request)
         return await self._lifecycle.take_over(shadow, request)
 
     async def _open(self, request: MappingRequest) -> Mapping:
@@ -251,7 +254,7 @@ class Interworking:
                 return True
             return self._in_use(protocol, port)
 
-        self._policy.has_room(request, self._table)
+        self._policy.has_room(request)
         return self._table.plan(request, mode, self._now(), in_use)
 
     def _closable(self, requester: Requester, mapping: Mapping, manage: bool) -> bool:

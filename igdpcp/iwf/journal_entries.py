@@ -44,7 +44,7 @@ def lasting(mapping: Mapping) -> int:
     request = mapping.request
     return hash((
         mapping.state, mapping.mode, mapping.external_port, mapping.wan_port, request.protocol, request.external_port,
-        request.client, request.remote_host, request.any_port, request.requester.owner is Owner.OPERATOR,
+        request.client, request.remote_host, request.any_port, request.requester.owner.is_operators,
     ))  # fmt: skip
 
 

@@ -294,9 +294,11 @@ class Lifecycle:
             return
         result = translate.result_name(event.result)
         refusal = Refusal(Reason.UPSTREAM, result, event.result)
-        if translate.quota_is_used_up(event.result) and self.hidden.makes_room_for(mapping):
+        if translate.quota_is_met(event.result) and self.hidden.makes_room_for(mapping):
             self._upstream_leg.ask(mapping)
             return
+        if not mapping.is_shadow:
+            self._policy.refused_by_carrier(mapping.request, event.result)
         if mapping.state is MappingState.PLANNED:
             self.give_up(mapping, refusal)
             return

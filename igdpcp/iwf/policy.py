@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who may open, see and close what: own address only, permission rules, and how much one host may hold.
+"""Who may open, see and close what: own address only, permission rules, how much one host may hold, and how fast.
+
+What hosts may do is for the rules to say; external ports that are never mapped, and those that the configuration itself
+has opened, are not theirs whatever the rules say.
 
 A permission rule that names an IPv4 network is for mappings only, one that names an IPv6 network for pinholes only; to
 these it applies when it has the pinhole's port among its external and its internal ports.
@@ -7,23 +10,47 @@ these it applies when it has the pinhole's port among its external and its inter
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 from igdpcp.config import ANY_ADDRESS, ANY_PORTS, DEFAULT_PERMISSIONS, MainConfig, PermissionConfig
 from igdpcp.errors import Reason, Refusal
+from igdpcp.iwf import translate
+from igdpcp.iwf.fair_share import FairShare
 from igdpcp.iwf.interfaces import Router
 from igdpcp.iwf.pinhole_table import PinholeTable
 from igdpcp.iwf.table import MappingTable
+from igdpcp.log import RateLimit
 from igdpcp.model import IPAddress, Mapping, MappingRequest, Owner, Pinhole, PinholeRequest, Requester
+
+BURST_SECONDS = 10  # a host may use what it gets in so long at once
 
 
 class Policy:
-    """Decides before anything else is touched; the operator at the control socket is only held to the quotas."""
+    """Decides before anything else is touched; the operator at the control socket is only held to ``max_mappings``.
 
-    def __init__(self, main: MainConfig, permissions: tuple[PermissionConfig, ...], router: Router) -> None:
+    ``static`` is what the configuration wants open. ``refusals`` counts those that are about how much and how fast.
+    """
+
+    def __init__(
+        self,
+        main: MainConfig,
+        permissions: tuple[PermissionConfig, ...],
+        router: Router,
+        table: MappingTable,
+        *,
+        static: Iterable[MappingRequest] = (),
+        clock: Callable[[], float],
+    ) -> None:
         self._main = main
         self._permissions = permissions or DEFAULT_PERMISSIONS
         self._router = router
+        self._table = table
+        self._static = {(request.protocol, request.external_port): request for request in static}
+        self._adds = RateLimit(BURST_SECONDS * main.adds_per_second, main.adds_per_second, clock)
+        self._shares = FairShare(main.max_mappings, table, clock)
+        self.refusals = Counter({_word(reason): 0 for reason in (Reason.QUOTA, Reason.UNFAIR, Reason.TOO_FAST)})
 
     def admit(self, request: MappingRequest) -> None:
         """Raises Refusal when this request may not be made, whatever the table holds."""
@@ -33,7 +60,10 @@ class Policy:
             raise Refusal(Reason.WILDCARD_INTERNAL_PORT)
         if not self.serves(request.client.address):
             raise Refusal(Reason.FOREIGN_CLIENT, f"{request.client.address} is on no LAN that is served")
-        self.permit(request, request.external_port)
+        self._obey(request, request.external_port)
+        if not request.any_port:
+            self._spare_static(request, request.external_port)
+        self._take_turn(request.requester)
 
     def serves(self, client: IPAddress) -> bool:
         """Whether a host of this address is on a LAN that is served."""
@@ -41,11 +71,8 @@ class Policy:
 
     def permit(self, request: MappingRequest, external_port: int) -> None:
         """Raises Refusal when the configuration is against this request, or against this external port for it."""
-        if request.requester.owner is Owner.OPERATOR:
-            return
-        if self._main.secure_mode and request.client.address != request.requester.address:
-            raise Refusal(Reason.FOREIGN_CLIENT, f"{request.requester.address} asked for {request.client.address}")
-        self._obey_rules(request, external_port)
+        self._obey(request, external_port)
+        self._spare_static(request, external_port)
 
     def permits(self, request: MappingRequest, external_port: int) -> bool:
         """As ``permit``, said without raising."""
@@ -54,31 +81,40 @@ class Policy:
             return True
         return False
 
-    def has_room(self, request: MappingRequest, table: MappingTable) -> None:
-        """Raises Refusal when one more mapping would exceed a quota."""
-        if table.counted >= self._main.max_mappings:
-            raise Refusal(Reason.QUOTA, f"max_mappings is {self._main.max_mappings}")
-        if table.held_by(request.client.address) >= self._main.max_mappings_per_host:
-            raise Refusal(Reason.QUOTA, f"max_mappings_per_host is {self._main.max_mappings_per_host}")
+    def has_room(self, request: MappingRequest) -> None:
+        """Raises Refusal when one more mapping would exceed a quota, or its host's fair share of the last ones."""
+        try:
+            self._must_have_room(request)
+        except Refusal as refusal:
+            self.refusals[_word(refusal.reason)] += 1
+            raise
+
+    def refused_by_carrier(self, request: MappingRequest, result: int) -> None:
+        """Learn from this PCP result how much there is to share, and who waits for it."""
+        if translate.quota_is_met(result):
+            self._shares.quota_met(request.client.address)
 
     def owns(self, requester: Requester, mapping: Mapping) -> bool:
         """Whether the entry leads to the control point itself; every entry is the operator's own."""
-        return requester.owner is Owner.OPERATOR or mapping.request.client.address == requester.address
+        return requester.owner.is_operators or mapping.request.client.address == requester.address
 
     def may_see(self, requester: Requester, mapping: Mapping) -> bool:
         """Whether this entry is shown to the control point."""
         return not self._main.private_list or self.owns(requester, mapping)
 
     def is_kept_from(self, requester: Requester, mapping: Mapping) -> bool:
-        """Whether it is an entry of the operator, which nobody else may change."""
-        return mapping.request.requester.owner is Owner.OPERATOR and requester.owner is not Owner.OPERATOR
+        """Whether it is an entry of the operator, which nobody else may change, or one of the configuration."""
+        owner = mapping.request.requester.owner
+        if owner is Owner.STATIC:
+            return requester.owner is not Owner.STATIC
+        return owner is Owner.OPERATOR and not requester.owner.is_operators
 
     def may_delete(self, requester: Requester, mapping: Mapping) -> None:
         """Raises Refusal when the entry is not the requester's to delete."""
-        if requester.owner is Owner.OPERATOR:
-            return
         if self.is_kept_from(requester, mapping):
-            raise Refusal(Reason.FOREIGN_ENTRY, "the operator's")
+            by = mapping.request.requester
+            static = f"section '{by.agent}' of the configuration holds it: remove that, and reload"
+            raise Refusal(Reason.FOREIGN_ENTRY, static if by.owner is Owner.STATIC else "the operator's")
         if self._main.secure_mode and not self.owns(requester, mapping):
             raise Refusal(Reason.FOREIGN_ENTRY, f"{mapping.request.client.address}'s")
 
@@ -95,10 +131,12 @@ class Policy:
             raise Refusal(Reason.PINHOLE_NOT_PERMITTED, f"{client} is no public address")
         if self._main.secure_mode and client != request.requester.address:
             raise Refusal(Reason.PINHOLE_NOT_PERMITTED, f"{request.requester.address} asked for {client}")
+        if self._is_never_mapped(request.client_port):
+            raise Refusal(Reason.PINHOLE_NOT_PERMITTED, f"never_map has port {request.client_port}")
         for rule in self._permissions:
             ports = rule.external_ports, rule.internal_ports
             named = rule.internal_addresses == ANY_ADDRESS or client in rule.internal_addresses
-            if named and all(request.client_port in part for part in ports):
+            if named and self._is_of_lan(rule, client) and all(request.client_port in part for part in ports):
                 if rule.action == "allow":
                     return
                 raise Refusal(Reason.PINHOLE_NOT_PERMITTED, f"permission '{rule.name}' denies it")
@@ -113,22 +151,66 @@ class Policy:
 
     def may_use_pinhole(self, requester: Requester, pinhole: Pinhole) -> None:
         """Raises Refusal when the pinhole is not the requester's to change or to look at."""
-        if requester.owner is Owner.OPERATOR:
+        if requester.owner.is_operators:
             return
         if self._main.secure_mode and pinhole.request.client != requester.address:
             raise Refusal(Reason.FOREIGN_PINHOLE, f"{pinhole.request.client}'s")
 
-    def _obey_rules(self, request: MappingRequest, external_port: int) -> None:
+    def _obey(self, request: MappingRequest, external_port: int) -> None:
+        if request.requester.owner.is_operators:
+            return
+        if self._main.secure_mode and request.client.address != request.requester.address:
+            raise Refusal(Reason.FOREIGN_CLIENT, f"{request.requester.address} asked for {request.client.address}")
+        if self._is_never_mapped(external_port):
+            raise Refusal(Reason.NOT_PERMITTED, f"never_map has port {external_port}")
         for rule in self._permissions:
             if (
                 _is_about(rule, external_port)
                 and request.client.address in rule.internal_addresses
                 and request.client.port in rule.internal_ports
+                and self._is_of_lan(rule, request.client.address)
             ):
                 if rule.action == "allow":
                     return
                 raise Refusal(Reason.NOT_PERMITTED, f"permission '{rule.name}' denies it")
         raise Refusal(Reason.NOT_PERMITTED, f"port {external_port} to {request.client}")
+
+    def _spare_static(self, request: MappingRequest, external_port: int) -> None:
+        """The port of a static mapping is for that only, also while it is not open."""
+        static = self._static.get((request.protocol, external_port))
+        if request.requester.owner is Owner.STATIC:
+            if static is None or (static.client, static.remote_host) != (request.client, request.remote_host):
+                raise Refusal(Reason.NOT_PERMITTED, "the configuration has it no more")
+        elif static:
+            raise Refusal(Reason.OPERATORS_ENTRY, f"section '{static.requester.agent}' of the configuration has it")
+
+    def _take_turn(self, requester: Requester) -> None:
+        if requester.owner.is_operators or self._adds.take(requester.address) is not None:
+            return
+        self.refusals[_word(Reason.TOO_FAST)] += 1
+        raise Refusal(Reason.TOO_FAST, f"adds_per_second is {self._main.adds_per_second}")
+
+    def _must_have_room(self, request: MappingRequest) -> None:
+        owner, client = request.requester.owner, request.client.address
+        if owner is Owner.STATIC:
+            return
+        if owner is Owner.OPERATOR:
+            if len(self._table) >= self._main.max_mappings:
+                raise Refusal(Reason.QUOTA, f"max_mappings is {self._main.max_mappings}")
+            return
+        if self._table.held_by(client) >= self._main.max_mappings_per_host:
+            raise Refusal(Reason.QUOTA, f"max_mappings_per_host is {self._main.max_mappings_per_host}")
+        self._shares.admit(client)
+
+    def _is_never_mapped(self, port: int) -> bool:
+        return any(port in ports for ports in self._main.never_map)
+
+    def _is_of_lan(self, rule: PermissionConfig, client: IPAddress) -> bool:
+        return not rule.lan or self._router.in_lan(client, rule.lan)
+
+
+def _word(reason: Reason) -> str:
+    return reason.name.lower()
 
 
 def _is_about(rule: PermissionConfig, external_port: int) -> bool:

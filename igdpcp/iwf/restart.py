@@ -15,6 +15,7 @@ from igdpcp.iwf.lifecycle import Lifecycle
 from igdpcp.iwf.mapping_log import MappingLog
 from igdpcp.iwf.pinholes import Pinholes
 from igdpcp.iwf.router_leg import RouterLeg
+from igdpcp.iwf.static_mappings import StaticMappings
 from igdpcp.iwf.table import MappingTable
 from igdpcp.iwf.upstream_leg import UpstreamLeg
 from igdpcp.log import line
@@ -38,6 +39,7 @@ class Restart:
         journal: Journal,
         lifecycle: Lifecycle,
         pinholes: Pinholes,
+        static: StaticMappings,
     ) -> None:
         self._table = table
         self._upstream = upstream
@@ -46,11 +48,15 @@ class Restart:
         self._journal = journal
         self._lifecycle = lifecycle
         self._pinholes = pinholes
+        self._static = static
         self._log = MappingLog()
         self._now = asyncio.get_running_loop().time
 
-    async def restore(self) -> None:
-        """Open mappings keep their rules and are asked for again; what was on its way is given back."""
+    async def restore(self, *, hold_static: bool = True) -> None:
+        """Open mappings keep their rules and are asked for again; what was on its way is given back.
+
+        ``hold_static``: the static mappings of the configuration are held open from now on.
+        """
         found, left = self._journal.load(), list[Mapping]()
         if found.update_id is not None:
             self._table.resume(found.update_id)
@@ -65,6 +71,9 @@ class Restart:
             except Refusal as refusal:
                 self._log.warn("not_adopted", mapping, reason=refusal)
                 left.append(mapping)
+        if hold_static:
+            self._static.start()
+            await asyncio.sleep(0)  # they have their ports before what is left there is given back
         for mapping in left:
             self._return_to_upstream(mapping)
         self._lifecycle.departures.lans_changed()
@@ -75,6 +84,7 @@ class Restart:
     async def release(self) -> None:
         """Close everything: entries and rules at once, then tell the upstream; what stays untold stays journalled."""
         self._lifecycle.open_no_more()
+        await self._static.stop()
         self._pinholes.close_all()
         for mapping in self._table:
             self._lifecycle.give_up(mapping)

@@ -116,12 +116,17 @@ class MappingTable:
         return self._outlets.get(client, usual)
 
     def clients(self) -> frozenset[IPv4Address]:
-        """Whose mappings there are, those not granted yet included."""
+        """The hosts that hold any, those not granted yet included, but not the operator's."""
         return frozenset(self._held)
 
     def held_by(self, client: IPv4Address) -> int:
-        """How many mappings lead to this client, those not granted yet included, shadows not."""
+        """How many mappings lead to this client, those not granted yet included, the operator's and shadows not."""
         return self._held[client]
+
+    @property
+    def at_carrier(self) -> int:
+        """How many of the listed ones a carrier has granted."""
+        return self._externals.total()
 
     def holds_internal(self, mapping: Mapping) -> bool:
         """Whether the internal tuple of this mapping, which need not be in the table, belongs to one that is."""
@@ -240,7 +245,7 @@ class MappingTable:
             self._any_port[_any_port(mapping.request)] = mapping.id
         if mapping.is_shadow:
             self._shadows[mapping.id] = None
-        else:
+        elif not mapping.request.requester.owner.is_operators:
             self._held[mapping.request.client.address] += 1
         if external := _shown_external(mapping):
             self._externals[external] += 1
@@ -252,10 +257,10 @@ class MappingTable:
         del self._internal[_internal(mapping)]
         if self._any_port.get(_any_port(mapping.request)) == mapping.id:
             del self._any_port[_any_port(mapping.request)]
+        address = mapping.request.client.address
         if mapping.is_shadow:
             del self._shadows[mapping.id]
-        else:
-            address = mapping.request.client.address
+        elif not mapping.request.requester.owner.is_operators:
             self._held[address] -= 1
             if not self._held[address]:
                 del self._held[address]

@@ -71,6 +71,8 @@ CONDITIONS = {
     Reason.FOREIGN_CLIENT: Codes(718, 606),
     Reason.NOT_PERMITTED: Codes(718, 606),
     Reason.QUOTA: Codes(501, 728),
+    Reason.UNFAIR: Codes(501, 728),
+    Reason.TOO_FAST: Codes(501, 728),
     Reason.NO_PORT: Codes(501, 728),
     Reason.NOT_ENABLED: ACTION_FAILED,
     Reason.WILDCARD_EXTERNAL_PORT: Codes(716, 716),
@@ -120,6 +122,11 @@ def result_name(result: int) -> str:
         return f"result {result}"
 
 
+def quota_is_met(result: int) -> bool:
+    """Whether this PCP result says that we hold as many mappings as we may."""
+    return result == ResultCode.USER_EX_QUOTA
+
+
 def external_port_is_taken(result: int) -> bool:
     """Whether this PCP result says that the external port belongs to somebody else."""
     return result == ResultCode.CANNOT_PROVIDE_EXTERNAL
@@ -137,11 +144,6 @@ def still_there(result: int) -> bool:
     that it stays.
     """
     return result == ResultCode.NOT_AUTHORIZED
-
-
-def quota_is_used_up(result: int) -> bool:
-    """Whether this PCP result says that the server would grant it if we held less."""
-    return result == ResultCode.USER_EX_QUOTA
 
 
 def untold(result: int) -> bool:

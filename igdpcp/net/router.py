@@ -104,7 +104,12 @@ class RouterView:
 
     def on_lan(self, address: IPAddress) -> bool:
         """Whether it is the address of a host of a LAN that is served; a link-local one does not say of which."""
-        return not _is_link_local(address) and any(self.on_lan_device(address, lan.device) for lan in self._lan_configs)
+        return any(self.in_lan(address, lan.name) for lan in self._lan_configs)
+
+    def in_lan(self, address: IPAddress, name: str) -> bool:
+        """As ``on_lan``, of the LAN of this name only."""
+        devices = (lan.device for lan in self._lan_configs if lan.name == name)
+        return not _is_link_local(address) and any(self.on_lan_device(address, device) for device in devices)
 
     def is_lan_address(self, address: IPAddress) -> bool:
         """Whether the address lies in a LAN that is served, the router's own there included; link-local ones do not."""

@@ -43,6 +43,7 @@ STATUS: dict[str, Any] = {
     "firewall": {"active": True, "problem": None, "compared": None},
     "errors": [],
     "uptime_seconds": 8040,
+    "static": {"wanted": 0, "open": 0, "problems": []},
     "port_conflicts": [],
     "warnings": [],
     "counters": {},

@@ -165,6 +165,13 @@ def test_counts_tell_what_is_open_on_the_router_only_and_what_waits() -> None:
     assert field(text, "Mappings") == "12 active (limit 5000), 2 local_only (not at the carrier), 1 waiting"
 
 
+def test_static_mappings_are_counted_and_the_first_that_is_not_open_says_why() -> None:
+    problem = "mapping 'web' (tcp 443) is not open: port is used by the router itself: TCP 443"
+    text = screen.status_screen(status(static={"wanted": 2, "open": 1, "problems": [problem]}))
+    assert "1 of 2 static" in field(text, "Mappings")
+    assert f"Static {problem}" in field(text, "To do")
+
+
 def test_the_newest_errors_come_first() -> None:
     errors = [{"seconds_ago": age, "text": f"e{age}"} for age in (50, 40, 30, 2)]
     shown = field(screen.status_screen(status(errors=errors)), "Errors")
@@ -205,6 +212,7 @@ def test_the_screen_never_outgrows_itself_and_is_printable(noise: str, mode: Mod
             igd={"advertising": False, "conflict": noise},
             pinholes={"open": 1000},
             port_conflicts=[noise] * 3,
+            static={"wanted": 65535, "open": 65534, "problems": [noise] * 3},
             firewall={"active": False, "problem": noise},
             errors=[{"seconds_ago": 3, "text": noise}] * 9,
             warnings=[noise] * 9,

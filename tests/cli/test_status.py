@@ -15,6 +15,7 @@ from igdpcp.config import Config, MainConfig
 from igdpcp.daemon.operator import Operator
 from igdpcp.daemon.status import Status
 from igdpcp.errors import Reason, Refusal
+from igdpcp.iwf.static_mappings import StaticMappings
 from igdpcp.net.router import Lan
 from tests.support.hall import A6, B6, Hall
 from tests.support.virtual_time import virtual
@@ -28,7 +29,7 @@ LANS = (
 ONLY_LINK_LOCAL = LANS[2:3]
 
 
-def status_of(hall: Hall, lans: tuple[Lan, ...] = LANS, **main: Any) -> Status:
+def status_of(hall: Hall, lans: tuple[Lan, ...] = LANS, static: StaticMappings | None = None, **main: Any) -> Status:
     """Of that hall; the parts that are not looked at here are left out."""
     parts = dict.fromkeys(
         (
@@ -40,7 +41,7 @@ def status_of(hall: Hall, lans: tuple[Lan, ...] = LANS, **main: Any) -> Status:
     parts["table"] = hall.table
     router = cast(Any, SimpleNamespace(lans=lans))
     config = Config(main=MainConfig(**main))
-    return Status(config=config, router=router, started=0.0, pinholes=hall.pinhole_table, **parts)
+    return Status(config=config, router=router, started=0.0, pinholes=hall.pinhole_table, static=static, **parts)
 
 
 def operator_of(hall: Hall) -> Operator:

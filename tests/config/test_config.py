@@ -3,16 +3,17 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from pathlib import Path
 
 import pytest
 
 from igdpcp import config
-from igdpcp.config import SOAP_DEADLINE_LIMIT, Config, LanConfig, MainConfig, PermissionConfig
+from igdpcp.config import SOAP_DEADLINE_LIMIT, Config, LanConfig, MainConfig, PermissionConfig, StaticMappingConfig
 from igdpcp.daemon.http_connection import HANDLER_TIMEOUT
 from igdpcp.errors import ConfigError
 from igdpcp.iwf.lifecycle import LOCAL_SECONDS
+from igdpcp.model import Endpoint, Protocol
 
 
 def parse(text: str) -> Config:
@@ -247,3 +248,84 @@ def test_a_file_that_cannot_be_read_or_parsed_names_itself(tmp_path: Path) -> No
     broken.write_text("config lan\n\toption device 'br-lan\n")
     with pytest.raises(ConfigError, match="broken: line 2"):
         config.load(str(broken))
+
+
+WEB = "config mapping 'web'\n option ext_port '443'\n option int_addr '192.168.1.10'\n"
+
+
+def test_a_static_mapping_needs_no_more_than_a_port_and_a_host() -> None:
+    read = parse(WEB)
+    (web,) = read.mappings
+    client = Endpoint(IPv4Address("192.168.1.10"), 443)
+    assert web == StaticMappingConfig("web", (Protocol.TCP, Protocol.UDP), 443, client, None, "web")
+    assert read.warnings == ()
+
+
+def test_every_option_of_a_static_mapping_is_read() -> None:
+    (web,) = parse(
+        WEB + " option protocol 'udp'\n option int_port '8443'\n option remote_host '62.0.0.200'\n"
+        " option description 'a b'\n option enabled '1'\n"
+    ).mappings
+    assert (web.protocols, web.client.port, str(web.remote_host), web.description) == (
+        (Protocol.UDP,), 8443, "62.0.0.200", "a b"
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ("option ext_port '0'", "option 'ext_port': 0 is not a port"),
+        ("option int_addr 'nas'", "option 'int_addr': nas is not an IPv4 address"),
+        ("option int_addr '224.0.0.1'", "option 'int_addr': 224.0.0.1 is not the address of one other host"),
+        ("option protocol 'sctp'", "option 'protocol': sctp is none of tcp, udp, both"),
+        ("option remote_hots '62.0.0.200'", "option 'remote_hots': unknown option (did you mean 'remote_host'?)"),
+        ("option ext_port ''", "option 'ext_port': missing"),
+        ("option int_addr ''", "option 'int_addr': missing"),
+    ],
+)
+def test_of_a_static_mapping_that_cannot_be_read_nothing_is_opened(line: str, named: str) -> None:
+    read = parse(f"{WEB} {line}\nconfig mapping 'other'\n option ext_port '80'\n option int_addr '192.168.1.11'\n")
+    assert [mapping.name for mapping in read.mappings] == ["other"]
+    (warning,) = read.warnings
+    assert warning.startswith(f"section 'web' {named}")
+    assert warning.endswith("; section skipped")
+
+
+def test_a_static_mapping_that_is_switched_off_is_none() -> None:
+    read = parse(WEB + " option enabled '0'\n")
+    assert (read.mappings, read.warnings) == ((), ())
+
+
+def test_the_second_static_mapping_of_a_port_is_skipped() -> None:
+    udp, other = (
+        f"config mapping '{name}'\n option ext_port '443'\n option int_addr '192.168.1.11'\n" for name in "uo"
+    )
+    read = parse(f"{WEB} option protocol 'tcp'\n{udp} option protocol 'udp'\n{other}")
+    assert [mapping.name for mapping in read.mappings] == ["web", "u"]
+    assert [warning.partition(": ")[2] for warning in read.warnings] == [
+        "tcp 443 is in section 'web' already; section skipped",
+        "udp 443 is in section 'u' already; section skipped",
+    ]
+
+
+def test_ports_that_are_never_mapped_are_ports_and_ranges() -> None:
+    read = parse("config igdpcp 'main'\n list never_map '22'\n list never_map '135-139'\n list never_map 'smtp'\n")
+    assert read.main.never_map == (range(22, 23), range(135, 140))
+    assert len(read.warnings) == 1
+
+
+def test_a_permission_for_a_lan_that_is_not_served_allows_nothing_and_denies_everywhere() -> None:
+    lans = "config lan 'lan'\nconfig lan 'guest'\n option device 'br-guest'\n"
+    rules = "".join(
+        f"config permission '{action}_{lan}'\n option action '{action}'\n option lan '{lan}'\n"
+        for action in ("allow", "deny")
+        for lan in ("guest", "gest")
+    )
+    read = parse(lans + rules)
+    assert [(rule.name, rule.lan) for rule in read.permissions] == [
+        ("allow_guest", "guest"), ("deny_guest", "guest"), ("deny_gest", "")
+    ]  # fmt: skip
+    assert [warning.partition(": ")[2] for warning in read.warnings] == [
+        "no LAN 'gest' is served (did you mean 'guest'?); rule skipped",
+        "no LAN 'gest' is served (did you mean 'guest'?); the rule denies any value of it",
+    ]

@@ -402,6 +402,7 @@ async def test_iwf_184_one_mapping_too_many_is_refused_without_asking(tmp_path: 
     assert (await hall.add(8084, B, version=2)).code == 728
     assert len(hall.carrier.asked) == 3
     await hall.delete(8080)
+    await hall.delete(8083, B)
     assert (await hall.add(8082)).code == 0
 
 

@@ -59,6 +59,8 @@ def test_hosts_of_each_lan(address, lan, guest):
     assert not view.on_lan_device(ip_address(address), "wan")
     anywhere = (lan or guest) and not address.startswith("fe80")
     assert view.on_lan(ip_address(address)) is anywhere
+    assert view.in_lan(ip_address(address), "home") is (lan and anywhere)
+    assert view.in_lan(ip_address(address), "guest") is (guest and anywhere)
 
 
 def test_a_link_local_host_is_on_no_lan_that_has_no_ipv6():

@@ -9,16 +9,18 @@ import re
 
 import pytest
 
-from igdpcp import config, uci
+from igdpcp import config, static_sections, uci
 from igdpcp.config import LanConfig, MainConfig, PermissionConfig, UpstreamConfig
 from tests.packaging.makefile import ROOT
 
 SAMPLE = ROOT / "files" / "etc" / "config" / "igdpcp"
-UNCOMMENTED = re.sub(r"^#(?=\t(option|list) )", "", SAMPLE.read_text(), flags=re.MULTILINE)
-PERMISSION_OPTIONS = {"ext_ports", "int_addr", "int_ports", "action", "comment"}
+UNCOMMENTED = re.sub(r"^#(?=(\t(option|list)|config) )", "", SAMPLE.read_text(), flags=re.MULTILINE)
+PERMISSION_OPTIONS = {"ext_ports", "int_addr", "int_ports", "lan", "action", "comment"}
+MAPPING_OPTIONS = {"enabled", "protocol", "ext_port", "int_addr", "int_port", "remote_host", "description"}
 NO_DEFAULT = {
     "server",
     "device",
+    "never_map",
     "serial_number",
     "presentation_url",
 }  # the sample shows an example, and says 'Default: none'
@@ -62,6 +64,11 @@ def test_it_shows_every_option_at_its_default(section_type: str, dataclass: type
 def test_it_shows_every_option_of_a_permission() -> None:
     assert written("permission").keys() == PERMISSION_OPTIONS
     assert len(PERMISSION_OPTIONS - {"comment"}) == len(fields(PermissionConfig))
+
+
+def test_it_shows_every_option_of_a_static_mapping() -> None:
+    assert written("mapping").keys() == MAPPING_OPTIONS == set(static_sections._READERS)
+    assert len(config.parse(UNCOMMENTED, "sample").mappings) == 1
 
 
 def test_every_option_is_explained_by_the_lines_above_it() -> None:

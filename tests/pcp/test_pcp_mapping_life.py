@@ -640,3 +640,22 @@ def test_what_was_assigned_is_suggested_when_the_mapping_is_lost() -> None:
     talk.run(125)
     assert talk.of(MappingLost)
     assert (talk.maps[-1].suggested_port, talk.maps[-1].suggested_address) == (9090, EXTERNAL)
+
+
+@pytest.mark.parametrize(
+    ("result", "packets"), [(ResultCode.USER_EX_QUOTA, 1), (ResultCode.CANNOT_PROVIDE_EXTERNAL, 0)]
+)
+def test_what_was_over_the_quota_is_asked_for_again_once_something_was_given_back(result: int, packets: int) -> None:
+    talk = Dialogue()
+    talk.want("held")
+    talk.run(1)
+    talk.server.refuse = {0: (result, 600)}
+    talk.want("more", internal_port=81, external_port=81)
+    talk.run(1)
+    talk.drop("more")
+    talk.server.refuse = {}
+    talk.drop("held")
+    talk.run(1)
+    before = len(talk.sent)
+    talk.want("again", internal_port=81, external_port=81)
+    assert len(talk.sent) - before == packets

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 from xml.etree import ElementTree
 
-from igdpcp.config import MainConfig, PermissionConfig
+from igdpcp.config import MainConfig, PermissionConfig, StaticMappingConfig
 from igdpcp.daemon.connection_service import ConnectionService
 from igdpcp.daemon.firewall_service import FirewallService
 from igdpcp.daemon.host_names import HostNames
@@ -30,6 +30,7 @@ from igdpcp.iwf.pinholes import Pinholes
 from igdpcp.iwf.policy import Policy
 from igdpcp.iwf.restart import Restart
 from igdpcp.iwf.router_leg import RouterLeg
+from igdpcp.iwf.static_mappings import StaticMappings, static_requests
 from igdpcp.iwf.table import MappingTable
 from igdpcp.iwf.upstream_leg import UpstreamLeg
 from igdpcp.model import (
@@ -79,6 +80,11 @@ class FakeRouter:
         if isinstance(address, IPv6Address):
             return address in self.lan6 and address != self.lan6[1]
         return address in IPv4Network("192.168.1.0/24") and address != IPv4Address("192.168.1.1")
+
+    def in_lan(self, address: IPAddress, name: str) -> bool:
+        """The upper half of the addresses is the LAN ``guest``, the lower one ``lan``."""
+        upper = isinstance(address, IPv4Address) and address in IPv4Network("192.168.1.128/25")
+        return self.on_lan(address) and name == ("guest" if upper else "lan")
 
     def port_in_use(self, protocol: Protocol, port: int) -> bool:
         return (protocol, port) in self.used
@@ -303,6 +309,7 @@ class Hall:
         routed: bool = False,
         carrier: bool = True,
         permissions: Iterable[PermissionConfig] = (),
+        static: Iterable[StaticMappingConfig] = (),
         agent: str = "",
         **options: Any,
     ) -> None:
@@ -326,7 +333,10 @@ class Hall:
         established = Established(self.flows, self.router, cut_ended=self.main.cut_flows)
         self.leg = RouterLeg(self.ruleset, self.router, self.table, self.pinhole_table, established)
         self.upstream_leg = UpstreamLeg(self.main, self.fallback, self.journal)
-        policy = Policy(self.main, tuple(permissions), self.router)
+        wanted = static_requests(static)
+        self.policy = policy = Policy(
+            self.main, tuple(permissions), self.router, self.table, static=wanted, clock=self.loop.time
+        )
         self.lifecycle = Lifecycle(
             main=self.main, table=self.table, policy=policy, upstream=self.fallback, router_leg=self.leg,
             upstream_leg=self.upstream_leg, journal=self.journal, changed=self._changed,
@@ -334,13 +344,15 @@ class Hall:
         self.pinholes = Pinholes(
             main=self.main, table=self.pinhole_table, policy=policy, router_leg=self.leg, journal=self.journal
         )
-        self.restart = Restart(
-            table=self.table, upstream=self.fallback, router_leg=self.leg, upstream_leg=self.upstream_leg,
-            journal=self.journal, lifecycle=self.lifecycle, pinholes=self.pinholes,
-        )  # fmt: skip
         self.interworking = Interworking(
             main=self.main, table=self.table, policy=policy, upstream=self.fallback, router=self.router,
             lifecycle=self.lifecycle, in_use=self.router.port_in_use,
+        )  # fmt: skip
+        self.static = StaticMappings(wanted, self.interworking, self.table)
+        self.restart = Restart(
+            table=self.table, upstream=self.fallback, router_leg=self.leg, upstream_leg=self.upstream_leg,
+            journal=self.journal, lifecycle=self.lifecycle, pinholes=self.pinholes,
+            static=self.static,
         )  # fmt: skip
         self.variables = StateVariables(
             identity=IDENTITY, interworking=self.interworking, upstream=self.fallback, router=self.router,
@@ -373,6 +385,7 @@ class Hall:
         return rule
 
     async def stop(self) -> None:
+        await self.static.stop()
         await self.lifecycle.stop()
         await self.pinholes.stop()
         self.kill()
@@ -381,6 +394,7 @@ class Hall:
     def kill(self) -> None:
         """Nothing of it runs on; what the carrier and the kernel hold is left to the next one."""
         self._consumer.cancel()
+        self.static._tasks.cancel()
         for owner in (self.lifecycle, self.pinholes):
             owner._timers.stop_all()
             owner._tasks.cancel()

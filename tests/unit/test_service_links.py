@@ -37,7 +37,7 @@ def serving(hall: Hall, found: LinkSnapshot) -> Service:
     service._router.update(found)
     hall.router.on_lan = service._router.on_lan  # type: ignore[method-assign]
     service._local, service._pcp, service._router_leg = hall.local, None, hall.leg
-    service._lifecycle, service._pinholes = hall.lifecycle, hall.pinholes
+    service._lifecycle, service._pinholes, service._static = hall.lifecycle, hall.pinholes, hall.static
     service._ready = True
     return service
 

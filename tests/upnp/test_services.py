@@ -70,7 +70,7 @@ async def test_a_listing_shows_each_entry_as_it_is_now(tmp_path: Path) -> None:
 
 @virtual
 async def test_no_listing_is_longer_than_its_ceiling(tmp_path: Path) -> None:
-    hall = Hall(tmp_path, max_mappings_per_host=ENTRIES_PER_ANSWER + 1)
+    hall = Hall(tmp_path, max_mappings_per_host=ENTRIES_PER_ANSWER + 1, adds_per_second=10000)
     for number in range(ENTRIES_PER_ANSWER + 1):
         assert not (await hall.add(2000 + number, InternalPort=2000 + number)).code
     for count in (0, ENTRIES_PER_ANSWER + 1, 65535):
