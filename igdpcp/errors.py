@@ -63,6 +63,7 @@ class Reason(enum.StrEnum):
     NOT_PERMITTED = "no permission rule allows it"
     QUOTA = "too many mappings"
     NO_PORT = "no free port"
+    NOT_GIVEN = "carrier does not give this port"
     NOT_ENABLED = "only enabled mappings exist"
     WILDCARD_EXTERNAL_PORT = "external port 0 is not offered"
     WILDCARD_INTERNAL_PORT = "internal port 0 is not offered"

@@ -22,6 +22,7 @@ from igdpcp.daemon.control import ControlServer
 from igdpcp.daemon.event_publisher import EventPublisher
 from igdpcp.daemon.firewall_service import FirewallService
 from igdpcp.daemon.http_server import HttpServer
+from igdpcp.daemon.identity import device_identity
 from igdpcp.daemon.igd_handler import IgdHandler
 from igdpcp.daemon.lan_doors import LanDoors
 from igdpcp.daemon.lan_hosts import LanHosts
@@ -42,6 +43,7 @@ from igdpcp.iwf.lifecycle import Lifecycle
 from igdpcp.iwf.pinhole_table import PinholeTable
 from igdpcp.iwf.pinholes import Pinholes
 from igdpcp.iwf.policy import Policy
+from igdpcp.iwf.port_policy import PortPolicy
 from igdpcp.iwf.restart import Restart
 from igdpcp.iwf.router_leg import RouterLeg
 from igdpcp.iwf.table import MappingTable
@@ -57,7 +59,6 @@ from igdpcp.net.ruleset_news import RulesetNews
 from igdpcp.netfilter.base import GroupCommit
 from igdpcp.netfilter.detect import choose_backend
 from igdpcp.option_values import CONTROL_SOCKET, NONE
-from igdpcp.upnp.description import DeviceIdentity, udns_from, with_config_id
 from igdpcp.upstreams.fallback import FallbackUpstream
 from igdpcp.upstreams.local import LocalUpstream
 from igdpcp.upstreams.pcp import PcpUpstream
@@ -66,7 +67,6 @@ LOG = logging.getLogger("igdpcp.daemon")
 FLASH_SECONDS = 60.0  # at most one write of the flash copy in this time
 NO_WAY_SECONDS = 30.0  # between attempts to reach a server to which there was no route
 DHCP_SECONDS = 2.0  # between looks for what DHCP says of PCP servers
-SERIAL_DIGITS = 12  # of the root device's UDN, where no serial number is configured
 AUDIT_SECONDS = 30.0  # between looks whether the kernel still has our rules
 
 
@@ -184,11 +184,13 @@ class Service:
         self._closers.append(flow_cutter.close)
         established = Established(flow_cutter, self._router, cut_ended=main.cut_flows)
         self._router_leg = RouterLeg(self._ruleset, self._router, self._table, self._pinhole_table, established)
-        self._upstream_leg = UpstreamLeg(main, self._fallback, self._journal)
+        self._port_policy = PortPolicy(main, self._table, self._fallback)
+        self._upstream_leg = UpstreamLeg(main, self._fallback, self._journal, self._port_policy)
         policy = Policy(main, self._config.permissions, self._router)
         self._lifecycle = Lifecycle(
             main=main, table=self._table, policy=policy, upstream=self._fallback, router_leg=self._router_leg,
-            upstream_leg=self._upstream_leg, journal=self._journal, changed=self._shown_changed,
+            upstream_leg=self._upstream_leg, journal=self._journal, port_policy=self._port_policy,
+            changed=self._shown_changed,
         )  # fmt: skip
         self._pinholes = Pinholes(
             main=main, table=self._pinhole_table, policy=policy, router_leg=self._router_leg, journal=self._journal
@@ -200,7 +202,7 @@ class Service:
         self._closers += [self._router_leg.stop, self._pinholes.stop, self._lifecycle.stop]
         self._interworking = Interworking(
             main=main, table=self._table, policy=policy, upstream=self._fallback, router=self._router,
-            lifecycle=self._lifecycle, in_use=self._ports.holds,
+            lifecycle=self._lifecycle, in_use=self._ports.holds, port_policy=self._port_policy,
         )  # fmt: skip
         self._tasks.start(self._lifecycle.run(events))
         try:
@@ -224,19 +226,8 @@ class Service:
 
     def _make_doors(self, secret: bytes, state_dir: Path) -> None:
         main = self._config.main
-        udns, boot_id, hosts = udns_from(secret.hex()), BootId(state_dir), LanHosts()
-        identity = with_config_id(
-            DeviceIdentity(
-                friendly_name=main.friendly_name,
-                model_name=main.model_name,
-                serial=main.serial_number or udns[0][-SERIAL_DIGITS:],
-                udns=udns,
-                boot_id=boot_id.value,
-                presentation_url=main.presentation_url,
-                version_string=__version__,
-            ),
-            main.igd_version,
-        )
+        boot_id, hosts = BootId(state_dir), LanHosts()
+        identity = device_identity(main, secret, boot_id.value)
         variables = StateVariables(
             identity=identity, interworking=self._interworking, upstream=self._fallback, router=self._router,
             pinholes=self._pinholes,
@@ -263,7 +254,7 @@ class Service:
             interworking=self._interworking, upstream_leg=self._upstream_leg, router_leg=self._router_leg,
             ruleset=self._ruleset, fallback=self._fallback, pcp=self._pcp, igd_handler=igd_handler, http=http,
             events=self._events, troubles=self._troubles, started=self._started,
-            pinholes=self._pinhole_table, ports=self._ports,
+            pinholes=self._pinhole_table, ports=self._ports, port_policy=self._port_policy,
         )  # fmt: skip
         self._doors = LanDoors(main=main, identity=identity, boot_id=boot_id, http=http, router=self._router,
                                status=self._status, host_of=hosts.host_or_stranger)  # fmt: skip

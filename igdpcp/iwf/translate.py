@@ -72,6 +72,7 @@ CONDITIONS = {
     Reason.NOT_PERMITTED: Codes(718, 606),
     Reason.QUOTA: Codes(501, 728),
     Reason.NO_PORT: Codes(501, 728),
+    Reason.NOT_GIVEN: Codes(718, 718),
     Reason.NOT_ENABLED: ACTION_FAILED,
     Reason.WILDCARD_EXTERNAL_PORT: Codes(716, 716),
     Reason.WILDCARD_INTERNAL_PORT: Codes(402, 732),

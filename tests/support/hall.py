@@ -27,6 +27,7 @@ from igdpcp.iwf.lifecycle import Lifecycle
 from igdpcp.iwf.pinhole_table import PinholeTable
 from igdpcp.iwf.pinholes import Pinholes
 from igdpcp.iwf.policy import Policy
+from igdpcp.iwf.port_policy import PortPolicy
 from igdpcp.iwf.restart import Restart
 from igdpcp.iwf.router_leg import RouterLeg
 from igdpcp.iwf.table import MappingTable
@@ -306,11 +307,13 @@ class Hall:
         self.flows = FakeFlowTable()
         established = Established(self.flows, self.router, cut_ended=self.main.cut_flows)
         self.leg = RouterLeg(self.ruleset, self.router, self.table, self.pinhole_table, established)
-        self.upstream_leg = UpstreamLeg(self.main, self.fallback, self.journal)
+        self.port_policy = PortPolicy(self.main, self.table, self.fallback)
+        self.upstream_leg = UpstreamLeg(self.main, self.fallback, self.journal, self.port_policy)
         policy = Policy(self.main, tuple(permissions), self.router)
         self.lifecycle = Lifecycle(
             main=self.main, table=self.table, policy=policy, upstream=self.fallback, router_leg=self.leg,
-            upstream_leg=self.upstream_leg, journal=self.journal, changed=self._changed,
+            upstream_leg=self.upstream_leg, journal=self.journal, port_policy=self.port_policy,
+            changed=self._changed,
         )  # fmt: skip
         self.pinholes = Pinholes(
             main=self.main, table=self.pinhole_table, policy=policy, router_leg=self.leg, journal=self.journal
@@ -321,7 +324,7 @@ class Hall:
         )  # fmt: skip
         self.interworking = Interworking(
             main=self.main, table=self.table, policy=policy, upstream=self.fallback, router=self.router,
-            lifecycle=self.lifecycle, in_use=self.router.port_in_use,
+            lifecycle=self.lifecycle, in_use=self.router.port_in_use, port_policy=self.port_policy,
         )  # fmt: skip
         self.variables = StateVariables(
             identity=IDENTITY, interworking=self.interworking, upstream=self.fallback, router=self.router,
