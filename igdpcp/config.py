@@ -36,6 +36,7 @@ class MainConfig:
     presentation_url: str = ""
     notify_interval: int = 900
     unreachable_policy: str = "local"  # local | error
+    port_policy: str = "strict"  # strict | alias | learn-block
     soap_deadline: float = 3.8
     external_ip_probe: bool = True
     specific_query: str = "probe"  # probe | local: whether the carrier is asked for ports that nobody here holds
@@ -143,6 +144,7 @@ _MAIN: Mapping[str, Reader] = {
     "presentation_url": option_values.http_url,
     "notify_interval": option_values.number(int, 60, NOTIFY_INTERVAL_LIMIT, "a number of seconds"),
     "unreachable_policy": option_values.choice("local", "error"),
+    "port_policy": option_values.choice("strict", "alias", "learn-block"),
     "soap_deadline": option_values.number(float, 0.1, SOAP_DEADLINE_LIMIT, "a number of seconds"),
     "external_ip_probe": option_values.boolean,
     "specific_query": option_values.choice("probe", "local"),

@@ -65,6 +65,7 @@ class Reason(enum.StrEnum):
     UNFAIR = "the last mappings are for hosts that hold fewer"
     TOO_FAST = "too many requests at a time"
     NO_PORT = "no free port"
+    NOT_GIVEN = "carrier does not give this port"
     NOT_ENABLED = "only enabled mappings exist"
     WILDCARD_EXTERNAL_PORT = "external port 0 is not offered"
     WILDCARD_INTERNAL_PORT = "internal port 0 is not offered"

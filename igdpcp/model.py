@@ -142,7 +142,8 @@ class Grant:
 class Mapping:
     """One entry of the mapping table: what was asked for, and what it got.
 
-    ``external_port`` is the port that control points are shown. ``wan_port`` is the port on the router's WAN address
+    ``external_port`` is the port that control points are shown; with ``port_policy alias`` that of ``grant`` may be
+    another one, which is where the internet comes in. ``wan_port`` is the port on the router's WAN address
     (cascaded and local) or the client's own port (routed): the internal port that the upstream is asked for.
     ``lease_ends`` None: infinite. ``serial`` orders entries by age.
     """
@@ -203,7 +204,8 @@ class UpstreamRequest:
 
     ``internal`` is the internal tuple as the upstream sees it; its address UNKNOWN_ADDRESS stands for the router's own.
     ``external_port`` 0: no preference. ``exact``: refuse rather than grant another port (PREFER_FAILURE, RFC 6887
-    section 13.2). ``until`` None: as long as possible. ``grant``: what was granted for it before; its nonce owns that.
+    section 13.2). ``aliased``: a carrier may grant another port all the same, since the exact one is only what control
+    points are shown. ``until`` None: as long as possible. ``grant``: what it was granted before; its nonce owns that.
     """
 
     id: str
@@ -215,6 +217,7 @@ class UpstreamRequest:
     remote_host: IPv4Address | None = None
     description: str = ""
     grant: Grant | None = None
+    aliased: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +227,9 @@ class Opening:
     Cascaded and local: packets for ``wan_port`` on ``wan_device`` are translated to ``client``, the client's own
     packets leave with ``wan_port`` as source port, and LAN hosts reach ``wan_address``:``wan_port`` and ``external``
     by a short-cut. Routed: packets for ``client`` that arrive on ``wan_device`` are forwarded unchanged; ``external``
-    is short-cut. It vanishes by itself after ``lifetime`` seconds where the back-end can do that.
+    is short-cut. ``shown_port``, where it is not 0, is the port that control points take for the external one: LAN
+    hosts reach that by a short-cut, too, unless it is really another's. It vanishes by itself after ``lifetime``
+    seconds where the back-end can do that.
     """
 
     id: str
@@ -238,6 +243,7 @@ class Opening:
     external: Endpoint
     remote_host: IPv4Address | None
     lifetime: int
+    shown_port: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -140,6 +140,8 @@ def _counts(mappings: dict[str, Any], static: dict[str, Any]) -> str:
     parts = [f"{mappings['active']} active (limit {mappings['limit']})"]
     if mappings["local_only"]:
         parts.append(f"{mappings['local_only']} local_only (not at the carrier)")
+    if mappings.get("aliased"):
+        parts.append(f"{mappings['aliased']} at another public port than shown")
     if mappings["pending"]:
         parts.append(f"{mappings['pending']} waiting")
     if static.get("wanted"):
@@ -235,7 +237,14 @@ def _endpoint(address: str | None, port: int) -> str:
 
 
 def _external(mapping: Mapping) -> str:
-    return _endpoint(mapping["external_address"], mapping["external_port"])
+    """Where the internet comes in, where that is known."""
+    return _endpoint(mapping["external_address"], mapping.get("public_port") or mapping["external_port"])
+
+
+def _shown(mapping: Mapping) -> str:
+    """The port that control points are shown, and by which it is deleted, where that is another one."""
+    shown = mapping["external_port"]
+    return str(shown) if mapping.get("public_port") not in (None, shown) else ""
 
 
 def _client(mapping: Mapping) -> str:
@@ -256,6 +265,7 @@ _COLUMNS: tuple[tuple[str, Callable[[Mapping], object]], ...] = (
     ("PINHOLE", lambda m: m["id"].removeprefix("pinhole-") if m["kind"] == "pinhole" else ""),
     ("PROTO", lambda m: m["protocol"]),
     ("EXTERNAL", _external),
+    ("SHOWN AS", _shown),
     ("CLIENT", _client),
     ("FROM", _remote),
     ("LEASE LEFT", _lease),
@@ -298,6 +308,8 @@ def added(mapping: Mapping) -> str:
     where = f"{mapping['protocol']} {_external(mapping)}"
     target = _client(mapping)
     note = " This router only: the carrier has not opened it." if mapping["local_only"] else ""
+    if shown := _shown(mapping):
+        note += f" Control points are shown port {shown}, which the carrier did not give."
     return f"{where} reaches {target} ({_lease(mapping)}).{note}"
 
 

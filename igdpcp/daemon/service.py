@@ -44,6 +44,7 @@ from igdpcp.iwf.lifecycle import Lifecycle
 from igdpcp.iwf.pinhole_table import PinholeTable
 from igdpcp.iwf.pinholes import Pinholes
 from igdpcp.iwf.policy import Policy
+from igdpcp.iwf.port_policy import PortPolicy
 from igdpcp.iwf.restart import Restart
 from igdpcp.iwf.router_leg import RouterLeg
 from igdpcp.iwf.static_mappings import StaticMappings, static_requests
@@ -186,14 +187,16 @@ class Service:
         self._closers.append(flow_cutter.close)
         established = Established(flow_cutter, self._router, cut_ended=main.cut_flows)
         self._router_leg = RouterLeg(self._ruleset, self._router, self._table, self._pinhole_table, established)
-        self._upstream_leg = UpstreamLeg(main, self._fallback, self._journal)
+        self._port_policy = PortPolicy(main, self._table, self._fallback)
+        self._upstream_leg = UpstreamLeg(main, self._fallback, self._journal, self._port_policy)
         wanted = static_requests(self._config.mappings)
         self._policy = policy = Policy(
             main, self._config.permissions, self._router, self._table, static=wanted, clock=self._loop.time
         )
         self._lifecycle = Lifecycle(
             main=main, table=self._table, policy=policy, upstream=self._fallback, router_leg=self._router_leg,
-            upstream_leg=self._upstream_leg, journal=self._journal, changed=self._upstream_changed,
+            upstream_leg=self._upstream_leg, journal=self._journal, port_policy=self._port_policy,
+            changed=self._upstream_changed,
         )  # fmt: skip
         self._pinholes = Pinholes(
             main=main, table=self._pinhole_table, policy=policy, router_leg=self._router_leg, journal=self._journal
@@ -201,7 +204,7 @@ class Service:
         self._closers += [self._router_leg.stop, self._pinholes.stop, self._lifecycle.stop]
         self._interworking = Interworking(
             main=main, table=self._table, policy=policy, upstream=self._fallback, router=self._router,
-            lifecycle=self._lifecycle, in_use=self._ports.holds,
+            lifecycle=self._lifecycle, in_use=self._ports.holds, port_policy=self._port_policy,
         )  # fmt: skip
         self._static = StaticMappings(wanted, self._interworking, self._table)
         self._closers.append(self._static.stop)
@@ -262,6 +265,7 @@ class Service:
             ruleset=self._ruleset, fallback=self._fallback, pcp=self._pcp, igd_handler=igd_handler, http=http,
             events=self._events, troubles=self._troubles, started=self._started,
             pinholes=self._pinhole_table, ports=self._ports, policy=self._policy, static=self._static,
+            port_policy=self._port_policy,
         )  # fmt: skip
         self._doors = LanDoors(main=main, identity=identity, boot_id=boot_id, http=http, router=self._router,
                                status=self._status, host_of=hosts.host_or_stranger)  # fmt: skip

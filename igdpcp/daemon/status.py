@@ -17,6 +17,7 @@ from igdpcp.iwf import translate
 from igdpcp.iwf.interworking import Interworking
 from igdpcp.iwf.pinhole_table import PinholeTable
 from igdpcp.iwf.policy import Policy
+from igdpcp.iwf.port_policy import PortPolicy
 from igdpcp.iwf.router_leg import RouterLeg
 from igdpcp.iwf.static_mappings import StaticMappings
 from igdpcp.iwf.table import MappingTable
@@ -58,6 +59,7 @@ class Status:
         ports: PortsInUse | None = None,
         policy: Policy | None = None,
         static: StaticMappings | None = None,
+        port_policy: PortPolicy | None = None,
     ) -> None:
         self._config = config
         self._upstreams = upstreams
@@ -78,6 +80,7 @@ class Status:
         self._ports = ports
         self._policy = policy
         self._static = static
+        self._port_policy = port_policy
         self._loop = asyncio.get_running_loop()
         self.ssdp: SsdpServer | None = None  # another one whenever the LANs change
 
@@ -101,6 +104,7 @@ class Status:
             "firewall": await self._firewall(),
             "static": self._static_mappings(),
             "port_conflicts": self._ports.conflicts if self._ports else [],
+            "port_blocks": self._port_policy.learnt() if self._port_policy else {},
             "errors": [{"seconds_ago": round(now - at), "text": text} for at, text in self._troubles.lines],
             "uptime_seconds": round(now - self._started),
             "warnings": list(self._config.warnings),
@@ -126,6 +130,7 @@ class Status:
             "protocol": request.protocol.name.lower(),
             "external_address": str(grant.external.address) if grant else None,
             "external_port": mapping.external_port,
+            "public_port": grant.external.port if grant else None,
             "client": str(request.client.address),
             "client_port": request.client.port,
             "wan_port": mapping.wan_port,
@@ -150,6 +155,7 @@ class Status:
             "protocol": request.protocol.name.lower(),
             "external_address": str(request.client),
             "external_port": request.client_port,
+            "public_port": request.client_port,
             "client": str(request.client),
             "client_port": request.client_port,
             "wan_port": None,
@@ -216,6 +222,7 @@ class Status:
         return {
             "active": self._table.listed,
             "local_only": sum(self._local_only(mapping) for mapping in mappings),
+            "aliased": sum(mapping.visible and _is_aliased(mapping) for mapping in mappings),
             "pending": sum(mapping.state in _PENDING for mapping in mappings),
             "leaving": len(self._upstream_leg.leaving),
             "limit": self._config.main.max_mappings,
@@ -244,6 +251,11 @@ class Status:
     def _local_only(self, mapping: Mapping) -> bool:
         """Open in the router while the carrier, which there is, was not told."""
         return self._pcp is not None and mapping.grant is not None and mapping.grant.upstream == Mode.LOCAL
+
+
+def _is_aliased(mapping: Mapping) -> bool:
+    """Whether the internet comes in at another port than the one that control points are shown."""
+    return mapping.grant is not None and mapping.grant.external.port != mapping.external_port
 
 
 def discrepancy(found: Discrepancy) -> dict[str, int]:

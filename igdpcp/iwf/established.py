@@ -33,8 +33,9 @@ class Established:
         self._remember(opening.wan_port, opening.client)
         if before != opening.client:
             wan = (opening.wan_address, opening.wan_port)
-            external = (opening.external.address, opening.external.port)
-            await self._cut(opening.protocol, before, {wan, external}, outgoing=True)
+            ports = {opening.external.port, opening.shown_port or opening.external.port}
+            external = {(opening.external.address, port) for port in ports}
+            await self._cut(opening.protocol, before, {wan, *external}, outgoing=True)
 
     async def closed(self, mapping: Mapping) -> None:
         """The rules of this mapping are gone."""
@@ -45,7 +46,7 @@ class Established:
         wan = self._router.wan_address
         if not (self._cut_ended and grant and wan):
             return
-        destinations = {(grant.external.address, grant.external.port)}
+        destinations = {(grant.external.address, port) for port in (grant.external.port, mapping.external_port)}
         destinations.add((request.client.address, request.client.port) if routed else (wan, mapping.wan_port))
         await self._cut(request.protocol, request.client, destinations, remote_host=request.remote_host)
 

@@ -18,6 +18,7 @@ from igdpcp.errors import Reason, Refusal
 from igdpcp.iwf.deadlines import Deadlines
 from igdpcp.iwf.journal import Journal
 from igdpcp.iwf.mapping_log import MappingLog
+from igdpcp.iwf.port_policy import granted
 from igdpcp.iwf.table import MappingTable
 from igdpcp.iwf.upstream_leg import UpstreamLeg
 from igdpcp.iwf.waiters import Waiters
@@ -110,9 +111,7 @@ class Hidden:
         lease_ends = mapping.lease_ends
         if mapping.is_shadow and mapping.state is MappingState.PLANNED:
             lease_ends = min(grant.ends, self._now() + SHADOW_SECONDS)
-        hidden = replace(
-            mapping, state=MappingState.HIDDEN, grant=grant, external_port=grant.external.port, lease_ends=lease_ends
-        )
+        hidden = granted(replace(mapping, lease_ends=lease_ends), grant, MappingState.HIDDEN)
         try:
             self._table.update(hidden)
         except Refusal:

@@ -73,7 +73,19 @@ class AddressChanged:
     address: IPv4Address | None
 
 
-UpstreamEvent = Granted | Refused | Lost | Released | StateChanged | AddressChanged
+@dataclass(frozen=True, slots=True)
+class PortSeen:
+    """The upstream was given this external port for something that is not a mapping of the hall."""
+
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reset:
+    """The server has lost its state (RFC 6887 section 8.5): what it granted says nothing of what it grants now."""
+
+
+UpstreamEvent = Granted | Refused | Lost | Released | StateChanged | AddressChanged | PortSeen | Reset
 
 
 Emit = Callable[[UpstreamEvent], None]

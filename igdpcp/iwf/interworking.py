@@ -16,6 +16,7 @@ from igdpcp.iwf import translate
 from igdpcp.iwf.interfaces import Fallback, Router
 from igdpcp.iwf.lifecycle import LOCAL_SECONDS, Lifecycle
 from igdpcp.iwf.policy import Policy
+from igdpcp.iwf.port_policy import PortPolicy
 from igdpcp.iwf.queries import Queries
 from igdpcp.iwf.table import MappingTable, PortInUse
 from igdpcp.model import Activation, IPAddress, Mapping, MappingRequest, MappingState, Mode, Owner, Protocol, Requester
@@ -34,6 +35,7 @@ class Interworking:
         router: Router,
         lifecycle: Lifecycle,
         in_use: PortInUse,
+        port_policy: PortPolicy,
     ) -> None:
         """``in_use``: whether somebody else on this router has that port of the WAN address."""
         self._main = main
@@ -43,6 +45,7 @@ class Interworking:
         self._router = router
         self._lifecycle = lifecycle
         self._in_use = in_use
+        self._port_policy = port_policy
         self._now: Callable[[], float] = asyncio.get_running_loop().time
         self._queries = Queries(
             main=main, table=table, policy=policy, upstream=upstream, lifecycle=lifecycle, plan=self._plan
@@ -194,6 +197,7 @@ class Interworking:
             await self._lifecycle.closed(held.id)
             if self._table.get(held.id) is held:
                 raise Refusal(Reason.UNREACHABLE, "its deletion is not answered")
+        self._port_policy.admit(request)
         return await self._open(request)
 
     async def _add_any(self, request: MappingRequest) -> Mapping:
@@ -255,7 +259,9 @@ class Interworking:
             return self._in_use(protocol, port)
 
         self._policy.has_room(request)
-        return self._table.plan(request, mode, self._now(), in_use)
+        mapping = self._table.plan(request, mode, self._now(), in_use)
+        self._table.update(planned := replace(mapping, external_port=self._port_policy.suggestion(mapping)))
+        return planned
 
     def _closable(self, requester: Requester, mapping: Mapping, manage: bool) -> bool:
         if not manage and not self._policy.owns(requester, mapping):

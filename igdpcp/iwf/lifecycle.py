@@ -31,26 +31,19 @@ from igdpcp.iwf.deadlines import Deadlines
 from igdpcp.iwf.deletion import Deletions
 from igdpcp.iwf.departures import Departures
 from igdpcp.iwf.hidden import UNSEEN, Hidden
-from igdpcp.iwf.interfaces import (
-    AddressChanged,
-    Fallback,
-    Granted,
-    Lost,
-    Refused,
-    Released,
-    StateChanged,
-    UpstreamEvent,
-)
+from igdpcp.iwf.interfaces import Fallback, Granted, Lost, Refused, Released, UpstreamEvent
 from igdpcp.iwf.journal import Journal
 from igdpcp.iwf.mapping_log import MappingLog
 from igdpcp.iwf.policy import Policy
+from igdpcp.iwf.port_policy import PortPolicy, granted
 from igdpcp.iwf.refreshing import Refreshing
 from igdpcp.iwf.router_leg import RouterLeg
 from igdpcp.iwf.table import MappingTable
 from igdpcp.iwf.upstream_leg import UpstreamLeg
+from igdpcp.iwf.upstream_news import UpstreamNews
 from igdpcp.iwf.waiters import Waiters
-from igdpcp.log import SparingLog, line
-from igdpcp.model import Activation, Grant, Mapping, MappingRequest, MappingState, Mode
+from igdpcp.log import line
+from igdpcp.model import Grant, Mapping, MappingRequest, MappingState, Mode
 
 LOG = logging.getLogger("igdpcp.iwf")
 LOCAL_SECONDS = 1.0  # what the router alone may take when the upstream has used up the deadline
@@ -72,6 +65,7 @@ class Lifecycle:
         router_leg: RouterLeg,
         upstream_leg: UpstreamLeg,
         journal: Journal,
+        port_policy: PortPolicy,
         changed: Callable[[], None] = lambda: None,
     ) -> None:
         self._main = main
@@ -81,6 +75,7 @@ class Lifecycle:
         self._router_leg = router_leg
         self._upstream_leg = upstream_leg
         self._journal = journal
+        self._port_policy = port_policy
         self._changed = changed
         self._loop = asyncio.get_running_loop()
         self._waiters = Waiters()
@@ -88,7 +83,7 @@ class Lifecycle:
         self._tasks = Tasks()
         self.departures = Departures(table, policy.serves, self.give_up)
         self._log = MappingLog()
-        self._sparing = SparingLog(LOG)  # of what a carrier may change with every grant
+        self._news = UpstreamNews(lambda: upstream.name, changed)
         self._opens = True
         self.hidden = Hidden(
             main=main, table=table, waiters=self._waiters, timers=self._timers, journal=journal,
@@ -110,8 +105,6 @@ class Lifecycle:
             Refused: self._refused,
             Lost: self._lost,
             Released: self._released,
-            StateChanged: self._state_changed,
-            AddressChanged: self._address_changed,
         }
 
     async def run(self, events: asyncio.Queue[UpstreamEvent]) -> None:
@@ -119,7 +112,8 @@ class Lifecycle:
         while True:
             event = await events.get()
             try:
-                self._handlers[type(event)](event)
+                self._port_policy.hear(event)
+                self._handlers.get(type(event), self._news.hear)(event)
             except Exception:  # the only consumer may not end: nothing would be granted or renewed any more
                 LOG.exception(line("event_failed", upstream_event=event))
 
@@ -189,7 +183,8 @@ class Lifecycle:
         Raises Refusal when its ports are held, or when it may not be any more.
         """
         assert mapping.grant is not None
-        self._policy.permit(mapping.request, mapping.external_port)
+        for port in (mapping.external_port, mapping.grant.external.port):
+            self._policy.permit(mapping.request, port)
         if mapping.grant.ends <= self._loop.time():
             mapping = replace(mapping, state=MappingState.RETRYING)
         self._table.restore(mapping)
@@ -276,7 +271,7 @@ class Lifecycle:
             self.give_up(mapping, Refusal(Reason.RULESET, str(error)))
 
     def _activate(self, mapping: Mapping, grant: Grant) -> None:
-        active = replace(mapping, grant=grant, external_port=grant.external.port, state=MappingState.ACTIVE)
+        active = granted(mapping, grant, MappingState.ACTIVE)
         try:
             self._keep(active)
         except Refusal as refusal:
@@ -340,15 +335,6 @@ class Lifecycle:
     def _released(self, event: Released) -> None:
         self._deletions.released(event.id, event.result)
         self._upstream_leg.released(event.id, event.result)
-
-    def _state_changed(self, event: StateChanged) -> None:
-        level = logging.WARNING if event.state is Activation.LOST else logging.INFO
-        self._sparing.write(level, "upstream_state", None, upstream=self._upstream.name, state=event.state.value)
-        self._changed()
-
-    def _address_changed(self, event: AddressChanged) -> None:
-        self._sparing.write(logging.INFO, "external_address", None, address=event.address or "unknown")
-        self._changed()
 
     # -- small things --------------------------------------------------------------------------------------------
 

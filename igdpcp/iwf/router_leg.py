@@ -12,6 +12,7 @@ from igdpcp.errors import RulesetError
 from igdpcp.iwf.background import Tasks
 from igdpcp.iwf.established import Established
 from igdpcp.iwf.interfaces import Router, Ruleset
+from igdpcp.iwf.port_policy import shown_port
 from igdpcp.iwf.table import MappingTable
 from igdpcp.log import line
 from igdpcp.model import AnyOpening, Discrepancy, Grant, Mapping, Opening, Pinhole, PinholeOpening, Surroundings
@@ -255,6 +256,7 @@ class RouterLeg:
         if address is None:
             raise RulesetError("the WAN has no IPv4 address")
         request = mapping.request
+        shown = shown_port(request, grant)
         return Opening(
             id=mapping.id,
             serial=mapping.serial,
@@ -267,6 +269,7 @@ class RouterLeg:
             external=grant.external,
             remote_host=request.remote_host,
             lifetime=max(1, round(grant.ends - self._loop.time())),
+            shown_port=0 if shown == grant.external.port else shown,
         )
 
     def _pinhole_opening(self, pinhole: Pinhole) -> PinholeOpening:

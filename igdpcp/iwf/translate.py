@@ -74,6 +74,7 @@ CONDITIONS = {
     Reason.UNFAIR: Codes(501, 728),
     Reason.TOO_FAST: Codes(501, 728),
     Reason.NO_PORT: Codes(501, 728),
+    Reason.NOT_GIVEN: Codes(718, 718),
     Reason.NOT_ENABLED: ACTION_FAILED,
     Reason.WILDCARD_EXTERNAL_PORT: Codes(716, 716),
     Reason.WILDCARD_INTERNAL_PORT: Codes(402, 732),

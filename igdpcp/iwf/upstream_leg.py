@@ -10,14 +10,16 @@ from igdpcp.config import MainConfig
 from igdpcp.iwf import translate
 from igdpcp.iwf.interfaces import Fallback
 from igdpcp.iwf.journal import Journal
+from igdpcp.iwf.port_policy import PortPolicy
 from igdpcp.model import UNKNOWN_ADDRESS, Endpoint, Mapping, MappingState, Mode, UpstreamRequest
 
 
 class UpstreamLeg:
     """Asks and gives back; ``leaving`` are the mappings that are forgotten here and not answered for there."""
 
-    def __init__(self, main: MainConfig, upstream: Fallback, journal: Journal) -> None:
+    def __init__(self, main: MainConfig, upstream: Fallback, journal: Journal, port_policy: PortPolicy) -> None:
         self._main = main
+        self._port_policy = port_policy
         self._upstream = upstream
         self._journal = journal
         self._some_released = asyncio.Event()
@@ -92,4 +94,5 @@ class UpstreamLeg:
             remote_host=request.remote_host,
             description=request.description if self._main.description_option else "",
             grant=grant if grant and grant.upstream != Mode.LOCAL else None,
+            aliased=self._port_policy.aliases(request),
         )

@@ -3,7 +3,8 @@
 
 An opening contributes *facts*: pairs of a key (what a packet is matched on) and a value (what happens to it). Openings
 may contribute the same key; then the oldest decides the value, and the fact lives as long as the longest of those that
-want this value. Back-ends get changes of facts and say how they are written.
+want this value. What leads to a port that is only shown gives way to all of that.
+Back-ends get changes of facts and say how they are written.
 """
 
 from __future__ import annotations
@@ -151,6 +152,15 @@ def contributions(opening: AnyOpening) -> Iterator[tuple[Key, Value]]:
         yield from _hairpins(opening)
 
 
+def shown_contributions(opening: AnyOpening) -> Iterator[tuple[Key, Value]]:
+    """The facts that one opening asks for where no opening contributes to the same key by ``contributions``."""
+    if isinstance(opening, Opening) and opening.shown_port and opening.remote_host is None:
+        via = opening.mode is not Mode.ROUTED and opening.shown_port == opening.wan_port
+        target = HairpinTarget(opening.client, opening.wan_device if via else "")
+        yield Hairpin(opening.external.address, opening.protocol, opening.shown_port), target
+        yield Pass(opening.protocol, opening.shown_port, opening.client), None
+
+
 def pinhole(opening: PinholeOpening) -> Pinhole:
     """The only key that a pinhole contributes to."""
     return Pinhole(opening.protocol, opening.client, opening.client_port, opening.remote_host, opening.remote_port)
@@ -187,6 +197,8 @@ def _anchors(opening: AnyOpening) -> set[int]:
         return {opening.protocol << 144 | int(opening.client) << 16 | opening.client_port}
     protocol, client = int(opening.protocol), opening.client
     ports = {opening.external.port} if opening.mode is Mode.ROUTED else {opening.external.port, opening.wan_port}
+    if opening.shown_port:
+        ports.add(opening.shown_port)
     return {protocol << 48 | int(client.address) << 16 | client.port} | {protocol << 16 | port for port in ports}
 
 
@@ -230,7 +242,7 @@ class Desired:
         facts = _merge(neighbours.values())
         if all(any(held.opening is opening for opening in openings) for held in neighbours.values()):
             return facts  # the usual case: nobody else contributes, so there is no key of others to leave out
-        keys = {key for opening in openings for key, _ in contributions(opening)}
+        keys = {key for each in openings for key, _ in (*contributions(each), *shown_contributions(each))}
         return {key: fact for key, fact in facts.items() if key in keys}
 
     def _at(self, anchor: int) -> tuple[_Held, ...]:
@@ -251,17 +263,19 @@ def _shape(opening: AnyOpening) -> tuple[object, ...]:
     """Openings of the same shape contribute to the same kinds of keys."""
     if isinstance(opening, PinholeOpening):
         return PinholeOpening, opening.remote_host is None, opening.remote_port == 0
-    return opening.mode, opening.remote_host is None
+    return opening.mode, opening.remote_host is None, opening.shown_port == 0
 
 
 def _merge(held: Iterable[_Held]) -> dict[Key, Fact]:
     """The oldest contributor of a key decides its value; it ends with the last one that agrees."""
     facts: dict[Key, Fact] = {}
-    for one in sorted(held, key=lambda each: each.opening.serial):
-        for key, value in contributions(one.opening):
-            known = facts.get(key)
-            if known is None or (known.value == value and known.ends < one.ends):
-                facts[key] = Fact(value, one.ends)
+    in_order = sorted(held, key=lambda each: each.opening.serial)
+    for contribution in (contributions, shown_contributions):
+        for one in in_order:
+            for key, value in contribution(one.opening):
+                known = facts.get(key)
+                if known is None or (known.value == value and known.ends < one.ends):
+                    facts[key] = Fact(value, one.ends)
     return facts
 
 

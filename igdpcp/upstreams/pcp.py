@@ -12,7 +12,7 @@ from dataclasses import replace
 from ipaddress import IPv4Address
 
 from igdpcp.config import MainConfig, UpstreamConfig
-from igdpcp.iwf.interfaces import AddressChanged, Emit, Granted, Lost, Refused, Released, StateChanged
+from igdpcp.iwf.interfaces import AddressChanged, Emit, Granted, Lost, PortSeen, Refused, Released, Reset, StateChanged
 from igdpcp.log import SparingLog, line
 from igdpcp.model import Activation, Endpoint, Grant, IPAddress, PcpPeer, UpstreamRequest
 from igdpcp.pcp.client import (
@@ -309,6 +309,7 @@ class PcpUpstream:
         match event:
             case StateLossDetected():
                 LOG.warning(line("carrier_lost_its_state", server=self.address, epoch=event.epoch))
+                self._emit(Reset())
             case MappingGranted():
                 self._mapping_granted(event)
             case MappingRefused(key=key) | MappingLost(key=key) if key == PROBE_ID:
@@ -336,6 +337,7 @@ class PcpUpstream:
         assert isinstance(event.external_address, IPv4Address)
         self._set_external_address(event.external_address)
         if event.key == PROBE_ID:
+            self._emit(PortSeen(event.external_port))
             return
         assert self._line.server is not None
         request = self._requests[event.key]

@@ -43,17 +43,24 @@ class Wishes:
         return request.protocol, self.internal(request)
 
     def wanted(self, request: UpstreamRequest) -> WantedMapping:
-        """A nonce belongs to one internal tuple at one server, and so does the address that was assigned to it."""
-        internal, grant = self.internal(request), request.grant
-        if grant and (self.is_of_another_server(request) or grant.internal != internal):
+        """A nonce belongs to one internal tuple at one server, and so does the address that was assigned to it.
+
+        The port that an aliased request was granted is asked for again wherever it may be had.
+        """
+        internal, grant, port = self.internal(request), request.grant, request.external_port
+        if grant and self.is_of_another_server(request):
+            grant = None
+        if grant and request.aliased:
+            port = grant.external.port
+        if grant and grant.internal != internal:
             grant = None
         return WantedMapping(
             key=request.id,
             protocol=request.protocol,
             internal_address=internal.address,
             internal_port=internal.port,
-            external_port=request.external_port,
-            exact=request.exact,
+            external_port=port,
+            exact=request.exact and not request.aliased,
             until=request.until,
             external_address=grant.external.address if grant else None,
             remote_hosts=(request.remote_host,) if request.remote_host else (),

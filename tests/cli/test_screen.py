@@ -223,7 +223,9 @@ def test_the_screen_never_outgrows_itself_and_is_printable(noise: str, mode: Mod
 
 
 def test_mappings_stand_in_columns_and_empty_columns_are_left_out() -> None:
-    text = screen.mappings_table([mapping(), mapping(protocol="udp", external_port=3, lease_left=90, local_only=True)])
+    text = screen.mappings_table(
+        [mapping(), mapping(protocol="udp", external_port=3, public_port=3, lease_left=90, local_only=True)]
+    )
     assert text.split("\n") == [
         "PROTO  EXTERNAL       CLIENT           LEASE LEFT     STATE               ASKED BY      DESCRIPTION",
         "tcp    62.0.0.1:8080  192.168.1.50:80  until deleted  active              192.168.1.50  web",
@@ -264,3 +266,20 @@ def test_text_of_lan_hosts_stays_on_its_line_and_harmless(text: str) -> None:
 )
 def test_durations_have_two_units(seconds: int | None, words: str) -> None:
     assert screen.duration(seconds) == words
+
+
+def test_a_mapping_at_another_public_port_shows_that_and_the_one_that_control_points_see() -> None:
+    alias = mapping(external_port=8080, public_port=20100)
+    title, row, other = screen.mappings_table([alias, mapping()]).splitlines()
+    assert title.split()[:4] == ["PROTO", "EXTERNAL", "SHOWN", "AS"]
+    assert row.split()[:4] == ["tcp", "62.0.0.1:20100", "8080", "192.168.1.50:80"]
+    assert other.split()[:3] == ["tcp", "62.0.0.1:8080", "192.168.1.50:80"]
+    assert "62.0.0.1:20100" in screen.added(alias)
+    assert "shown port 8080" in screen.added(alias)
+    assert "SHOWN AS" not in screen.mappings_table([mapping()])
+
+
+def test_the_status_counts_the_mappings_at_another_public_port() -> None:
+    counts = {"active": 3, "local_only": 0, "pending": 0, "aliased": 2, "limit": 5000}
+    assert "2 at another public port than shown" in field(screen.status_screen(status(mappings=counts)), "Mappings")
+    assert "public port" not in screen.status_screen(status())

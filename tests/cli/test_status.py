@@ -92,7 +92,8 @@ async def test_a_pinhole_has_a_row_among_the_mappings(tmp_path: Path) -> None:
     assert mapping.keys() < pinhole.keys()
     assert pinhole | {"agent": ""} == {
         "kind": "pinhole", "id": f"pinhole-{id}", "protocol": "tcp", "external_address": A6, "external_port": 7000,
-        "client": A6, "client_port": 7000, "wan_port": None, "remote_host": "2600:9::9", "remote_port": 53,
+        "public_port": 7000, "client": A6, "client_port": 7000, "wan_port": None, "remote_host": "2600:9::9",
+            "remote_port": 53,
         "description": "", "requester": A6, "owner": pinhole["owner"], "agent": "", "state": "active",
         "local_only": False, "lease_left": 500, "grant_left": None, "upstream": None,
     }  # fmt: skip

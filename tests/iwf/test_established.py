@@ -47,6 +47,18 @@ async def test_when_a_client_moves_its_port_the_flows_to_the_old_one_are_cut(tmp
 
 
 @virtual
+async def test_flows_to_the_port_that_an_alias_shows_are_cut_too(tmp_path: Path) -> None:
+    hall = Hall(tmp_path, port_policy="alias", cut_flows=True)
+    hall.carrier.answer = lambda request: hall.carrier.grant(request.id, port=20100)
+    ends = OUTSIDE | {(CARRIER, 20100)}
+    await hall.add(8080, Protocol="UDP")
+    await hall.add(8080, Protocol="UDP", InternalPort=8001)
+    assert hall.flows.cuts == [Flows(Protocol.UDP, HOST_A, 8000, ends, outgoing=True)]
+    await hall.soap("DeletePortMapping", RemoteHost="", ExternalPort=8080, Protocol="UDP")
+    assert hall.flows.cuts[1:] == [Flows(Protocol.UDP, HOST_A, 8001, ends)]
+
+
+@virtual
 async def test_a_tcp_port_may_lead_elsewhere_while_old_connections_go_on(tmp_path: Path) -> None:
     hall = Hall(tmp_path, carrier=False)
     await hall.add(8080)

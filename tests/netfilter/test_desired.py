@@ -66,6 +66,24 @@ def test_the_oldest_of_several_decides_however_they_came() -> None:
         assert held[HairpinSender(TCP, Endpoint(A, 4000))].value == Endpoint(CARRIER, 4000)
 
 
+def test_a_shown_port_is_a_hairpin_unless_somebody_really_has_it() -> None:
+    alias = opening(wan_port=5000, external=Endpoint(CARRIER, 6000), shown_port=5000)
+    held = facts(alias)
+    for port, via in ((5000, "wan0"), (6000, "")):
+        assert held[Hairpin(CARRIER, TCP, port)].value == HairpinTarget(Endpoint(A, 4000), via)
+        assert Pass(TCP, port, Endpoint(A, 4000)) in held
+    theirs = opening("m2", serial=2, wan_port=7000, client=Endpoint(B, 4000), external=Endpoint(CARRIER, 5000))
+    for order in ((alias, theirs), (theirs, alias)):
+        held = facts(*order)
+        assert held[Hairpin(CARRIER, TCP, 5000)].value == HairpinTarget(Endpoint(B, 4000), "")
+        assert held[Hairpin(CARRIER, TCP, 6000)].value == HairpinTarget(Endpoint(A, 4000), "")
+
+
+def test_a_restricted_mapping_has_no_hairpin_by_its_shown_port() -> None:
+    held = facts(opening(remote_host=SERVER, external=Endpoint(CARRIER, 6000), shown_port=5000))
+    assert not [key for key in held if isinstance(key, Hairpin)]
+
+
 def test_an_opening_that_has_ended_wants_nothing() -> None:
     desired = Desired()
     desired.set("m1", opening(), 50.0)
@@ -84,6 +102,7 @@ _openings = st.builds(
     client=st.builds(Endpoint, _addresses, _ports),
     external=st.builds(Endpoint, st.sampled_from([WAN, CARRIER]), _ports),
     remote_host=st.sampled_from([None, SERVER, IPv4Address("192.0.2.7")]),
+    shown_port=st.sampled_from([0, 1, 2, 3]),
 )
 
 

@@ -182,6 +182,25 @@ def test_a_hairpin_follows_an_external_port_that_is_not_the_wan_port(bench: Benc
     assert tcp(bench.net.b, (WAN, 4011), bench.net.a, Endpoint(A, 4000)) is not None
 
 
+@pytest.mark.parametrize("wan_port", [4012, 4013])
+def test_a_hairpin_follows_the_port_that_is_shown_and_the_real_one(bench: Bench, wan_port: int) -> None:
+    bench.instance.put(opening(wan_port=wan_port, external=Endpoint(CARRIER, 5012), shown_port=4012))
+    for port in (4012, 5012):
+        assert tcp(bench.net.b, (CARRIER, port), bench.net.a, Endpoint(A, 4000)) is not None
+    bench.instance.remove("m1")
+    for port in (4012, 5012):
+        assert tcp(bench.net.b, (CARRIER, port), bench.net.a, Endpoint(A, 4000)) is None
+
+
+def test_a_hairpin_by_a_shown_port_gives_way_to_who_really_has_it_and_comes_back(bench: Bench) -> None:
+    bench.instance.put(opening(wan_port=4014, external=Endpoint(CARRIER, 5014), shown_port=4014))
+    theirs = opening("m2", serial=2, wan_port=4015, client=Endpoint(B, 4000), external=Endpoint(CARRIER, 4014))
+    bench.instance.put(theirs)
+    assert tcp(bench.net.a, (CARRIER, 4014), bench.net.b, Endpoint(B, 4000)) is not None
+    bench.instance.remove("m2")
+    assert tcp(bench.net.b, (CARRIER, 4014), bench.net.a, Endpoint(A, 4000)) is not None
+
+
 def test_a_client_reaches_itself_by_its_external_address(bench: Bench) -> None:
     bench.instance.put(opening())
     assert tcp(bench.net.a, (CARRIER, 4000), bench.net.a, Endpoint(A, 4000)) is not None

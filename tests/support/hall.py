@@ -28,6 +28,7 @@ from igdpcp.iwf.lifecycle import Lifecycle
 from igdpcp.iwf.pinhole_table import PinholeTable
 from igdpcp.iwf.pinholes import Pinholes
 from igdpcp.iwf.policy import Policy
+from igdpcp.iwf.port_policy import PortPolicy
 from igdpcp.iwf.restart import Restart
 from igdpcp.iwf.router_leg import RouterLeg
 from igdpcp.iwf.static_mappings import StaticMappings, static_requests
@@ -332,21 +333,23 @@ class Hall:
         self.flows = FakeFlowTable()
         established = Established(self.flows, self.router, cut_ended=self.main.cut_flows)
         self.leg = RouterLeg(self.ruleset, self.router, self.table, self.pinhole_table, established)
-        self.upstream_leg = UpstreamLeg(self.main, self.fallback, self.journal)
+        self.port_policy = PortPolicy(self.main, self.table, self.fallback)
+        self.upstream_leg = UpstreamLeg(self.main, self.fallback, self.journal, self.port_policy)
         wanted = static_requests(static)
         self.policy = policy = Policy(
             self.main, tuple(permissions), self.router, self.table, static=wanted, clock=self.loop.time
         )
         self.lifecycle = Lifecycle(
             main=self.main, table=self.table, policy=policy, upstream=self.fallback, router_leg=self.leg,
-            upstream_leg=self.upstream_leg, journal=self.journal, changed=self._changed,
+            upstream_leg=self.upstream_leg, journal=self.journal, port_policy=self.port_policy,
+            changed=self._changed,
         )  # fmt: skip
         self.pinholes = Pinholes(
             main=self.main, table=self.pinhole_table, policy=policy, router_leg=self.leg, journal=self.journal
         )
         self.interworking = Interworking(
             main=self.main, table=self.table, policy=policy, upstream=self.fallback, router=self.router,
-            lifecycle=self.lifecycle, in_use=self.router.port_in_use,
+            lifecycle=self.lifecycle, in_use=self.router.port_in_use, port_policy=self.port_policy,
         )  # fmt: skip
         self.static = StaticMappings(wanted, self.interworking, self.table)
         self.restart = Restart(

@@ -1,0 +1,297 @@
+# SPDX-License-Identifier: Apache-2.0
+"""External ports that the carrier does not give: what each ``port_policy`` makes of them."""
+
+from __future__ import annotations
+
+import asyncio
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import pytest
+
+from igdpcp.config import PermissionConfig
+from igdpcp.iwf.interfaces import PortSeen, Reset
+from igdpcp.iwf.port_policy import BELIEVED_SECONDS, BLOCK_PORTS
+from igdpcp.model import Activation, Endpoint, UpstreamRequest
+from igdpcp.pcp.message import ResultCode
+from tests.support.hall import CARRIER, A, B, Hall, settle
+from tests.support.virtual_time import virtual
+
+WANTED, GIVEN = 8080, 20100
+CARRIER2 = IPv4Address("203.0.113.9")
+
+
+def gives(hall: Hall, first: int = GIVEN) -> None:
+    """The carrier gives ports from ``first`` on, one after the other, where it may give another than is wanted."""
+    ports = iter(range(first, first + 100))
+
+    def answer(request: UpstreamRequest) -> None:
+        if request.grant and request.id in hall.carrier.running:
+            hall.carrier.grant(request.id, port=request.grant.external.port)
+        elif request.exact and not request.aliased:
+            hall.carrier.refuse(request.id, ResultCode.CANNOT_PROVIDE_EXTERNAL)
+        else:
+            hall.carrier.grant(request.id, port=next(ports))
+
+    hall.carrier.answer = answer
+
+
+# alias
+
+
+@virtual
+async def test_by_default_a_port_that_the_carrier_does_not_give_is_a_conflict(tmp_path: Path) -> None:
+    hall = Hall(tmp_path)
+    gives(hall)
+    assert (await hall.add(WANTED)).code == 718
+    assert not hall.carrier.asked[0].aliased
+    assert await hall.listed() == []
+
+
+@virtual
+async def test_an_alias_is_shown_by_the_wanted_port_and_open_at_the_given_one(tmp_path: Path) -> None:
+    hall = Hall(tmp_path, port_policy="alias")
+    gives(hall)
+    assert (await hall.add(WANTED)).code == 0
+    assert await hall.ports() == [WANTED]
+    assert (await hall.specific(WANTED))["InternalClient"] == A
+    assert (await hall.specific(GIVEN)).code == 714
+    assert hall.only_rule.external == Endpoint(CARRIER, GIVEN)
+    assert (hall.only_rule.wan_port, hall.only_rule.shown_port) == (WANTED, WANTED)
+    assert (await hall.delete(GIVEN)).code == 714
+    assert (await hall.delete(WANTED)).code == 0
+    assert hall.ruleset.rules == {}
+    assert hall.carrier.returned == [hall.carrier.asked[0].id]
+
+
+@virtual
+async def test_an_alias_that_is_given_the_wanted_port_is_an_ordinary_mapping(tmp_path: Path) -> None:
+    hall = Hall(tmp_path, port_policy="alias")
+    assert (await hall.add(WANTED)).code == 0
+    assert (hall.only_rule.external.port, hall.only_rule.shown_port) == (WANTED, 0)
+
+
+@virtual
+async def test_the_port_that_an_alias_shows_is_taken_and_the_given_one_is_free_to_be_shown(tmp_path: Path) -> None:
+    hall = Hall(tmp_path, port_policy="alias")
+    gives(hall)
+    await hall.add(WANTED)
+    assert (await hall.add(WANTED, B)).code == 718
+    assert (await hall.add(GIVEN, B)).code == 0
+    assert await hall.ports() == [WANTED, GIVEN]
+
+
+@virtual
+async def test_add_any_port_mapping_shows_what_was_given_whatever_the_policy(tmp_path: Path) -> None:
+    hall = Hall(tmp_path, port_policy="alias")
+    gives(hall)
+    reply = await hall.add(WANTED, any_port=True)
+    assert reply["ReservedPort"] == str(GIVEN)
+    assert await hall.ports() == [GIVEN]
+    assert not hall.carrier.asked[0].aliased
+
+
+@virtual
+async def test_a_repeated_request_keeps_the_alias_and_another_given_port_is_taken_silently(tmp_path: Path) -> None:
+    hall = Hall(tmp_path, port_policy="alias")
+    gives(hall)
+    await hall.add(WANTED)
+    assert (await hall.add(WANTED, LeaseDuration=7200)).code == 0
+    assert hall.only_rule.external.port == GIVEN
+    changes = hall.changes
+    hall.carrier.grant(hall.only.id, port=GIVEN + 5)
+    await settle()
+    assert await hall.ports() == [WANTED]
+    assert (hall.only_rule.external.port, hall.only_rule.shown_port) == (GIVEN + 5, WANTED)
+    assert hall.changes == changes
+
+
+@virtual
+async def test_a_restart_keeps_an_alias_and_asks_with_what_was_given(tmp_path: Path) -> None:
+    first = Hall(tmp_path, port_policy="alias")
+    gives(first)
+    await first.add(WANTED)
+    first.kill()
+    second = Hall(tmp_path, port_policy="alias")
+    second.carrier.silent = True
+    await second.restart.restore()
+    assert await second.ports() == [WANTED]
+    assert (second.only_rule.external.port, second.only_rule.shown_port) == (GIVEN, WANTED)
+    (asked,) = second.carrier.asked
+    assert (asked.external_port, asked.aliased, asked.grant and asked.grant.external.port) == (WANTED, True, GIVEN)
+
+
+@virtual
+async def test_an_alias_ends_at_a_restart_with_rules_that_permit_only_what_it_shows(tmp_path: Path) -> None:
+    first = Hall(tmp_path, port_policy="alias")
+    gives(first)
+    await first.add(WANTED)
+    first.kill()
+    only_wanted = PermissionConfig(name="one", action="allow", external_ports=range(WANTED, WANTED + 1))
+    second = Hall(tmp_path, port_policy="alias", permissions=[only_wanted])
+    await second.restart.restore()
+    assert await second.listed() == []
+    assert [request.id for request in second.carrier.given_back] == [first.carrier.asked[0].id]
+    gives(second)
+    assert (await second.add(WANTED, version=2)).code == 728
+    assert second.ruleset.rules == {}
+
+
+@virtual
+async def test_while_the_carrier_is_lost_the_router_serves_the_port_that_an_alias_shows(tmp_path: Path) -> None:
+    hall = Hall(tmp_path, port_policy="alias")
+    gives(hall)
+    await hall.add(WANTED)
+    hall.carrier.become(Activation.LOST)
+    hall.carrier.lose(hall.only.id)
+    await settle()
+    assert await hall.ports() == [WANTED]
+    assert (hall.only_rule.external, hall.only_rule.shown_port) == (Endpoint(hall.only_rule.wan_address, WANTED), 0)
+    hall.carrier.become(Activation.ACTIVE)
+    await settle()
+    assert await hall.ports() == [WANTED]
+    assert hall.only_rule.shown_port == WANTED
+
+
+# learn-block
+
+
+async def learnt(hall: Hall, **changes: object) -> None:
+    """The carrier has given another port than the wanted one, out of a block at GIVEN."""
+    gives(hall)
+    assert (await hall.add(WANTED, any_port=True, **changes))["ReservedPort"] == str(GIVEN)
+    hall.carrier.asked.clear()
+
+
+@virtual
+async def test_a_port_outside_of_the_block_is_a_conflict_without_a_packet(tmp_path: Path) -> None:
+    hall = Hall(tmp_path, port_policy="learn-block")
+    await learnt(hall)
+    for outside in (3074, GIVEN - BLOCK_PORTS, GIVEN + BLOCK_PORTS, 65535):
+        assert (await hall.add(outside)).code == 718
+    assert hall.carrier.asked == []
+    assert hall.port_policy.learnt() == {"": [f"{GIVEN}-{GIVEN}"]}
+
+
+@pytest.mark.parametrize("inside", [GIVEN - BLOCK_PORTS + 1, GIVEN + 1, GIVEN + BLOCK_PORTS - 1])
+def test_what_may_be_in_the_block_is_asked_for(tmp_path: Path, inside: int) -> None:
+    @virtual
+    async def run() -> None:
+        hall = Hall(tmp_path, port_policy="learn-block")
+        await learnt(hall)
+        hall.carrier.answer = None
+        assert (await hall.add(inside)).code == 0
+
+    run()
+
+
+@virtual
+async def test_before_the_carrier_has_kept_to_a_block_every_port_is_asked_for(tmp_path: Path) -> None:
+    hall = Hall(tmp_path, port_policy="learn-block")
+    for port in (8080, 20000, 40000, 60000):
+        assert (await hall.add(port, InternalPort=port)).code == 0
+    assert len(hall.carrier.asked) == 4
+
+
+@virtual
+async def test_a_refusal_far_from_what_was_given_shows_the_block(tmp_path: Path) -> None:
+    """What the probe for the external address was given counts, too."""
+    hall = Hall(tmp_path, port_policy="learn-block")
+    gives(hall)
+    hall.events.put_nowait(PortSeen(GIVEN))
+    assert (await hall.add(WANTED)).code == 718
+    assert len(hall.carrier.asked) == 1
+    assert (await hall.add(3074)).code == 718
+    assert len(hall.carrier.asked) == 1
+
+
+@virtual
+async def test_after_a_while_one_request_finds_out_whether_it_is_still_so(tmp_path: Path) -> None:
+    hall = Hall(tmp_path, port_policy="learn-block")
+    await learnt(hall)
+    await asyncio.sleep(BELIEVED_SECONDS + 1)
+    assert [(await hall.add(port)).code for port in (3074, 3075)] == [718, 718]
+    assert [asked.external_port for asked in hall.carrier.asked] == [3074]
+    await asyncio.sleep(BELIEVED_SECONDS + 1)
+    hall.carrier.answer = None
+    assert [(await hall.add(port)).code for port in (3074, 40000)] == [0, 0]
+
+
+@virtual
+async def test_add_any_port_mapping_suggests_a_free_port_of_the_block(tmp_path: Path) -> None:
+    hall = Hall(tmp_path, port_policy="learn-block")
+    await learnt(hall)
+    hall.carrier.answer = lambda request: hall.carrier.grant(request.id, port=GIVEN + 9)
+    await hall.add(GIVEN + 9, InternalPort=8001)
+    hall.carrier.answer = None
+    suggested = set()
+    for n in range(3):
+        reply = await hall.add(3074 + n, any_port=True, InternalPort=9000 + n)
+        suggested.add(hall.carrier.asked[-1].external_port)
+        assert reply["ReservedPort"] == str(hall.carrier.asked[-1].external_port)
+    assert len(suggested) == 3
+    assert suggested < set(range(GIVEN + 1, GIVEN + 9))
+
+
+@virtual
+async def test_where_no_port_of_the_block_is_known_to_be_free_the_carrier_chooses(tmp_path: Path) -> None:
+    hall = Hall(tmp_path, port_policy="learn-block")
+    await learnt(hall)
+    reply = await hall.add(3074, any_port=True, InternalPort=9000)
+    assert hall.carrier.asked[-1].external_port == 0
+    assert reply["ReservedPort"] == str(GIVEN + 1)
+
+
+@pytest.mark.parametrize("loss", ["epoch", "address"])
+def test_what_was_learnt_ends_with_the_carriers_state_and_address(tmp_path: Path, loss: str) -> None:
+    @virtual
+    async def run() -> None:
+        hall = Hall(tmp_path, port_policy="learn-block")
+        hall.carrier.move(CARRIER)
+        await learnt(hall)
+        if loss == "epoch":
+            hall.events.put_nowait(Reset())
+        else:
+            hall.carrier.move(CARRIER2)
+        await settle()
+        assert (await hall.add(3074)).code == 718
+        assert [asked.external_port for asked in hall.carrier.asked] == [3074]
+
+    run()
+
+
+@virtual
+async def test_a_carrier_that_gives_ports_from_everywhere_keeps_nobody_to_blocks(tmp_path: Path) -> None:
+    hall = Hall(tmp_path, port_policy="learn-block")
+    for n, port in enumerate((10000, 20000, 30000, 40000, 50000)):
+        gives(hall, port)
+        await hall.add(0, any_port=True, InternalPort=9000 + n)
+    hall.carrier.answer = None
+    assert hall.port_policy.learnt() == {"": ["50000-50000"]}
+    assert (await hall.add(3074)).code == 0
+
+
+@virtual
+async def test_without_nat_each_host_has_its_own_block(tmp_path: Path) -> None:
+    hall = Hall(tmp_path, port_policy="learn-block", routed=True)
+    await learnt(hall)
+    assert (await hall.add(3074, A, InternalPort=8001)).code == 718
+    assert hall.carrier.asked == []
+    assert (await hall.add(3074, B)).code == 718
+    assert len(hall.carrier.asked) == 1
+
+
+@virtual
+async def test_what_the_carrier_keeps_to_does_not_bind_the_router_that_serves_alone(tmp_path: Path) -> None:
+    hall = Hall(tmp_path, port_policy="learn-block")
+    await learnt(hall)
+    hall.carrier.become(Activation.LOST)
+    assert (await hall.add(3074)).code == 0
+
+
+@virtual
+async def test_by_default_nothing_is_learnt(tmp_path: Path) -> None:
+    hall = Hall(tmp_path)
+    await learnt(hall)
+    assert (await hall.add(3074)).code == 718
+    assert len(hall.carrier.asked) == 1
