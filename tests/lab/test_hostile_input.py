@@ -198,12 +198,14 @@ def test_what_the_lan_writes_into_the_log_is_escaped(lab: Lab) -> None:
     assert "red" in daemon.events("refused")[-1]["agent"]
 
 
-def test_nothing_is_served_on_the_wan(lab: Lab) -> None:
+def test_iwf_186_nothing_is_served_on_the_wan(lab: Lab) -> None:
     ScriptedCarrier(lab)
     Igdpcpd(lab)
 
     assert not lab.tcp_probe(lab.carrier, topology.ROUTER_WAN_ADDRESS, HTTP_PORT)
     assert not lab.tcp_probe(lab.carrier, topology.ROUTER_LAN_ADDRESS, HTTP_PORT)
+    for port in (1900, 5350, 5351):
+        assert not lab.udp_probe(lab.carrier, topology.ROUTER_WAN_ADDRESS, port)
 
 
 def test_a_name_in_the_host_header_is_not_served(lab: Lab) -> None:
