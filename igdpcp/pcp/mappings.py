@@ -64,9 +64,15 @@ class Mappings:
         slot.wanted, slot.refusals = wanted, 0
         if slot.phase is not Phase.DELETING:
             slot.exposed = bool(wanted.nonce)
-            if wanted.nonce and wanted.external_address:
-                slot.assigned_before = (wanted.external_address, wanted.external_port)
+            if address := self._address_to_suggest(wanted):
+                slot.assigned_before = (address, wanted.external_port)
             self._transactions.create(slot, now, urgent=urgent, tell=True)
+
+    def _address_to_suggest(self, wanted: WantedMapping) -> IPAddress | None:
+        """Where it was, or where its host's other mappings are; not instead of an address that is asked for."""
+        if wanted.nonce or wanted.external_address:
+            return wanted.external_address if wanted.nonce else None
+        return self._transactions.address_of(wanted.internal_address)
 
     def _change(self, slot: Slot, before: WantedMapping, wanted: WantedMapping, now: float, urgent: bool) -> None:
         replace, current_port = slot.must_be_replaced(wanted), slot.current_port
@@ -146,7 +152,10 @@ class Mappings:
         slot.exposed = False
         if slot.wanted is not None:
             del self._transactions.slots[slot.internal]
+            held = slot.held
+            self._transactions.hold(slot, None)
             slot.internal, slot.nonce = target, slot.wanted.nonce
+            self._transactions.hold(slot, held)
             self._transactions.slots[target] = slot
             slot.begin(Phase.WAITING)
 

@@ -75,7 +75,7 @@ class Slot:
     ``exposed``: the server may hold a mapping; ``only_copy``: for no other reason than the one packet on its way, so a
     refusal proves that there is none. ``create_pending``: the delete overtook a create that is unanswered.
     ``unconfirmed``: the server may have lost what it granted. ``assigned_before``: what it held last, while nothing is
-    held. ``leaving``: keys to be told when the delete is over.
+    held, or what its host's other mappings let expect. ``leaving``: keys to be told when the delete is over.
     """
 
     internal: InternalTuple

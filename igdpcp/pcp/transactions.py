@@ -48,6 +48,7 @@ class Transactions:
         self.leaving: set[str] = set()
         self.refusals = Refusals()
         self._ending_per_second = 0.0  # of the grants that are held, were none renewed
+        self._outlets: dict[IPAddress, tuple[IPAddress, int]] = {}  # per internal host: external address, grants
 
     # Beginning and ending
 
@@ -133,7 +134,19 @@ class Transactions:
         for grant, sign in ((slot.held, -1), (held, 1)):
             if grant:
                 self._ending_per_second += sign / grant.lifetime
+                self._count_outlet(slot.internal[1], grant.address, sign)
         slot.held = held
+
+    def address_of(self, host: IPAddress) -> IPAddress | None:
+        """The external address that an internal host has already, the latest if several."""
+        return self._outlets[host][0] if host in self._outlets else None
+
+    def _count_outlet(self, host: IPAddress, address: IPAddress, sign: int) -> None:
+        known, grants = self._outlets.get(host, (address, 0))
+        if grants + sign:
+            self._outlets[host] = (address if sign > 0 else known, grants + sign)
+        else:
+            del self._outlets[host]
 
     def lose(self, slot: Slot) -> None:
         """The grant is no more."""

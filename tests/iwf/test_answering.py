@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What control points may ask without making a mapping: state variables, queries, and codes of every refusal."""
+"""What control points may ask without making a mapping: state variables, queries, and what is refused at once."""
 
 from __future__ import annotations
 
@@ -10,40 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from igdpcp.errors import Reason, Refusal
-from igdpcp.iwf import translate
 from igdpcp.model import Activation, Mapping
 from igdpcp.upnp.services import WAN_IP_CONNECTION
 from tests.support.hall import CARRIER, A, B, Hall, settle
 from tests.support.virtual_time import virtual
-
-# PCP result: code for version 1, for version 2 (RFC 6970 section 4.3).
-RESULTS = {
-    1: (501, 501), 2: (718, 606), 3: (501, 501), 4: (501, 501), 5: (501, 501), 6: (501, 501), 7: (501, 501),
-    8: (501, 728), 9: (501, 501), 10: (501, 728), 11: (718, 718), 12: (501, 501), 13: (501, 501),
-    **dict.fromkeys(range(14, 24), (718, 606)), **dict.fromkeys(range(24, 27), (501, 501)), 99: (501, 501),
-}  # fmt: skip
-IGD2_ONLY = {606, 728, 729, 730, 731, 732, 733}
-
-
-@pytest.mark.parametrize("result", RESULTS)
-def test_iwf_170_172_each_pcp_result_has_its_code_in_each_version(tmp_path: Path, result: int) -> None:
-    @virtual
-    async def run() -> None:
-        hall = Hall(tmp_path)
-        hall.carrier.refuses(result)
-        codes = (await hall.add(8080)).code, (await hall.add(8081, version=2)).code
-        assert codes == RESULTS[result]
-        assert len(hall.table) == 0
-
-    run()
-
-
-def test_iwf_172_no_refusal_gives_version_1_a_code_that_it_does_not_know() -> None:
-    for reason in set(Reason) - translate.PINHOLE_CONDITIONS.keys():
-        results = RESULTS if reason is Reason.UPSTREAM else [0]
-        for result in results:
-            assert translate.fault_code(Refusal(reason, result=result), 1) not in IGD2_ONLY
 
 
 @pytest.mark.parametrize(
@@ -63,7 +33,7 @@ def test_iwf_172_no_refusal_gives_version_1_a_code_that_it_does_not_know() -> No
         pytest.param({"InternalClient": ""}, 2, 715, id="no_client_v2"),
     ],
 )
-def test_requests_that_are_refused_ask_nobody(
+def test_iwf_028_029_038_089_requests_that_are_refused_ask_nobody(
     tmp_path: Path, changes: dict[str, object], version: int, code: int
 ) -> None:
     @virtual
@@ -124,6 +94,8 @@ def test_iwf_016_035_not_connected_until_the_server_answers(tmp_path: Path, opti
         before = hall.loop.time()
         status = await hall.soap("GetStatusInfo")
         assert (status["ConnectionStatus"], status["Uptime"]) == ("Disconnected", "0")
+        for action in ("GetNATRSIPStatus", "GetConnectionTypeInfo"):
+            assert (await hall.soap(action)).code == 0
         assert (hall.loop.time(), hall.carrier.asked) == (before, [])
         hall.carrier.become(Activation.ACTIVE)
         hall.carrier.move(IPv4Address("62.0.0.1"))
@@ -245,7 +217,7 @@ async def test_iwf_032_the_update_id_grows_by_one_with_each_change_that_is_shown
         pytest.param("ForceTermination", {}, (501, 606), id="iwf_034_force"),
     ],
 )
-def test_what_the_carrier_decides_is_refused(
+def test_iwf_033_034_what_the_carrier_decides_is_refused(
     tmp_path: Path, action: str, arguments: dict[str, object], codes: tuple[int, int]
 ) -> None:
     @virtual

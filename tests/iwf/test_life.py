@@ -11,8 +11,15 @@ import pytest
 
 from igdpcp.iwf.interfaces import Released
 from igdpcp.model import Activation, Endpoint, MappingState, Protocol
+from igdpcp.upnp.services import WAN_IP_CONNECTION
 from tests.support.hall import CARRIER, WAN, A, Hall, settle
 from tests.support.virtual_time import virtual
+
+
+def evented(hall: Hall) -> tuple[int, int]:
+    """PortMappingNumberOfEntries and SystemUpdateID as a subscriber is told them."""
+    values = hall.variables.evented(WAN_IP_CONNECTION, 2, IPv4Address(A))
+    return int(values["PortMappingNumberOfEntries"]), int(values["SystemUpdateID"])
 
 
 @virtual
@@ -53,10 +60,10 @@ async def test_iwf_156_163_renewals_change_nothing_that_is_shown_and_ask_for_not
     hall = Hall(tmp_path)
     hall.carrier.longest = 600
     await hall.add(8080)
-    asked, shown = len(hall.carrier.asked), hall.table.system_update_id
+    asked, shown, changes = len(hall.carrier.asked), hall.table.system_update_id, hall.changes
     hall.carrier.grant(hall.only.id)
     await settle()
-    assert (len(hall.carrier.asked), hall.table.system_update_id) == (asked, shown)
+    assert (len(hall.carrier.asked), hall.table.system_update_id, hall.changes) == (asked, shown, changes)
 
 
 @virtual
@@ -119,6 +126,49 @@ async def test_iwf_045_a_repeated_request_waits_for_the_grant_of_a_retrying_entr
     hall.carrier.grant(hall.only.id)
     assert (await adding).code == 0
     assert (await hall.delete(8080)).code == 0
+
+
+@pytest.mark.parametrize(("lease", "kept"), [(3600, 0), (0, 1)], ids=["finite", "infinite"])
+def test_iwf_161_renewals_that_are_refused_to_the_end_close_the_entry_and_are_evented(
+    tmp_path: Path, lease: int, kept: int
+) -> None:
+    @virtual
+    async def run() -> None:
+        hall = Hall(tmp_path)
+        hall.carrier.longest = 600
+        await hall.add(8080, LeaseDuration=lease)
+        id, changes, before = hall.only.id, hall.changes, evented(hall)
+        hall.carrier.refuses(8)
+        hall.carrier.refuse(id, 8)
+        await asyncio.sleep(599)
+        assert (await hall.ports(), len(hall.ruleset.rules), hall.changes) == ([8080], 1, changes)
+        hall.carrier.lose(id)
+        await settle()
+        assert (await hall.listed(), hall.ruleset.rules, len(hall.carrier.wanted)) == ([], {}, kept)
+        assert hall.changes > changes
+        number, update = evented(hall)
+        assert (before[0], number) == (1, 0)
+        assert update > before[1]
+
+    run()
+
+
+@virtual
+async def test_iwf_197_a_mapping_update_is_shown_in_the_entry_the_variable_and_the_event(tmp_path: Path) -> None:
+    hall = Hall(tmp_path)
+    await hall.add(8080, any_port=True)
+    shown, changes = hall.table.system_update_id, hall.changes
+    new = IPv4Address("62.0.0.9")
+    hall.carrier.grant(hall.only.id, port=7000, address=new)
+    hall.carrier.move(new)
+    await settle()
+    assert await hall.ports() == [7000]
+    assert hall.only_rule.external == Endpoint(new, 7000)
+    assert (await hall.soap("GetExternalIPAddress"))["ExternalIPAddress"] == "62.0.0.9"
+    values = hall.variables.evented(WAN_IP_CONNECTION, 2, IPv4Address(A))
+    assert values["ExternalIPAddress"] == "62.0.0.9"
+    assert int(values["SystemUpdateID"]) == shown + 1
+    assert hall.changes > changes
 
 
 @virtual

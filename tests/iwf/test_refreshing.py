@@ -14,7 +14,7 @@ from tests.support.virtual_time import virtual
 
 
 @pytest.mark.parametrize("releases", [0, None])
-def test_iwf_105_a_deletion_in_the_same_turn_as_a_repeated_request_takes_the_entry(
+def test_a_deletion_in_the_same_turn_as_a_repeated_request_takes_the_entry(
     tmp_path: Path, releases: int | None
 ) -> None:
     @virtual

@@ -62,6 +62,20 @@ def test_a_refusal_upstream_becomes_its_fault_and_leaves_no_rule(
         assert (refused["client"], refused["agent"]) == (topology.LAN_ADDRESS, "Console/1.0")
 
 
+def test_iwf_091_what_the_carrier_refused_is_refused_again_without_a_packet_and_another_port_is_asked_for(
+    lab: Lab,
+) -> None:
+    carrier = ScriptedCarrier(lab, refuse=[CANNOT_PROVIDE_EXTERNAL, 600])
+    Igdpcpd(lab, main={"external_ip_probe": "0"}).wait_for_activation("active")
+    client = soap_client(lab.lan)
+
+    assert [client.add("tcp", PORT, topology.LAN_ADDRESS, PORT).code for _ in range(3)] == [718] * 3
+    assert [request["external_port"] for request in carrier.maps()] == [PORT]
+
+    assert client.add("tcp", PORT + 1, topology.LAN_ADDRESS, PORT).code == 718
+    assert [request["external_port"] for request in carrier.maps()] == [PORT, PORT + 1]
+
+
 def test_a_silent_server_that_was_there_is_501_and_leaves_no_rule(lab: Lab) -> None:
     carrier = ScriptedCarrier(lab)
     daemon = Igdpcpd(lab, upstream={"retransmit_initial": "3"})
@@ -161,7 +175,7 @@ def test_a_rule_that_the_kernel_refuses_gives_the_grant_back(lab: Lab) -> None:
     assert daemon.status()["firewall"]["problem"]
 
 
-def test_a_port_granted_instead_of_the_one_asked_for_is_given_back_and_718(lab: Lab) -> None:
+def test_iwf_090_a_port_granted_instead_of_the_one_asked_for_is_given_back_and_718(lab: Lab) -> None:
     """Debian's miniupnpd does that for a port that is taken."""
     carrier = ScriptedCarrier(lab, grant_port=7777)
     daemon = Igdpcpd(lab, main={"external_ip_probe": "0"})

@@ -53,7 +53,7 @@ def lab() -> Iterator[Lab]:
 
 
 @pytest.mark.parametrize(("program", "igd_version"), CASES, ids=lambda value: getattr(value, "name", value))
-def test_a_program_opens_its_ports_sees_them_and_closes_them(
+def test_iwf_011_a_program_opens_its_ports_sees_them_and_closes_them(
     lab: Lab, program: type[ControlPoint], igd_version: str
 ) -> None:
     """What a program cannot do itself, its module says."""

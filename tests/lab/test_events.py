@@ -85,7 +85,7 @@ def test_every_service_has_an_initial_event(daemon: Igdpcpd, subscriber: Subscri
     assert ("SystemUpdateID" in values) == (path == V2_EVENTS)
 
 
-def test_a_changed_external_address_is_told(
+def test_iwf_193_197_a_changed_external_address_is_told(
     lab: Lab, carrier: SimulatedCarrier, daemon: Igdpcpd, subscriber: Subscriber
 ) -> None:
     """It is all that gupnp-igd has to notice a new address."""

@@ -198,12 +198,30 @@ def test_what_the_lan_writes_into_the_log_is_escaped(lab: Lab) -> None:
     assert "red" in daemon.events("refused")[-1]["agent"]
 
 
-def test_nothing_is_served_on_the_wan(lab: Lab) -> None:
+SEARCH = b'M-SEARCH * HTTP/1.1\r\nHOST: 239.255.255.250:1900\r\nMAN: "ssdp:discover"\r\nMX: 1\r\nST: ssdp:all\r\n\r\n'
+
+
+def answered(lab: Lab, port: int, datagram: bytes) -> bool:
+    """Whether the router answers the carrier at its WAN address."""
+    with lab.carrier.socket(socket.SOCK_DGRAM) as sender:
+        sender.settimeout(1.5)
+        sender.sendto(datagram, (topology.ROUTER_WAN_ADDRESS, port))
+        try:
+            return bool(sender.recv(2048))
+        except TimeoutError:
+            return False
+
+
+def test_iwf_186_nothing_is_served_on_the_wan(lab: Lab) -> None:
     ScriptedCarrier(lab)
     Igdpcpd(lab)
 
     assert not lab.tcp_probe(lab.carrier, topology.ROUTER_WAN_ADDRESS, HTTP_PORT)
     assert not lab.tcp_probe(lab.carrier, topology.ROUTER_LAN_ADDRESS, HTTP_PORT)
+    assert not answered(lab, 1900, SEARCH)
+    for port in (5350, 5351):
+        assert not answered(lab, port, bytes([2, 0]) + bytes(22))
+        assert not answered(lab, port, bytes(2))
 
 
 def test_a_name_in_the_host_header_is_not_served(lab: Lab) -> None:

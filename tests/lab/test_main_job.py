@@ -75,8 +75,8 @@ def test_add_any_tells_the_port_that_the_carrier_chose_and_that_port_works(lab: 
     assert lab.tcp_probe(lab.internet, topology.EXTERNAL_ADDRESS, port).listener == "lan2"
 
 
-def test_the_clients_own_packets_leave_with_the_mapped_port(lab: Lab) -> None:
-    """Consoles and WebRTC compare the two (IWF-066)."""
+def test_iwf_066_the_clients_own_packets_leave_with_the_mapped_port(lab: Lab) -> None:
+    """Consoles and WebRTC compare the two."""
     MiniupnpdCarrier(lab)
     Igdpcpd(lab, backend(lab))
     client = soap_client(lab.lan)

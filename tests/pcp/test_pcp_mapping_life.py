@@ -32,7 +32,7 @@ NONCE = bytes.fromhex("4a1d9f27c3b85e60712fd4a8")
 HOST = IPv4Address("192.168.1.50")
 
 
-def test_a_wish_leaves_at_once_as_the_vector_says_and_is_granted() -> None:
+def test_iwf_060_080_a_wish_leaves_at_once_as_the_vector_says_and_is_granted() -> None:
     talk = Dialogue()
     talk.want(nonce=NONCE)
     assert [sent.octets for sent in talk.sent] == [VECTORS["V2 request"]]
@@ -42,7 +42,7 @@ def test_a_wish_leaves_at_once_as_the_vector_says_and_is_granted() -> None:
     assert talk.client.grant("web") == talk.of(MappingGranted)[0]
 
 
-def test_an_infinite_lease_asks_for_the_largest_lifetime() -> None:
+def test_iwf_151_an_infinite_lease_asks_for_the_largest_lifetime() -> None:
     talk = Dialogue()
     talk.want(nonce=NONCE, lease=None, protocol=Protocol.UDP, internal_port=5060, external_port=5060)
     assert talk.sent[0].octets == VECTORS["V6 request"]
@@ -70,7 +70,7 @@ def test_over_ipv6_an_ipv4_mapping_names_its_host() -> None:
     assert talk.maps[0].octets == VECTORS["V7 request"]
 
 
-def test_deleting_clears_the_suggestion_and_keeps_the_nonce() -> None:
+def test_iwf_015_096_133_deleting_clears_the_suggestion_and_keeps_the_nonce() -> None:
     talk = Dialogue()
     talk.want(nonce=NONCE, remote_hosts=(IPv4Address("198.51.100.9"),), description="x")
     talk.run(1)
@@ -81,7 +81,7 @@ def test_deleting_clears_the_suggestion_and_keeps_the_nonce() -> None:
     assert talk.client.next_timer() is None
 
 
-def test_deleting_for_a_third_party_keeps_only_that_option() -> None:
+def test_iwf_096_133_deleting_for_a_third_party_keeps_only_that_option() -> None:
     talk = Dialogue()
     talk.want(internal_address=HOST, remote_hosts=(IPv4Address("198.51.100.9"),), description="x")
     talk.run(1)
@@ -89,7 +89,7 @@ def test_deleting_for_a_third_party_keeps_only_that_option() -> None:
     assert talk.sent[-1].options == [(THIRD_PARTY, mapped("192.168.1.50"))]
 
 
-def test_prefer_failure_is_never_sent_without_a_port() -> None:
+def test_iwf_081_prefer_failure_is_never_sent_without_a_port() -> None:
     talk = Dialogue()
     talk.want(external_port=0)
     talk.want("any", internal_port=81, exact=False)
@@ -97,7 +97,7 @@ def test_prefer_failure_is_never_sent_without_a_port() -> None:
 
 
 @pytest.mark.parametrize("lost", [1, 2, 3])
-def test_lost_requests_are_repeated_octet_by_octet(lost: int) -> None:
+def test_iwf_002_lost_requests_are_repeated_octet_by_octet(lost: int) -> None:
     talk = Dialogue()
     talk.server.drop = lost
     talk.want()
@@ -109,7 +109,7 @@ def test_lost_requests_are_repeated_octet_by_octet(lost: int) -> None:
     assert len(talk.of(MappingGranted)) == 1
 
 
-def test_a_finite_lease_is_renewed_for_what_remains_until_it_ends() -> None:
+def test_iwf_015_153_157_158_a_finite_lease_is_renewed_for_what_remains_until_it_ends() -> None:
     talk = Dialogue()
     talk.server.longest = 600
     wanted = talk.want(lease=3600)
@@ -131,8 +131,8 @@ def test_a_grant_that_covers_the_lease_is_not_renewed() -> None:
     assert len(talk.sent) == 1
 
 
-@pytest.mark.parametrize("lifetime", [120, 3600, 86400, 4294967295])
-def test_unanswered_renewals_are_single_packets_in_their_windows(lifetime: int) -> None:
+@pytest.mark.parametrize("lifetime", [120, 300, 3600, 86400, 4294967295])
+def test_iwf_046_160_unanswered_renewals_are_single_packets_in_their_windows(lifetime: int) -> None:
     talk = Dialogue()
     talk.server.longest = lifetime
     talk.want(lease=None)
@@ -141,6 +141,7 @@ def test_unanswered_renewals_are_single_packets_in_their_windows(lifetime: int) 
     scheduled = min(lifetime, 86400)
     talk.run(scheduled * 0.99)
     since_grant = [sent.at - 1000.02 for sent in talk.maps[1:]]
+    assert len(since_grant) >= 4
     for attempt, at in enumerate(since_grant[:4], start=1):
         opens = scheduled * (1 - 2.0**-attempt)
         assert opens <= at <= opens + scheduled / 2.0 ** (attempt + 2)
@@ -219,7 +220,7 @@ def test_a_refusal_is_told_and_repeated_after_its_lifetime() -> None:
     assert talk.client.grant("web") is not None
 
 
-def test_an_absurdly_long_refusal_is_cut_to_half_an_hour() -> None:
+def test_iwf_173_an_absurdly_long_refusal_is_cut_to_half_an_hour() -> None:
     talk = Dialogue()
     talk.server.refuse = {0: (2, 4294967295)}
     talk.want(lease=None)
@@ -227,7 +228,7 @@ def test_an_absurdly_long_refusal_is_cut_to_half_an_hour() -> None:
     assert [event.lifetime for event in talk.of(MappingRefused)] == [1800, 1800]
 
 
-def test_the_same_request_under_another_key_is_refused_without_a_packet() -> None:
+def test_iwf_091_the_same_request_under_another_key_is_refused_without_a_packet() -> None:
     talk = Dialogue()
     talk.server.refuse = {0: (11, 600)}
     talk.want("a")
@@ -240,6 +241,24 @@ def test_the_same_request_under_another_key_is_refused_without_a_packet() -> Non
     assert len(talk.sent) == 1
     talk.want("b", external_port=8081)
     assert len(talk.sent) == 2
+
+
+def test_iwf_161_what_was_lost_for_good_is_asked_for_less_and_less_often_but_every_half_hour() -> None:
+    talk = Dialogue()
+    talk.server.longest = 120
+    talk.want(lease=None)
+    talk.run(1)
+    talk.server.refuse = {0: (ResultCode.NO_RESOURCES, 30)}
+    talk.run(6 * 3600)
+    lost_at = next(at for at, event in talk.events if isinstance(event, MappingLost))
+    again = [sent.at for sent in talk.maps if sent.at > lost_at]
+    pauses = [b - a for a, b in itertools.pairwise(again)]
+    assert pauses[0] >= 30
+    assert all(a - 1 <= b <= 1801 for a, b in itertools.pairwise(pauses))
+    assert pauses[-1] >= 1799
+    talk.server.refuse = {}
+    talk.run(1801)
+    assert talk.client.grant("web") is not None
 
 
 def test_a_refused_renewal_keeps_the_grant_until_it_ends() -> None:
@@ -255,7 +274,7 @@ def test_a_refused_renewal_keeps_the_grant_until_it_ends() -> None:
     assert talk.of(MappingLost) == [MappingLost("web")]
 
 
-def test_another_port_than_the_exact_one_is_given_back_and_refused() -> None:
+def test_iwf_090_another_port_than_the_exact_one_is_given_back_and_refused() -> None:
     talk = Dialogue()
     talk.server.port = 8081
     talk.want()
@@ -267,12 +286,53 @@ def test_another_port_than_the_exact_one_is_given_back_and_refused() -> None:
     assert not talk.of(MappingReleased)
 
 
-def test_another_address_than_the_one_suggested_is_given_back_too() -> None:
+def test_iwf_090_another_address_than_the_one_suggested_is_given_back_too() -> None:
     talk = Dialogue()
     talk.want(external_address=IPv4Address("203.0.113.5"))
     talk.run(1)
     assert [event.result for event in talk.of(MappingRefused)] == [11]
     assert talk.server.mappings == {}
+
+
+@pytest.mark.parametrize("host", [OWN, HOST], ids=["cascaded", "routed"])
+def test_iwf_094_the_address_that_an_internal_host_has_is_suggested_for_what_it_opens_next(host: IPv4Address) -> None:
+    talk = Dialogue()
+    for port in (8080, 8081):
+        talk.want(str(port), internal_address=host, internal_port=port, external_port=port)
+        talk.run(1)
+    talk.want("another host's", internal_address=IPv4Address("192.168.1.60"))
+    assert [sent.suggested_address for sent in talk.sent] == [
+        mapped("0.0.0.0"), mapped("203.0.113.77"), mapped("0.0.0.0"),
+    ]  # fmt: skip
+    assert [sent.suggested_port for sent in talk.sent] == [8080, 8081, 8080]
+
+
+def test_iwf_094_a_port_that_is_to_be_had_at_another_address_only_is_taken_there() -> None:
+    talk = Dialogue()
+    talk.want()
+    talk.run(1)
+    talk.server.address = mapped("203.0.113.78")
+    talk.server.scripted = lambda sent: (
+        [answer(sent.octets, epoch=talk.server.epoch(sent.at), result=11, lifetime=1800)]
+        if sent.suggested_address == EXTERNAL
+        else None
+    )
+    talk.want("next", internal_port=8081, external_port=8081)
+    talk.run(1)
+    assert [sent.suggested_address for sent in talk.sent[1:]] == [EXTERNAL, mapped("0.0.0.0")]
+    assert not talk.of(MappingRefused)
+    granted = talk.of(MappingGranted)[-1]
+    assert (granted.key, str(granted.external_address)) == ("next", "203.0.113.78")  # type: ignore[attr-defined]
+
+
+def test_iwf_094_no_address_is_suggested_when_the_host_has_none_any_more() -> None:
+    talk = Dialogue()
+    talk.want()
+    talk.run(1)
+    talk.drop()
+    talk.run(1)
+    talk.want("next", internal_port=8081, external_port=8081)
+    assert talk.sent[-1].suggested_address == mapped("0.0.0.0")
 
 
 def test_any_port_will_do_when_none_is_exact() -> None:
@@ -283,7 +343,7 @@ def test_any_port_will_do_when_none_is_exact() -> None:
     assert [event.external_port for event in talk.of(MappingGranted)] == [6598]
 
 
-def test_a_mapping_update_changes_the_address_of_an_exact_mapping() -> None:
+def test_iwf_197_a_mapping_update_changes_the_address_of_an_exact_mapping() -> None:
     talk = Dialogue()
     talk.want()
     talk.run(1)
@@ -309,7 +369,7 @@ def test_an_update_that_takes_the_exact_port_away_ends_the_grant() -> None:
     assert talk.sent[-1].lifetime == 0
 
 
-def test_a_late_word_about_the_replaced_port_is_not_the_answer() -> None:
+def test_iwf_090_a_late_word_about_the_replaced_port_is_not_the_answer() -> None:
     talk = Dialogue(rtt=0.5)
     talk.want()
     talk.run(1)
@@ -466,7 +526,7 @@ def prefixes(sent: object) -> list[tuple[int, bytes]]:
     return [(data[1], data[4:]) for code, data in sent.options if code == FILTER]  # type: ignore[attr-defined]
 
 
-def test_filters_are_replaced_on_create_and_renewal() -> None:
+def test_iwf_096_filters_are_replaced_on_create_and_renewal() -> None:
     talk = Dialogue()
     talk.server.longest = 600
     talk.want(remote_hosts=(HOST_A, HOST_B))
@@ -474,6 +534,8 @@ def test_filters_are_replaced_on_create_and_renewal() -> None:
     pair = [(0, mapped("0.0.0.0")), (128, mapped("198.51.100.9")), (128, mapped("198.51.100.10"))]
     assert len(talk.sent) >= 2
     assert all(prefixes(sent) == pair for sent in talk.sent)
+    talk.drop()
+    assert (talk.sent[-1].lifetime, talk.sent[-1].codes) == (0, [])
 
 
 def test_other_remote_hosts_are_told_at_once_and_none_clears_them() -> None:
@@ -499,7 +561,7 @@ def test_more_remote_hosts_than_a_packet_holds_are_left_to_the_router() -> None:
     assert prefixes(talk.sent[1]) == []
 
 
-def test_a_long_description_is_cut_on_the_wire() -> None:
+def test_iwf_037_a_long_description_is_cut_on_the_wire() -> None:
     talk = Dialogue()
     talk.want(description="µ" * 100)
     assert talk.sent[0].options[-1] == (DESCRIPTION, "µ".encode() * 64)

@@ -192,7 +192,7 @@ def test_case_24_a_response_that_does_not_match_is_dropped(field: str) -> None:
     assert (talk.events, talk.client.counters["wrong_nonce"] + talk.client.counters["no_match"]) == ([], 1)
 
 
-def test_case_25_another_port_than_the_one_preferred_is_not_taken_for_the_answer() -> None:
+def test_iwf_090_case_25_another_port_than_the_one_preferred_is_not_taken_for_the_answer() -> None:
     talk = Dialogue()
     talk.server.port = 8081
     talk.want()
@@ -223,7 +223,7 @@ def test_case_27_epoch_0_after_86461_recreates_what_was_there() -> None:
     assert len(talk.server.mappings) == 1
 
 
-def test_case_28_an_announcement_of_somebody_else_changes_nothing() -> None:
+def test_iwf_188_195_case_28_an_announcement_of_somebody_else_changes_nothing() -> None:
     talk = Dialogue()
     talk.want(lease=None)
     talk.run(1)
@@ -240,7 +240,7 @@ def test_case_29_both_forms_of_the_natpmp_refusal_are_understood(name: str) -> N
 
 
 @pytest.mark.parametrize("result", [ResultCode.NO_RESOURCES, ResultCode.USER_EX_QUOTA, ResultCode.ADDRESS_MISMATCH])
-def test_case_30_an_error_lifetime_of_0_makes_no_storm(result: int) -> None:
+def test_iwf_173_case_30_an_error_lifetime_of_0_makes_no_storm(result: int) -> None:
     talk = Dialogue()
     talk.server.scripted = lambda sent: [
         answer(sent.octets, epoch=talk.server.epoch(sent.at), result=result, lifetime=0)
@@ -252,7 +252,7 @@ def test_case_30_an_error_lifetime_of_0_makes_no_storm(result: int) -> None:
     assert len(talk.sent) <= 14
 
 
-def test_case_31_the_longest_lifetime_is_renewed_like_a_day() -> None:
+def test_iwf_162_case_31_the_longest_lifetime_is_renewed_like_a_day() -> None:
     talk = Dialogue()
     talk.server.longest = 4294967295
     talk.want(lease=None)

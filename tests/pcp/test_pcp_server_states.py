@@ -143,7 +143,7 @@ def test_a_refusal_that_nobody_asked_for_is_ignored() -> None:
     assert talk.client.counters["no_match"] == 2
 
 
-def test_no_version_but_two_is_ever_sent() -> None:
+def test_iwf_017_no_version_but_two_is_ever_sent() -> None:
     talk = Dialogue()
     talk.server.scripted = lambda sent: [b"\x01" + answer(sent.octets, epoch=9, result=1, lifetime=60)[1:24]]
     talk.want(lease=None)
@@ -157,7 +157,9 @@ def test_no_version_but_two_is_ever_sent() -> None:
 
 @pytest.mark.parametrize(("result", "reason"), [(4, "UNSUPP_OPCODE"), (12, "ADDRESS_MISMATCH")])
 @pytest.mark.parametrize("whole", [True, False])
-def test_a_server_that_cannot_be_used_gets_no_map_for_the_error_lifetime(result: int, reason: str, whole: bool) -> None:
+def test_iwf_014_a_server_that_cannot_be_used_gets_no_map_for_the_error_lifetime(
+    result: int, reason: str, whole: bool
+) -> None:
     talk = Dialogue()
     talk.server.scripted = lambda sent: (
         [answer(sent.octets, epoch=9, result=result, lifetime=600)[: 1100 if whole else 24]] if sent.is_map else None
@@ -232,7 +234,7 @@ def test_recovery_repeats_what_is_not_answered() -> None:
     assert len(talk.server.mappings) == 1
 
 
-def test_a_renewal_that_shows_a_restart_recreates_the_others_only() -> None:
+def test_iwf_198_a_renewal_that_shows_a_restart_recreates_the_others_only() -> None:
     talk = Dialogue()
     talk.server.longest = 600
     talk.want("a", lease=None)
@@ -257,7 +259,7 @@ def test_a_mapping_that_is_refused_in_recovery_is_lost() -> None:
     assert [event.result for event in talk.of(MappingRefused)] == [11]
 
 
-def test_an_epoch_that_fits_or_comes_from_elsewhere_changes_nothing() -> None:
+def test_iwf_188_195_an_epoch_that_fits_or_comes_from_elsewhere_changes_nothing() -> None:
     talk = Dialogue()
     talk.want(lease=None)
     talk.run(100)
@@ -272,7 +274,7 @@ def test_an_epoch_that_fits_or_comes_from_elsewhere_changes_nothing() -> None:
     assert talk.client.counters["wrong_source"] == 4
 
 
-def test_errors_carry_an_epoch_too() -> None:
+def test_iwf_198_errors_carry_an_epoch_too() -> None:
     talk = Dialogue()
     talk.want("a", lease=None)
     talk.run(1)

@@ -114,7 +114,7 @@ def test_a_renewal_sheds_too_but_keeps_its_distance() -> None:
     assert not talk.of(MappingRefused)
 
 
-def test_no_resources_holds_all_new_mappings_and_says_so() -> None:
+def test_iwf_173_no_resources_holds_all_new_mappings_and_says_so() -> None:
     talk = Dialogue()
     talk.server.refuse = {0: (ResultCode.NO_RESOURCES, 30)}
     talk.want("a")
