@@ -62,7 +62,7 @@ def test_strict_refuses_a_port_outside_of_the_block(lab: Lab) -> None:
 def test_an_alias_is_open_at_the_carriers_port_listed_and_deleted_by_the_wanted_one(firewall: str) -> None:
     with Lab(firewall) as lab:
         carrier = carrier_with_blocks(lab)
-        daemon = started(lab, "alias", external_ip_probe="0")
+        daemon = started(lab, "alias", external_ip_probe="0", specific_query="local")
         lab.listen(lab.lan, "tcp", PORT)
         client = soap_client(lab.lan)
 
