@@ -69,7 +69,7 @@ def asked(bench: Bench, sender: str, source: tuple[IPAddress, int], server: IPAd
 
 @pytest.mark.parametrize(("client", "server"), [(A, SERVER), (A, OTHER), (A6, SERVER6)])
 @pytest.mark.parametrize("lans", [{"br-lan"}, {"br-other"}], ids=["served", "not-served"])
-def test_a_host_behind_the_router_asks_no_pcp_server_while_that_is_blocked(
+def test_iwf_187_a_host_behind_the_router_asks_no_pcp_server_while_that_is_blocked(
     bench: Bench, client: IPAddress, server: IPAddress, lans: set[str]
 ) -> None:
     source = (client, 33000)

@@ -201,7 +201,7 @@ def test_an_announce_answer_does_not_make_a_server_without_map_active() -> None:
     assert talk.client.state is ServerState.LOST
 
 
-def test_a_restarted_server_gets_its_mappings_back_after_at_most_five_seconds() -> None:
+def test_iwf_194_a_restarted_server_gets_its_mappings_back_after_at_most_five_seconds() -> None:
     talk = Dialogue()
     talk.server.longest = 7200
     for port in (8080, 8081, 8082):
