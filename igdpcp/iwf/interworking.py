@@ -48,8 +48,9 @@ class Interworking:
         self._port_policy = port_policy
         self._now: Callable[[], float] = asyncio.get_running_loop().time
         self._queries = Queries(
-            main=main, table=table, policy=policy, upstream=upstream, lifecycle=lifecycle, plan=self._plan
-        )
+            main=main, table=table, policy=policy, upstream=upstream, lifecycle=lifecycle, port_policy=port_policy,
+            plan=self._plan,
+        )  # fmt: skip
 
     async def add_port_mapping(self, request: MappingRequest) -> Mapping:
         """Open exactly the external port that is asked for (RFC 6970 section 5.6.2)."""

@@ -20,6 +20,7 @@ from igdpcp.errors import Reason, Refusal
 from igdpcp.iwf.interfaces import Fallback
 from igdpcp.iwf.lifecycle import Lifecycle
 from igdpcp.iwf.policy import Policy
+from igdpcp.iwf.port_policy import PortPolicy
 from igdpcp.iwf.table import MappingTable
 from igdpcp.model import (
     Activation,
@@ -53,6 +54,7 @@ class Queries:
         policy: Policy,
         upstream: Fallback,
         lifecycle: Lifecycle,
+        port_policy: PortPolicy,
         plan: Callable[[MappingRequest], Mapping],
     ) -> None:
         self._main = main
@@ -60,6 +62,7 @@ class Queries:
         self._policy = policy
         self._upstream = upstream
         self._hidden = lifecycle.hidden
+        self._port_policy = port_policy
         self._plan = plan
         self._now = asyncio.get_running_loop().time
         self._sent: deque[float] = deque(maxlen=QUERIES_PER_SECOND)  # when the last ones were
@@ -94,10 +97,16 @@ class Queries:
         return next((each for each in held if each and each.is_shadow), None)
 
     def _planned(self, requester: Requester, protocol: Protocol, port: int) -> Mapping | None:
-        """The shadow to ask for on behalf of this host; None: the carrier is not to be asked."""
+        """The shadow to ask for on behalf of this host; None: the carrier is not to be asked.
+
+        Raises Refusal when the answer is known without that.
+        """
         request = self._request(requester, protocol, port)
+        if request is None:
+            return None
+        self._port_policy.admit(request)
         with suppress(Refusal):
-            return self._plan(request) if request else None
+            return self._plan(request) if self._within_bounds(request.client.address) else None
         return None
 
     def _request(self, requester: Requester, protocol: Protocol, port: int) -> MappingRequest | None:
@@ -111,7 +120,7 @@ class Queries:
             client=Endpoint(address, port),  # most programs use the same port on both sides
             lease=QUERY_LEASE,
         )
-        return request if self._policy.permits(request, port) and self._within_bounds(address) else None
+        return request if self._policy.permits(request, port) else None
 
     @property
     def _reachable(self) -> bool:

@@ -76,8 +76,7 @@ class PcpUpstream:
         self._requests: dict[str, UpstreamRequest] = {}  # what is wanted, with the last grant of each
         self._leaving: dict[str, UpstreamRequest] = {}  # those that the engine gives back
         self._debts = Debts()
-        self._probing = False
-        self._heard = False  # whether the server has said anything, be it a refusal
+        self._probing = self._heard = False  # heard: whether the server has said anything, be it a refusal
         self._state = Activation.NO_WAN
         self.reason = "the WAN has no address yet"
         self.state_since = self._loop.time()
@@ -341,11 +340,10 @@ class PcpUpstream:
             return
         assert self._line.server is not None
         request = self._requests[event.key]
-        external = Endpoint(event.external_address, event.external_port)
         grant = Grant(
             upstream=self.name,
             internal=self._wishes.internal(request),
-            external=external,
+            external=Endpoint(event.external_address, event.external_port),
             lifetime=event.lifetime,
             ends=event.ends,
             nonce=event.nonce,

@@ -153,6 +153,25 @@ async def test_while_the_carrier_is_lost_the_router_serves_the_port_that_an_alia
     assert hall.only_rule.shown_port == WANTED
 
 
+@pytest.mark.parametrize(("any_port", "shown"), [(False, WANTED), (True, GIVEN)])
+def test_iwf_115_118_with_aliases_a_query_finds_a_port_free_and_what_it_was_given_is_used(
+    tmp_path: Path, any_port: bool, shown: int
+) -> None:
+    @virtual
+    async def run() -> None:
+        hall = Hall(tmp_path, port_policy="alias")
+        gives(hall)
+        assert (await hall.specific(WANTED)).code == 714
+        assert (await hall.specific(GIVEN)).code == 714
+        assert (await hall.add(WANTED, any_port=any_port)).code == 0
+        assert await hall.ports() == [shown]
+        assert hall.only_rule.external == Endpoint(CARRIER, GIVEN)
+        assert (await hall.delete(shown)).code == 0
+        assert await hall.listed() == []
+
+    run()
+
+
 # learn-block
 
 
@@ -279,6 +298,14 @@ async def test_without_nat_each_host_has_its_own_block(tmp_path: Path) -> None:
     assert hall.carrier.asked == []
     assert (await hall.add(3074, B)).code == 718
     assert len(hall.carrier.asked) == 1
+
+
+@virtual
+async def test_iwf_114_a_query_for_a_port_outside_of_the_block_is_answered_without_a_packet(tmp_path: Path) -> None:
+    hall = Hall(tmp_path, port_policy="learn-block")
+    await learnt(hall)
+    assert [(await hall.specific(3074)).code for _ in range(20)] == [718] * 20
+    assert hall.carrier.asked == []
 
 
 @virtual
