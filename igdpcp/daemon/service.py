@@ -21,6 +21,7 @@ from igdpcp.daemon.connection_service import ConnectionService
 from igdpcp.daemon.control import ControlServer
 from igdpcp.daemon.event_publisher import EventPublisher
 from igdpcp.daemon.firewall_service import FirewallService
+from igdpcp.daemon.flash_copy import FlashCopy
 from igdpcp.daemon.host_names import HostNames
 from igdpcp.daemon.http_server import HttpServer
 from igdpcp.daemon.identity import device_identity
@@ -67,7 +68,6 @@ from igdpcp.upstreams.local import LocalUpstream
 from igdpcp.upstreams.pcp import PcpUpstream
 
 LOG = logging.getLogger("igdpcp.daemon")
-FLASH_SECONDS = 60.0  # at most one write of the flash copy in this time
 NO_WAY_SECONDS = 30.0  # between attempts to reach a server to which there was no route
 DHCP_SECONDS = 2.0  # between looks for what DHCP says of PCP servers
 AUDIT_SECONDS = 30.0  # between looks whether the kernel still has our rules
@@ -85,7 +85,6 @@ class Service:
         self._started = self._loop.time()
         self._tasks = Tasks()
         self._closers: list[Callable[[], Any]] = []
-        self._writing: asyncio.Future[None] | None = None
         self._snapshot: LinkSnapshot | None = None
         self._events: EventPublisher | None = None
         self._dhcp = DhcpAnswers(Path(config.main.run_dir))
@@ -126,7 +125,7 @@ class Service:
         self._serving = serve
         if serve:
             await self._doors.open(self._router.lans)
-        for work in (self._save_now_and_then(), self._follow_ruleset(), self._nat.watch()):
+        for work in (self._flash_copy.keep(), self._follow_ruleset(), self._nat.watch()):
             self._tasks.start(work)
         if self._pcp:
             self._tasks.start(self._follow_servers(self._pcp))
@@ -172,7 +171,8 @@ class Service:
         main, events = self._config.main, asyncio.Queue[UpstreamEvent]()
         self._table, self._pinhole_table = MappingTable(self._shown_changed), PinholeTable()
         self._journal = Journal(run_dir, state_dir, self._loop.time, lambda: self._table.system_update_id)
-        self._closers.append(self._close_journal)
+        self._flash_copy = FlashCopy(self._journal, main.state_dir)
+        self._closers.append(self._flash_copy.close)
         backend = await asyncio.to_thread(choose_backend, main.backend, main.nft_table)
         self._ruleset = GroupCommit(backend, clock=self._loop.time)
         self._closers.append(self._close_ruleset)
@@ -353,13 +353,6 @@ class Service:
 
     # -- small things --------------------------------------------------------------------------------------------
 
-    async def _save_now_and_then(self) -> None:
-        while True:
-            await asyncio.sleep(FLASH_SECONDS)
-            if write := self._journal.writer():
-                self._writing = self._loop.run_in_executor(None, self._write, write)
-                await asyncio.shield(self._writing)
-
     async def _follow_ruleset(self) -> None:
         """Look when somebody else has changed the ruleset, and now and then."""
         while True:
@@ -392,15 +385,3 @@ class Service:
                 await self._ruleset.release()
         finally:
             await self._ruleset.close(keep_rules=new is not None)
-
-    def _write(self, write: Callable[[], None]) -> None:
-        try:
-            write()
-        except OSError as error:
-            LOG.error(line("not_saved", directory=self._config.main.state_dir, error=error.strerror))
-
-    async def _close_journal(self) -> None:
-        if self._writing:  # goes on when who waits for it is cancelled; two writers would spoil the file
-            await asyncio.wait([self._writing])
-        self._write(self._journal.save)
-        self._journal.close()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from igdpcp.config import Config
-from igdpcp.daemon import service as daemon_service
+from igdpcp.daemon import flash_copy
 from igdpcp.daemon.service import Service
 from igdpcp.errors import OurFault, RulesetError
 from igdpcp.iwf.journal import Journal
@@ -38,7 +38,7 @@ async def test_what_fails_to_close_does_not_keep_the_rest_open() -> None:
 
 
 def test_a_stop_waits_for_the_flash_copy_that_is_being_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(daemon_service, "FLASH_SECONDS", 0)
+    monkeypatch.setattr(flash_copy, "FLASH_SECONDS", 0)
     begun, goes_on = asyncio.Event(), threading.Event()
     done: list[str] = []
 
@@ -57,9 +57,9 @@ def test_a_stop_waits_for_the_flash_copy_that_is_being_written(tmp_path: Path, m
     async def run() -> None:
         loop = asyncio.get_running_loop()
         service = Service(Config(), RecentTroubles(), lambda: None)
-        service._journal = SlowFlash(tmp_path, tmp_path, loop.time)
-        service._closers.append(service._close_journal)
-        service._tasks.start(service._save_now_and_then())
+        copy = flash_copy.FlashCopy(SlowFlash(tmp_path, tmp_path, loop.time), str(tmp_path))
+        service._closers.append(copy.close)
+        service._tasks.start(copy.keep())
         await begun.wait()
         loop.call_later(0.05, goes_on.set)
         await service.stop()
