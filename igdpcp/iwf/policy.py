@@ -195,7 +195,7 @@ class Policy:
         if owner is Owner.STATIC:
             return
         if owner is Owner.OPERATOR:
-            if len(self._table) >= self._main.max_mappings:
+            if self._table.counted >= self._main.max_mappings:
                 raise Refusal(Reason.QUOTA, f"max_mappings is {self._main.max_mappings}")
             return
         if self._table.held_by(client) >= self._main.max_mappings_per_host:

@@ -77,7 +77,6 @@ class Answers:
                 refusals.keep_busy(port, slot.internal, now + min(response.lifetime, ERROR_LIFETIME_CAP))
             else:
                 refusals.free(port)
-                refusals.quota_has_room()
         self._transactions.released(slot, response.result, now)
 
     def _gone(self, slot: Slot, now: float) -> None:

@@ -70,12 +70,6 @@ class Refusals:
         _remember(self._requests, request, Refusal(result, until))
         self._too_many |= result == ResultCode.USER_EX_QUOTA
 
-    def quota_has_room(self) -> None:
-        """A mapping was given back: what was refused because we held too many may be asked for again."""
-        met = [request for request, refusal in self._requests.items() if refusal.result == ResultCode.USER_EX_QUOTA]
-        for request in met:
-            del self._requests[request]
-
     def keep_busy(self, port: ExternalPort, owner: Hashable, until: float) -> None:
         """The port is nobody's but ``owner``'s before ``until``: its mapping lives that much longer than its delete."""
         _remember(self._busy, port, (owner, Refusal(ResultCode.CANNOT_PROVIDE_EXTERNAL, until)))

@@ -206,10 +206,11 @@ async def test_a_restart_while_its_grant_is_lost_asks_once_and_leaves_the_rest_t
 
 
 @virtual
-async def test_it_outlives_its_host_and_its_lan(tmp_path: Path) -> None:
+async def test_iwf_190_it_outlives_its_host_its_dhcp_lease_and_its_lan(tmp_path: Path) -> None:
     hall = await started(tmp_path)
     hall.router.on_lan = lambda address: False  # type: ignore[method-assign]
     hall.lifecycle.departures.lans_changed()
+    hall.lifecycle.departures.dhcp_leases_ended([WEB.client.address])
     await asyncio.sleep(2 * LAN_GRACE_SECONDS)
     assert await hall.ports() == [443]
 

@@ -59,7 +59,7 @@ def test_a_static_mapping_is_open_after_start_reload_and_restart(lab: Lab) -> No
     daemon.reload()
     poll(lambda: carrier.table() == [], 10.0, "the port of a section that is removed being given back")
     assert not is_open(lab, OTHER_PORT)
-    assert not rules_for(lab, topology.LAN_ADDRESS, CLIENT_PORT)
+    poll(lambda: not rules_for(lab, topology.LAN_ADDRESS, CLIENT_PORT), 10.0, "the end of its rules")
 
 
 def test_a_static_mapping_opens_when_the_wan_comes_up(lab: Lab) -> None:

@@ -28,7 +28,7 @@ class Household:
 
     @property
     def free(self) -> int:
-        return self.total - len(self.table)
+        return self.total - self.table.counted
 
     def ask(self, host: IPv4Address) -> bool:
         """Whether it gets one."""
