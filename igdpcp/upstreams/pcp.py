@@ -323,8 +323,10 @@ class PcpUpstream:
             case MappingLost():
                 self._emit(Lost(event.key))
             case MappingReleased() if event.key != PROBE_ID:
-                self._leaving.pop(event.key, None)
+                leaving = self._leaving.pop(event.key, None)
                 self._emit(Released(event.key, event.result))
+                if leaving and event.result == ResultCode.NETWORK_FAILURE:  # silence: told when somebody answers
+                    self._owe(leaving)
 
     def _mapping_granted(self, event: MappingGranted) -> None:
         if not self._believable(event.external_address):
