@@ -34,12 +34,6 @@ from igdpcp.upstreams.wishes import Wishes
 
 LOG = logging.getLogger("igdpcp.upstream")
 
-_STATES = {
-    ServerState.PROBING: Activation.PROBING,
-    ServerState.ACTIVE: Activation.ACTIVE,
-    ServerState.LOST: Activation.LOST,
-}
-
 
 class PcpUpstream:
     """The PCP servers of one WAN, of which one is asked (RFC 6887 section 8.1)."""
@@ -303,7 +297,7 @@ class PcpUpstream:
         self._set_external_address(None)
 
     def _server_state(self, state: ServerState, reason: str) -> None:
-        self._set_state(_STATES[state], reason)
+        self._set_state(Activation(state.value), reason)
 
     def _handle(self, event: object) -> None:
         match event:

