@@ -25,9 +25,12 @@ class Timers(Generic[K]):
         self._due: dict[K, tuple[float, Callable[[K], None]]] = {}
         self._heap: list[tuple[float, K]] = []  # stale where ``_due`` has another time for the id, or none
         self._handle: asyncio.TimerHandle | None = None
+        self._ended = False
 
     def set(self, id: K, at: float, callback: Callable[[K], None]) -> None:
         """Call back with the id at this loop time, and not when it was set to before."""
+        if self._ended:  # whoever was still waiting then is told only now
+            return
         self._due[id] = at, callback
         heapq.heappush(self._heap, (at, id))
         if len(self._heap) > max(_COMPACT_ABOVE, 4 * len(self._due)):
@@ -38,6 +41,8 @@ class Timers(Generic[K]):
         self._due.pop(id, None)
 
     def stop_all(self) -> None:
+        """From now on nothing is called back, also what is set later."""
+        self._ended = True
         self._due.clear()
         self._heap.clear()
         if self._handle:

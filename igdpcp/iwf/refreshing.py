@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -37,6 +38,8 @@ class Refreshing:
         self._grant_of = grant_of
         self._loop = asyncio.get_running_loop()
         self._tasks = Tasks()
+        self._leading: Counter[str] = Counter()  # redirections on their way, by id
+        self._led: dict[str, Mapping] = {}  # the version that the rules of these lead to so far
 
     async def refresh(self, mapping: Mapping, asked: MappingRequest) -> Mapping:
         """What was asked for now instead; ``mapping`` is the latest version. Returns the refreshed one.
@@ -47,23 +50,31 @@ class Refreshing:
         lease_ends = self._loop.time() + asked.lease if asked.lease else None
         self._want(refreshed := replace(mapping, request=asked, lease_ends=lease_ends))
         grant = self._grant_of(refreshed)
-        if refreshed.visible and grant and mapping.request.client != asked.client:
-            await asyncio.shield(self._tasks.start(self._redirect(refreshed, grant, mapping)))
+        if refreshed.visible and grant and (mapping.id in self._leading or mapping.request.client != asked.client):
+            self._leading[mapping.id] += 1
+            self._led.setdefault(mapping.id, mapping)
+            await asyncio.shield(self._tasks.start(self._redirect(refreshed, grant)))
         return refreshed
 
     async def stop(self) -> None:
         """End the work in flight."""
         await self._tasks.stop()
 
-    async def _redirect(self, mapping: Mapping, grant: Grant, before: Mapping) -> None:
+    async def _redirect(self, mapping: Mapping, grant: Grant) -> None:
         """Lead the rules to this version's client port; what the kernel refuses is undone, unless a later one came."""
         try:
             await self._router_leg.put(mapping, grant)
         except RulesetError:
-            current = self._table.get(mapping.id)
+            current, before = self._table.get(mapping.id), self._led[mapping.id]
             if current and current.request is mapping.request:
                 self._want(replace(current, request=before.request, lease_ends=before.lease_ends))
             raise
+        else:
+            self._led[mapping.id] = mapping
+        finally:
+            self._leading[mapping.id] -= 1
+            if not self._leading[mapping.id]:
+                del self._leading[mapping.id], self._led[mapping.id]
         current = self._table.get(mapping.id)
         if current is None or current.state is MappingState.ENDING:
             raise Refusal(Reason.CANCELLED)

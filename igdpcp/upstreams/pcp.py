@@ -34,12 +34,6 @@ from igdpcp.upstreams.wishes import Wishes
 
 LOG = logging.getLogger("igdpcp.upstream")
 
-_STATES = {
-    ServerState.PROBING: Activation.PROBING,
-    ServerState.ACTIVE: Activation.ACTIVE,
-    ServerState.LOST: Activation.LOST,
-}
-
 
 class PcpUpstream:
     """The PCP servers of one WAN, of which one is asked (RFC 6887 section 8.1)."""
@@ -302,7 +296,7 @@ class PcpUpstream:
         self._set_external_address(None)
 
     def _server_state(self, state: ServerState, reason: str) -> None:
-        self._set_state(_STATES[state], reason)
+        self._set_state(Activation(state.value), reason)
 
     def _handle(self, event: object) -> None:
         match event:
@@ -322,8 +316,10 @@ class PcpUpstream:
             case MappingLost():
                 self._emit(Lost(event.key))
             case MappingReleased() if event.key != PROBE_ID:
-                self._leaving.pop(event.key, None)
+                leaving = self._leaving.pop(event.key, None)
                 self._emit(Released(event.key, event.result))
+                if leaving and event.result == ResultCode.NETWORK_FAILURE:  # silence: told when somebody answers
+                    self._owe(leaving)
 
     def _mapping_granted(self, event: MappingGranted) -> None:
         if not self._believable(event.external_address):

@@ -44,6 +44,31 @@ async def test_a_request_that_is_repeated_in_the_last_moment_of_its_lease_begins
 
 
 @virtual
+async def test_a_request_for_another_port_that_is_repeated_is_answered_when_the_rules_lead_there(
+    tmp_path: Path,
+) -> None:
+    hall = Hall(tmp_path)
+    await hall.add(8080)
+    hall.ruleset.slow = 0.5
+    leading = asyncio.ensure_future(hall.add(8080, InternalPort=9000))
+    await asyncio.sleep(0.1)
+    assert (await hall.add(8080, InternalPort=9000)).code == 0
+    assert hall.only_rule.client.port == 9000
+    assert (await leading).code == 0
+
+
+@virtual
+async def test_when_the_kernel_refuses_another_port_twice_the_entry_is_as_it_was_before_both(tmp_path: Path) -> None:
+    hall = Hall(tmp_path)
+    await hall.add(8080)
+    hall.ruleset.slow, hall.ruleset.fails = 0.5, 2
+    replies = await asyncio.gather(hall.add(8080, InternalPort=9000), hall.add(8080, InternalPort=9001))
+    assert [reply.code for reply in replies] == [501, 501]
+    assert (await hall.specific(8080))["InternalPort"] == "8000"
+    assert hall.only_rule.client.port == 8000
+
+
+@virtual
 async def test_what_is_deleted_while_its_rules_are_led_to_another_port_stays_deleted(tmp_path: Path) -> None:
     hall = Hall(tmp_path)
     await hall.add(8080)

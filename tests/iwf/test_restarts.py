@@ -52,6 +52,22 @@ async def test_iwf_042_a_kill_during_the_start_loses_nothing(tmp_path: Path) -> 
 
 
 @virtual
+async def test_iwf_042_what_waited_at_a_reload_does_not_write_over_what_came_after_it(tmp_path: Path) -> None:
+    first = Hall(tmp_path)
+    first.carrier.silent = True
+    waiting = asyncio.create_task(first.add(8080))
+    await settle()
+    await first.stop()
+    assert (await waiting).code == 501
+    second = await _started(tmp_path)
+    await second.add(8081)
+    await asyncio.sleep(60)
+    second.kill()
+    third = await _started(tmp_path)
+    assert await third.ports() == [8081]
+
+
+@virtual
 async def test_iwf_042_after_a_reboot_the_flash_copy_serves(tmp_path: Path) -> None:
     first = Hall(tmp_path)
     await first.add(8080)

@@ -104,5 +104,6 @@ async def test_nothing_fires_after_all_were_stopped() -> None:
     timers, told, note = ringing()
     timers.set("a", START + 10, note)
     timers.stop_all()
+    timers.set("late", START + 20, note)
     await asyncio.sleep(60)
     assert told == []

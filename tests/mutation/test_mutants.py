@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A sample of wrong versions of the hall and of the PCP client: the tests notice each, or it is known why not."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.mutation import mutator
+
+ROOT = Path(__file__).parents[2]
+SURVIVORS = Path(__file__).with_name("survivors.txt")
+SUITES = {
+    "iwf": ("tests/iwf", "tests/unit/test_journal.py", "tests/unit/test_timers.py", "tests/property/test_table.py"),
+    "pcp": ("tests/pcp", "tests/property/test_pcp_any_bytes.py", "tests/upstreams"),
+}
+SEED = int(os.environ.get("MUTATION_SEED", "1"))
+SECONDS = float(os.environ.get("MUTATION_SECONDS", "600"))  # no further mutant is begun after that
+WORKERS = 2
+LONGEST = 300.0  # seconds; a mutant that never ends has been noticed
+
+
+def known_survivors() -> set[str]:
+    """Lines that begin with the module; what is indented below one says why no test needs to notice it."""
+    lines = SURVIVORS.read_text().splitlines()
+    return {line for line in lines if line and not line.startswith((" ", "#"))}
+
+
+def every_mutant() -> list[tuple[str, str]]:
+    """Module and name of each."""
+    modules = [path for part in SUITES for path in sorted((ROOT / "igdpcp" / part).glob("*.py"))]
+    return [(str(path.relative_to(ROOT)), name) for path in modules for name in mutator.names(path.read_text())]
+
+
+class Workshop:
+    """A copy of the tree in which one module at a time is wrong."""
+
+    def __init__(self, directory: Path) -> None:
+        self._tree = directory
+        for part in ("igdpcp", "tests", "files", "pyproject.toml"):
+            source = ROOT / part
+            if source.is_dir():
+                shutil.copytree(source, directory / part, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy(source, directory / part)
+
+    def notices(self, module: str, name: str) -> bool:
+        path = self._tree / module
+        right = path.read_text()
+        path.write_text(mutator.mutated(right, name))
+        marks = ["-m", "not lab and not slow", "-x", "-q", "-p", "no:cacheprovider"]
+        argv = [sys.executable, "-B", "-m", "pytest", *marks, *SUITES[module.split("/")[1]]]
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        try:
+            return subprocess.run(argv, cwd=self._tree, timeout=LONGEST, check=False, **quiet).returncode != 0  # type: ignore[call-overload]
+        except subprocess.TimeoutExpired:
+            return True
+        finally:
+            path.write_text(right)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(SECONDS + 3 * LONGEST)
+def test_each_wrong_version_of_a_sample_is_noticed_or_explained(tmp_path: Path) -> None:
+    sample = every_mutant()
+    random.Random(SEED).shuffle(sample)
+    ends = time.monotonic() + SECONDS
+    survivors: list[str] = []
+    tried: list[str] = []
+
+    def work(number: int) -> None:
+        workshop = Workshop(tmp_path / str(number))
+        while sample and time.monotonic() < ends:
+            module, name = sample.pop(0)
+            tried.append(name)
+            if not workshop.notices(module, name):
+                survivors.append(f"{module} {name}")
+
+    for number in range(WORKERS):
+        (tmp_path / str(number)).mkdir()
+    with ThreadPoolExecutor(WORKERS) as workers:
+        list(workers.map(work, range(WORKERS)))
+    print(f"{len(tried)} mutants, {len(survivors)} survivors")
+    assert tried
+    assert sorted(set(survivors) - known_survivors()) == []
+
+
+def test_the_survivors_that_are_explained_are_mutants_of_the_code_as_it_is() -> None:
+    assert known_survivors() <= {f"{module} {name}" for module, name in every_mutant()}
+
+
+def test_a_mutant_differs_in_one_place() -> None:
+    source = "def f(a):\n    if a < 1 and a:\n        g()\n"
+    assert [mutant.name for mutant in mutator.mutants(source)] == [
+        "f: 1 -> 2", "f: a < 1 -> a <= 1", "f: a < 1 and a -> a < 1 or a", "f: g() -> pass",
+    ]  # fmt: skip
+    assert "a <= 1" in mutator.mutated(source, "f: a < 1 -> a <= 1")
