@@ -159,6 +159,12 @@ class Interworking:
         """SystemUpdateID."""
         return self._table.system_update_id
 
+    async def learn_external_address(self) -> None:
+        """Have ``external_address`` known where that can be, within the SOAP deadline (RFC 6970 section 5.7)."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._main.soap_deadline):
+                await self._upstream.learn_address()
+
     def external_address(self, asker: IPAddress | None = None) -> tuple[IPv4Address | None, str]:
         """ExternalIPAddress and why it is this one; never a private address passed off as public.
 

@@ -3,10 +3,26 @@
 
 from __future__ import annotations
 
+from igdpcp.config import MainConfig
 from igdpcp.model import UNKNOWN_ADDRESS, Endpoint, Protocol, UpstreamRequest
 from igdpcp.pcp.client import ServerState, WantedMapping
+from igdpcp.pcp.conduct import Conduct
 from igdpcp.pcp.discovery import Origin
+from igdpcp.pcp.options import OptionCode
 from igdpcp.upstreams.server_line import ServerLine
+
+
+def conduct_of(main: MainConfig) -> Conduct:
+    """What the switches mean for the engine.
+
+    A carrier that does not take FILTER may be asked without it only where this router keeps others out itself.
+    """
+    insists_on = set()
+    if main.remote_host == "filter":
+        insists_on.add(OptionCode.FILTER)
+    if main.prefer_failure_fallback == "fail":
+        insists_on.add(OptionCode.PREFER_FAILURE)
+    return Conduct(main.lifetime_cap, frozenset(insists_on), main.announce_recovery, main.third_party == "auto")
 
 
 class Wishes:

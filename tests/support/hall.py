@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from pathlib import Path
@@ -189,7 +189,7 @@ class FakeCarrier:
     """A PCP server behind its upstream: grants at once what it is asked for, unless ``answer`` says something else.
 
     ``asked``, ``returned`` (``urgently_returned``: some of it) and ``given_back`` are what it was told. ``releases``:
-    how it answers a deletion, None: not.
+    how it answers a deletion, None: not. ``learns``: what it does when its external address is asked for.
     """
 
     emit: Emit
@@ -212,6 +212,7 @@ class FakeCarrier:
     urgently_returned: list[str] = field(default_factory=list)
     given_back: list[UpstreamRequest] = field(default_factory=list)
     announced: int = 0
+    learns: Callable[[], Awaitable[None]] | None = None
 
     def __contains__(self, id: str) -> bool:
         return id in self.wanted
@@ -248,6 +249,10 @@ class FakeCarrier:
 
     def announce(self) -> None:
         self.announced += 1
+
+    async def learn_address(self) -> None:
+        if self.learns:
+            await self.learns()
 
     def _settled(self, request: UpstreamRequest) -> UpstreamRequest:
         """With the router's own address in the place of one that the server sees."""
