@@ -148,7 +148,9 @@ def contributions(opening: AnyOpening) -> Iterator[tuple[Key, Value]]:
         yield OwnPort(opening.wan_device, protocol, opening.wan_port), None
         yield Pass(protocol, opening.wan_port, client), None
     yield HairpinSender(protocol, client), external
-    if opening.remote_host is None:  # a hairpin would let LAN hosts in that the restriction keeps out
+    if (
+        opening.hairpins and opening.remote_host is None
+    ):  # a hairpin would let LAN hosts in that the restriction keeps out
         yield from _hairpins(opening)
 
 
@@ -263,7 +265,7 @@ def _shape(opening: AnyOpening) -> tuple[object, ...]:
     """Openings of the same shape contribute to the same kinds of keys."""
     if isinstance(opening, PinholeOpening):
         return PinholeOpening, opening.remote_host is None, opening.remote_port == 0
-    return opening.mode, opening.remote_host is None, opening.shown_port == 0
+    return opening.mode, opening.remote_host is None, opening.shown_port == 0, opening.hairpins
 
 
 def _merge(held: Iterable[_Held]) -> dict[Key, Fact]:

@@ -326,8 +326,9 @@ class Hall:
         self.router, self.ruleset, self.table = FakeRouter(), FakeRuleset(), MappingTable(self._changed)
         self.events: asyncio.Queue[UpstreamEvent] = asyncio.Queue()
         self.journal = Journal(
-            directory / "run", directory / "state", self.loop.time, lambda: self.table.system_update_id
-        )
+            directory / "run", directory / "state", self.loop.time, lambda: self.table.system_update_id,
+            persists=self.main.persist == "all",
+        )  # fmt: skip
         self.local = LocalUpstream(self.router, self.events.put_nowait)
         fall_back = self.main.unreachable_policy == "local"
         self.fallback = FallbackUpstream(self.local, routed=routed, fall_back=fall_back, emit=self.events.put_nowait)
@@ -337,7 +338,7 @@ class Hall:
         self.pinhole_table = PinholeTable()
         self.flows = FakeFlowTable()
         established = Established(self.flows, self.router, cut_ended=self.main.cut_flows)
-        self.leg = RouterLeg(self.ruleset, self.router, self.table, self.pinhole_table, established)
+        self.leg = RouterLeg(self.main, self.ruleset, self.router, self.table, self.pinhole_table, established)
         self.port_policy = PortPolicy(self.main, self.table, self.fallback)
         self.upstream_leg = UpstreamLeg(self.main, self.fallback, self.journal, self.port_policy)
         wanted = static_requests(static)
@@ -408,6 +409,7 @@ class Hall:
             owner._tasks.cancel()
         self.lifecycle.departures.stop()
         self.pinholes._absences.stop()
+        self.lifecycle._resends.stop()
         for deletion in self.lifecycle._deletions._tasks.values():
             deletion.cancel()
         self.loop.create_task(self.leg.stop())
