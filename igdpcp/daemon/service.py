@@ -383,8 +383,7 @@ class Service:
     async def _close_ruleset(self) -> None:
         old, new = self._config.main, self._successor and self._successor.main
         try:
-            moves = new and (new.backend, new.nft_table) != (old.backend, old.nft_table)
-            if moves or old.persist == "none":  # nobody will know what they are for
+            if old.persist == "none" or (new and (new.backend, new.nft_table) != (old.backend, old.nft_table)):
                 await self._ruleset.release()
         finally:
             await self._ruleset.close(keep_rules=new is not None)
