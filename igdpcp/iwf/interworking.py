@@ -312,7 +312,7 @@ class Interworking:
         try:
             await self._queries.ask(requester, protocol, external_port)
         except Refusal as refusal:
-            if refusal.reason is Reason.UPSTREAM and translate.external_port_is_taken(refusal.result):
+            if refusal.reason is Reason.CONFLICT or translate.external_port_is_taken(refusal.result):
                 raise self._held_elsewhere(refusal.detail) from None
             raise
 

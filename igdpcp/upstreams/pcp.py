@@ -30,7 +30,7 @@ from igdpcp.pcp.timing import Timing
 from igdpcp.upstreams.address_probe import PROBE_ID, AddressProbe, takes_its_place
 from igdpcp.upstreams.debts import Debts
 from igdpcp.upstreams.server_line import ServerLine
-from igdpcp.upstreams.wishes import Wishes, conduct_of
+from igdpcp.upstreams.wishes import Wishes, conduct_of, is_way_in
 
 LOG = logging.getLogger("igdpcp.upstream")
 
@@ -156,9 +156,9 @@ class PcpUpstream:
         """Whether the server's grant of ``id`` is running."""
         request, engine = self._requests.get(id), self._line.engine
         held = engine.grant(id) if engine else None
-        if held is None or request is None or request.grant is None:
+        if not (held and request and request.grant and is_way_in(held.external_address, self._is_local)):
             return False
-        return request.grant.internal == self._wishes.internal(request) and self._believable(held.external_address)
+        return request.grant.internal == self._wishes.internal(request)
 
     def map(self, request: UpstreamRequest, *, urgent: bool = True) -> None:
         known = self._requests.get(request.id)
@@ -331,7 +331,7 @@ class PcpUpstream:
                     self._owe(leaving)
 
     def _mapping_granted(self, event: MappingGranted) -> None:
-        if not self._believable(event.external_address):
+        if not is_way_in(event.external_address, self._is_local):
             self._log.write(
                 logging.ERROR, "grant_is_no_way_in", None, mapping=event.key, external=event.external_address
             )
@@ -340,7 +340,6 @@ class PcpUpstream:
             else:
                 self._emit(Refused(event.key, ResultCode.NETWORK_FAILURE, event.lifetime))
             return
-        assert isinstance(event.external_address, IPv4Address)
         self._set_external_address(event.external_address)
         if event.key == PROBE_ID:
             self._probe.answered()
@@ -393,9 +392,3 @@ class PcpUpstream:
         if self.external_address and (engine.grant(PROBE_ID) or any(map(self.grants, self._requests))):
             return
         self._probe.begin(urgent=not self._requests)
-
-    def _believable(self, address: IPAddress) -> bool:
-        """Whether connections can come in at this address: the rules of a grant must not catch other traffic."""
-        if not isinstance(address, IPv4Address) or self._is_local(address):
-            return False
-        return not (address.is_loopback or address.is_multicast or address.is_link_local or address.is_unspecified)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from igdpcp.iwf.lifecycle import HIDDEN_SECONDS
+from igdpcp.iwf.hidden import HIDDEN_SECONDS
 from igdpcp.model import Activation, Endpoint, MappingState
 from igdpcp.pcp.message import ResultCode
 from igdpcp.profiles import PROFILES
@@ -182,6 +182,57 @@ def test_iwf_112_another_clients_entry_is_refused_or_shown(tmp_path: Path, optio
         if not code:
             assert (reply["InternalClient"], reply["InternalPort"]) == (A, "8000")
         assert len(hall.carrier.asked) == 1
+
+    run()
+
+
+@pytest.mark.parametrize(
+    ("options", "code"), [({}, 718), ({"specific_inuse_error": 714}, 714), ({"routed": True}, 718)]
+)
+def test_iwf_112_with_relay_the_carrier_is_asked_for_another_clients_port(
+    tmp_path: Path, options: dict[str, Any], code: int
+) -> None:
+    @virtual
+    async def run() -> None:
+        hall = Hall(tmp_path, specific_other_cp="relay", **options)
+        await hall.add(8080, A)
+        hall.carrier.refuses(ResultCode.CANNOT_PROVIDE_EXTERNAL)
+        assert (await hall.specific(8080, B)).code == code
+        first, second = hall.carrier.asked
+        assert (second.external_port, second.exact) == (8080, True)
+        assert second.until == pytest.approx(hall.loop.time() + 60, abs=1)
+        assert second.internal != first.internal
+        assert (await hall.specific(8080, A))["InternalClient"] == A
+        assert len(hall.table) == 1
+
+    run()
+
+
+@virtual
+async def test_iwf_112_a_relayed_query_that_the_carrier_grants_or_does_not_get_leaves_the_port_with_its_client(
+    tmp_path: Path,
+) -> None:
+    hall = Hall(tmp_path, **RFC6970 | {"soap_deadline": 3.8})
+    await hall.add(8080, A)
+    assert (await hall.specific(8080, B)).code == 718
+    await settle()
+    assert (len(hall.table), len(hall.carrier.returned)) == (1, 1)
+    hall.carrier.silent = True
+    began = hall.loop.time()
+    assert (await hall.specific(8080, B)).code == 501
+    assert hall.loop.time() - began == pytest.approx(3.8, abs=0.1)
+    await asyncio.sleep(200)
+    assert hall.only.request.client.address == IPv4Address(A)
+    assert len(hall.ruleset.rules) == 1
+
+
+@pytest.mark.parametrize("code", [718, 714])
+def test_iwf_114_a_port_that_the_carrier_refuses_to_a_query_is_in_use(tmp_path: Path, code: int) -> None:
+    @virtual
+    async def run() -> None:
+        hall = Hall(tmp_path, specific_inuse_error=code)
+        hall.carrier.refuses(ResultCode.CANNOT_PROVIDE_EXTERNAL)
+        assert (await hall.specific(9000, A)).code == code
 
     run()
 
