@@ -5,24 +5,24 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Network, IPv6Network
 from typing import Any
 
 from igdpcp import option_values, uci
 from igdpcp.errors import ConfigError
 from igdpcp.option_values import Reader
+from igdpcp.profiles import PROFILES, SWITCH_READERS, Switches, switches_of
 from igdpcp.static_sections import StaticMappingConfig, static_mappings
 from igdpcp.uci import Section
 
 NOTIFY_INTERVAL_LIMIT = 900  # half of CACHE-CONTROL's max-age: UPnP Device Architecture 2.0, section 1.2.2
-SOAP_DEADLINE_LIMIT = 18  # seconds; the HTTP server gives up a little later
 ANY_ADDRESS = IPv4Network("0.0.0.0/0")
 ANY_PORTS = range(0, 65536)
 
 
 @dataclass(frozen=True, slots=True)
-class MainConfig:
+class MainConfig(Switches):
     """Section ``igdpcp``."""
 
     enabled: bool = False
@@ -35,13 +35,8 @@ class MainConfig:
     serial_number: str = ""  # empty: made from the device's identity
     presentation_url: str = ""
     notify_interval: int = 900
-    unreachable_policy: str = "local"  # local | error
     port_policy: str = "strict"  # strict | alias | learn-block
-    soap_deadline: float = 3.8
-    external_ip_probe: bool = True
-    specific_query: str = "probe"  # probe | local: whether the carrier is asked for ports that nobody here holds
     allow_private_external: bool = False
-    description_option: bool = True
     max_mappings: int = 5000
     max_mappings_per_host: int = 1000
     adds_per_second: int = 100  # of one host, in the long run
@@ -133,6 +128,7 @@ _pinholes = option_values.number(int, 0, 65535, "a number of pinholes")
 _ceiling = option_values.number(int, 1, 10000, "a limit")
 
 _MAIN: Mapping[str, Reader] = {
+    **SWITCH_READERS,
     "enabled": option_values.boolean,
     "backend": option_values.choice("auto", "nftables", "iptables"),
     "nft_table": option_values.nft_name,
@@ -143,13 +139,8 @@ _MAIN: Mapping[str, Reader] = {
     "serial_number": option_values.device_text(option_values.SERIAL_NUMBER_LIMIT),
     "presentation_url": option_values.http_url,
     "notify_interval": option_values.number(int, 60, NOTIFY_INTERVAL_LIMIT, "a number of seconds"),
-    "unreachable_policy": option_values.choice("local", "error"),
     "port_policy": option_values.choice("strict", "alias", "learn-block"),
-    "soap_deadline": option_values.number(float, 0.1, SOAP_DEADLINE_LIMIT, "a number of seconds"),
-    "external_ip_probe": option_values.boolean,
-    "specific_query": option_values.choice("probe", "local"),
     "allow_private_external": option_values.boolean,
-    "description_option": option_values.boolean,
     "max_mappings": _mappings,
     "max_mappings_per_host": _mappings,
     "adds_per_second": _ceiling,
@@ -259,8 +250,17 @@ class _Reading:
         return Config(main, lans, upstreams, permissions, mappings, tuple(self.warnings))
 
     def main(self) -> MainConfig:
-        section = self.only("igdpcp")
-        return MainConfig(**self.options(section, _MAIN, MainConfig())) if section else MainConfig()
+        """What the profile sets, and in its place what the section says."""
+        titled = self.only("igdpcp")
+        if titled is None:
+            return MainConfig()
+        title, section = titled
+        profile = _as_scalar(section.values.get("profile", "default"))
+        switches, problems = switches_of(profile) if profile in PROFILES else ({}, [])
+        if "soap_deadline" not in section.values:
+            self.warnings += [f"section '{title}' option 'profile': {problem}" for problem in problems]
+        profiled = MainConfig(**switches)
+        return replace(profiled, **self.options(titled, _MAIN, profiled))
 
     def upstreams(self) -> tuple[UpstreamConfig, ...]:
         """Every section, in its order; a carrier's server is no part of another section's."""

@@ -67,6 +67,7 @@ class Reason(enum.StrEnum):
     NO_PORT = "no free port"
     NOT_GIVEN = "carrier does not give this port"
     NOT_ENABLED = "only enabled mappings exist"
+    REMOTE_HOST = "mappings for one remote host are not offered"
     WILDCARD_EXTERNAL_PORT = "external port 0 is not offered"
     WILDCARD_INTERNAL_PORT = "internal port 0 is not offered"
     NO_SUCH_ENTRY = "no such entry"

@@ -228,8 +228,9 @@ class Opening:
     packets leave with ``wan_port`` as source port, and LAN hosts reach ``wan_address``:``wan_port`` and ``external``
     by a short-cut. Routed: packets for ``client`` that arrive on ``wan_device`` are forwarded unchanged; ``external``
     is short-cut. ``shown_port``, where it is not 0, is the port that control points take for the external one: LAN
-    hosts reach that by a short-cut, too, unless it is really another's. It vanishes by itself after ``lifetime``
-    seconds where the back-end can do that.
+    hosts reach that by a short-cut, too, unless it is really another's. ``remote_host`` None: packets of everybody;
+    ``hairpins`` False: not those of LAN hosts, for they are short-cut past whoever checks. It vanishes by itself after
+    ``lifetime`` seconds where the back-end can do that.
     """
 
     id: str
@@ -244,6 +245,7 @@ class Opening:
     remote_host: IPv4Address | None
     lifetime: int
     shown_port: int = 0
+    hairpins: bool = True
 
 
 @dataclass(frozen=True, slots=True)

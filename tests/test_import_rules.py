@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "igdpcp"
 
 VALUES = ("igdpcp.model", "igdpcp.errors")
-CONFIG = ("igdpcp.config", "igdpcp.uci", "igdpcp.option_values", "igdpcp.static_sections")
+CONFIG = ("igdpcp.config", "igdpcp.profiles", "igdpcp.uci", "igdpcp.option_values", "igdpcp.static_sections")
 EDGE = (*VALUES, "igdpcp.log", "igdpcp.jsonio", *CONFIG)
 
 # Part: (what it may import of this package, third-party libraries). The longest prefix of a module's name counts.
@@ -43,6 +43,7 @@ ALLOWED: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "igdpcp.net": ((*EDGE, "igdpcp.net"), ("pyroute2",)),
     "igdpcp.uci": (EDGE, ()),
     "igdpcp.option_values": (VALUES, ()),
+    "igdpcp.profiles": (("igdpcp.option_values",), ()),
     "igdpcp.config": (EDGE, ()),
     "igdpcp.static_sections": (EDGE, ()),
     "igdpcp.daemon": (

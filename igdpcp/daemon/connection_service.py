@@ -36,6 +36,7 @@ class ConnectionService:
             "DeletePortMappingRange": self._delete_range,
             "GetSpecificPortMappingEntry": names.resolving(self._specific),
             "GetGenericPortMappingEntry": self._generic,
+            "GetExternalIPAddress": self._external_address,
         }
 
     async def _add(self, asked: ControlRequest) -> Outputs:
@@ -72,6 +73,11 @@ class ConnectionService:
         index = int(asked.arguments["NewPortMappingIndex"])
         mapping = await self._interworking.get_generic(asked.requester, index)
         return _shown_to(asked, translate.generic_entry(mapping, self._now()))
+
+    async def _external_address(self, asked: ControlRequest) -> Outputs:
+        await self._interworking.learn_external_address()
+        address, _ = self._interworking.external_address(asked.requester.address)
+        return {"NewExternalIPAddress": str(address or "")}
 
     def _list(self, asked: ControlRequest) -> Outputs:
         arguments = asked.arguments

@@ -170,7 +170,9 @@ class Service:
     async def _make_hall(self, secret: bytes, run_dir: Path, state_dir: Path) -> None:
         main, events = self._config.main, asyncio.Queue[UpstreamEvent]()
         self._table, self._pinhole_table = MappingTable(self._shown_changed), PinholeTable()
-        self._journal = Journal(run_dir, state_dir, self._loop.time, lambda: self._table.system_update_id)
+        self._journal = Journal(
+            run_dir, state_dir, self._loop.time, lambda: self._table.system_update_id, persists=main.persist == "all"
+        )
         self._flash_copy = FlashCopy(self._journal, main.state_dir)
         self._closers.append(self._flash_copy.close)
         backend = await asyncio.to_thread(choose_backend, main.backend, main.nft_table)
@@ -186,7 +188,7 @@ class Service:
         flow_cutter = FlowCutter(self._router.is_lan_address)
         self._closers.append(flow_cutter.close)
         established = Established(flow_cutter, self._router, cut_ended=main.cut_flows)
-        self._router_leg = RouterLeg(self._ruleset, self._router, self._table, self._pinhole_table, established)
+        self._router_leg = RouterLeg(main, self._ruleset, self._router, self._table, self._pinhole_table, established)
         self._port_policy = PortPolicy(main, self._table, self._fallback)
         self._upstream_leg = UpstreamLeg(main, self._fallback, self._journal, self._port_policy)
         wanted = static_requests(self._config.mappings)
@@ -381,7 +383,7 @@ class Service:
     async def _close_ruleset(self) -> None:
         old, new = self._config.main, self._successor and self._successor.main
         try:
-            if new and (new.backend, new.nft_table) != (old.backend, old.nft_table):
+            if old.persist == "none" or (new and (new.backend, new.nft_table) != (old.backend, old.nft_table)):
                 await self._ruleset.release()
         finally:
             await self._ruleset.close(keep_rules=new is not None)

@@ -185,7 +185,9 @@ class Status:
                     "usable": True}  # fmt: skip
         reason = self._pcp.reason
         if self._fallback.untrusted:
-            reason = "without NAT it has to be named: option server in section upstream"
+            named = self._config.main.third_party != "never"
+            reason = ("without NAT it has to be named: option server in section upstream" if named
+                      else "without NAT it has to be asked on behalf of others: option third_party")  # fmt: skip
         since = round(now - self._pcp.state_since)
         return {"state": self._pcp.state.value, "reason": reason, "since_seconds": since, "usable": self._pcp.usable}
 

@@ -30,7 +30,7 @@ UNSEEN = (MappingState.PLANNED, MappingState.HIDDEN)
 
 
 class _GiveUp(Interface):
-    def __call__(self, mapping: Mapping, *, urgent: bool = False) -> None: ...
+    def __call__(self, mapping: Mapping, why: Refusal | None = ..., *, urgent: bool = False) -> None: ...
 
 
 class Hidden:
@@ -114,8 +114,8 @@ class Hidden:
         hidden = granted(replace(mapping, lease_ends=lease_ends), grant, MappingState.HIDDEN)
         try:
             self._table.update(hidden)
-        except Refusal:
-            self._give_up(mapping)
+        except Refusal as refusal:
+            self._give_up(mapping, refusal)
             return
         self._journal.note(hidden)
         if mapping.is_shadow:

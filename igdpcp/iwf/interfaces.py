@@ -141,6 +141,9 @@ class Fallback(Upstream, Interface):
     def may_fall_back(self) -> bool:
         """Whether the router alone answers while the carrier does not."""
 
+    async def learn_address(self) -> None:
+        """Ask for the external address if it is not known; returns when it is, or when that cannot be told."""
+
     def overdue(self, id: str) -> bool:
         """The request ``id`` was not answered in time; True: it is granted locally now, False: it stays unanswered."""
 

@@ -109,14 +109,17 @@ class Interworking:
         """
         mapping = self._table.find(protocol, external_port)
         if mapping is None or mapping.is_shadow:
-            await self._queries.ask(requester, protocol, external_port)
+            await self._ask_for(requester, protocol, external_port)
             mapping = self._table.find(protocol, external_port)  # somebody may have opened it meanwhile
         if mapping is None or not mapping.visible or mapping.request.remote_host != remote_host:
             raise Refusal(Reason.NO_SUCH_ENTRY, f"{protocol.name} {external_port}")
         if not self._policy.may_see(requester, mapping):
             raise Refusal(Reason.FOREIGN_ENTRY, f"{mapping.request.client.address}'s")
-        if isinstance(requester.address, IPv4Address) and not self._policy.owns(requester, mapping):
-            raise Refusal(Reason.CONFLICT, f"{mapping.request.client.address} holds it")
+        shown = self._main.specific_other_cp == "show" or not isinstance(requester.address, IPv4Address)
+        if not shown and not self._policy.owns(requester, mapping):
+            if self._main.specific_other_cp == "relay":
+                await self._ask_for(requester, protocol, external_port)
+            raise self._held_elsewhere(f"{mapping.request.client.address} holds it")
         return mapping
 
     async def get_generic(self, requester: Requester, index: int) -> Mapping:
@@ -159,6 +162,12 @@ class Interworking:
         """SystemUpdateID."""
         return self._table.system_update_id
 
+    async def learn_external_address(self) -> None:
+        """Have ``external_address`` known where that can be, within the SOAP deadline (RFC 6970 section 5.7)."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._main.soap_deadline):
+                await self._upstream.learn_address()
+
     def external_address(self, asker: IPAddress | None = None) -> tuple[IPv4Address | None, str]:
         """ExternalIPAddress and why it is this one; never a private address passed off as public.
 
@@ -191,8 +200,10 @@ class Interworking:
                 return await self._take_over(held, request)
             if self._policy.is_kept_from(request.requester, held):
                 raise Refusal(Reason.OPERATORS_ENTRY)
-            if held.request.client.address != request.client.address or held.request.remote_host != request.remote_host:
-                raise Refusal(Reason.CONFLICT, f"{held.request.client.address} holds it")
+            if held.request.client.address != request.client.address:
+                return await self._contend(request, held)
+            if not _same_host(held, request):
+                raise Refusal(Reason.CONFLICT, f"it is open for {held.request.remote_host or 'any remote host'}")
             if held.state is not MappingState.ENDING:
                 return await self._repeat(held, request)
             await self._lifecycle.closed(held.id)
@@ -200,6 +211,21 @@ class Interworking:
                 raise Refusal(Reason.UNREACHABLE, "its deletion is not answered")
         self._port_policy.admit(request)
         return await self._open(request)
+
+    async def _contend(self, request: MappingRequest, held: Mapping) -> Mapping:
+        """A port that another client has here: refused, unless the carrier is to decide (RFC 6970 section 5.6.2).
+
+        One at a time does so: what is refused costs the carrier a request each.
+        """
+        carrier_decides = self._upstream.mode is not Mode.LOCAL and self._upstream.state is Activation.ACTIVE
+        if self._main.local_conflict_check or not carrier_decides:
+            raise Refusal(Reason.CONFLICT, f"{held.request.client.address} holds it")
+        other = self._table.find_contender(request.protocol, request.external_port)
+        same_client = other and other.request.client.address == request.client.address and not other.is_shadow
+        if other and same_client and _same_host(other, request):
+            return await self._repeat(other, request)
+        self._port_policy.admit(request)
+        return await self._open(request, contends=True)
 
     async def _add_any(self, request: MappingRequest) -> Mapping:
         if (held := await self._queries.holder(request)) and held.is_shadow:
@@ -238,16 +264,16 @@ class Interworking:
         self._policy.has_room(request)
         return await self._lifecycle.take_over(shadow, request)
 
-    async def _open(self, request: MappingRequest) -> Mapping:
-        mapping = self._plan(request)
+    async def _open(self, request: MappingRequest, *, contends: bool = False) -> Mapping:
+        mapping = self._plan(request, contends)
         try:
             return await self._lifecycle.open(mapping)
         except Refusal as refusal:
             if mapping.mode is Mode.ROUTED or not _may_open_elsewhere(refusal):
                 raise
-        return await self._lifecycle.open(self._plan(request, avoided=mapping.wan_port))
+        return await self._lifecycle.open(self._plan(request, contends, avoided=mapping.wan_port))
 
-    def _plan(self, request: MappingRequest, avoided: int = 0) -> Mapping:
+    def _plan(self, request: MappingRequest, contends: bool = False, *, avoided: int = 0) -> Mapping:
         """Claim the ports for it, at no WAN port that is ``avoided``: the upstream has had something against that.
 
         Where the router grants alone, the WAN port is the external one, and so has to be permitted.
@@ -260,7 +286,7 @@ class Interworking:
             return self._in_use(protocol, port)
 
         self._policy.has_room(request)
-        mapping = self._table.plan(request, mode, self._now(), in_use)
+        mapping = self._table.plan(request, mode, self._now(), in_use, contends=contends)
         self._table.update(planned := replace(mapping, external_port=self._port_policy.suggestion(mapping)))
         return planned
 
@@ -280,6 +306,20 @@ class Interworking:
                 return await work
         except TimeoutError:
             raise Refusal(Reason.UNREACHABLE, f"not done in {deadline:g} s") from None
+
+    async def _ask_for(self, requester: Requester, protocol: Protocol, external_port: int) -> None:
+        """Have the carrier say whether it would open this port for a query; raises Refusal when it would not."""
+        try:
+            await self._queries.ask(requester, protocol, external_port)
+        except Refusal as refusal:
+            if refusal.reason is Reason.CONFLICT or translate.external_port_is_taken(refusal.result):
+                raise self._held_elsewhere(refusal.detail) from None
+            raise
+
+    def _held_elsewhere(self, detail: str) -> Refusal:
+        """What GetSpecificPortMappingEntry says of somebody else's port."""
+        reason = Reason.CONFLICT if self._main.specific_inuse_error == 718 else Reason.NO_SUCH_ENTRY
+        return Refusal(reason, detail)
 
     def _showable(self, address: IPv4Address) -> bool:
         return address.is_global or self._main.allow_private_external
@@ -301,7 +341,11 @@ def _range_text(protocol: Protocol, ports: range) -> str:
     return f"{protocol.name} {ports.start}-{ports.stop - 1}"
 
 
+def _same_host(held: Mapping, request: MappingRequest) -> bool:
+    return held.request.remote_host == request.remote_host
+
+
 def _refreshes(held: Mapping, request: MappingRequest) -> bool:
     """Whether AddAnyPortMapping asks again for what this entry gives."""
-    same = held.request.client == request.client and held.request.remote_host == request.remote_host
+    same = held.request.client == request.client and _same_host(held, request)
     return same and held.state is not MappingState.ENDING

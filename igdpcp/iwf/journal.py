@@ -85,14 +85,24 @@ class Left:
 class Journal:
     """Remembers mappings and pinholes across restarts.
 
-    ``clock`` is the loop's, whose times they carry; ``update_id`` reads the SystemUpdateID.
+    ``clock`` is the loop's, whose times they carry; ``update_id`` reads the SystemUpdateID. ``persists`` False: what
+    was remembered before is read once more, and nothing is from then on.
     """
 
-    def __init__(self, run_dir: Path, state_dir: Path, clock: Clock, update_id: Callable[[], int] = lambda: 0) -> None:
+    def __init__(
+        self,
+        run_dir: Path,
+        state_dir: Path,
+        clock: Clock,
+        update_id: Callable[[], int] = lambda: 0,
+        *,
+        persists: bool = True,
+    ) -> None:
         self._run = run_dir / "journal"
         self._flash = state_dir / "mappings"
         self._clock = clock
         self._update_id = update_id
+        self._persists = persists
         self._live: dict[str, Entry] = {}
         self._compact = self._appended = 0  # characters of the run-time file: as last rewritten, and since
         self._file: TextIOWrapper | None = None
@@ -106,6 +116,16 @@ class Journal:
 
     def load(self) -> Left:
         """What an earlier process left; a damaged file is set aside and reported."""
+        left = self._load()
+        if not self._persists:
+            self._live = {}
+            self._unwritten = False
+            for path in (self._run, self._flash):
+                with contextlib.suppress(OSError):
+                    path.unlink()
+        return left
+
+    def _load(self) -> Left:
         for path in (self._run, self._flash):
             try:
                 entries, update_id = self._read(path)
@@ -125,6 +145,8 @@ class Journal:
 
     def record(self, entry: Entry) -> None:
         """Store this version of an entry before what it says is acted upon; raises OurFault when that fails."""
+        if not self._persists:
+            return
         key = journal_entries.key(entry)
         before = self._live.get(key)
         try:
@@ -145,6 +167,8 @@ class Journal:
 
     def renewed(self, mapping: Mapping) -> None:
         """Store the new times of a mapping that is as it was otherwise; a failure is logged."""
+        if not self._persists:
+            return
         self._live[mapping.id] = mapping
         try:
             self._append(_line(journal_entries.encode_renewal(mapping, boottime() - self._clock())))

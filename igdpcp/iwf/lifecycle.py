@@ -37,6 +37,7 @@ from igdpcp.iwf.mapping_log import MappingLog
 from igdpcp.iwf.policy import Policy
 from igdpcp.iwf.port_policy import PortPolicy, granted
 from igdpcp.iwf.refreshing import Refreshing
+from igdpcp.iwf.resends import Resends
 from igdpcp.iwf.router_leg import RouterLeg
 from igdpcp.iwf.table import MappingTable
 from igdpcp.iwf.upstream_leg import UpstreamLeg
@@ -79,6 +80,7 @@ class Lifecycle:
         self._changed = changed
         self._loop = asyncio.get_running_loop()
         self._waiters = Waiters()
+        self._resends = Resends(main, table, self._waiters, upstream_leg)
         self._timers = Deadlines(lease_ended=self._lease_ended, unrenewed=self._unrenewed)
         self._tasks = Tasks()
         self.departures = Departures(table, policy.serves, self.give_up)
@@ -295,7 +297,8 @@ class Lifecycle:
         if not mapping.is_shadow:
             self._policy.refused_by_carrier(mapping.request, event.result)
         if mapping.state is MappingState.PLANNED:
-            self.give_up(mapping, refusal)
+            if mapping.is_shadow or not self._resends.plan(mapping, event):
+                self.give_up(mapping, refusal)
             return
         self._waiters.refuse(event.id, refusal)
         local = mapping.grant is not None and mapping.grant.upstream == Mode.LOCAL
@@ -341,6 +344,7 @@ class Lifecycle:
     async def stop(self) -> None:
         """End the work in flight; rules, grants and journal stay as they are."""
         self._timers.stop_all()
+        self._resends.stop()
         self.departures.stop()
         self._waiters.refuse_all(Refusal(Reason.CANCELLED, "the service stops"))
         await self._deletions.stop()

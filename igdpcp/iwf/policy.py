@@ -161,6 +161,8 @@ class Policy:
             return
         if self._main.secure_mode and request.client.address != request.requester.address:
             raise Refusal(Reason.FOREIGN_CLIENT, f"{request.requester.address} asked for {request.client.address}")
+        if request.remote_host and self._main.remote_host == "reject":
+            raise Refusal(Reason.REMOTE_HOST, "option 'remote_host' is 'reject'")
         if self._is_never_mapped(external_port):
             raise Refusal(Reason.NOT_PERMITTED, f"never_map has port {external_port}")
         for rule in self._permissions:

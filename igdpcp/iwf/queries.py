@@ -43,7 +43,8 @@ SHADOWS_PER_HOST = 1
 class Queries:
     """Asks, and finds the shadow that serves a later request.
 
-    ``plan`` claims the ports for a request; it raises Refusal where there are none.
+    ``plan`` claims the ports for a request, or (True) contends for one that is held; it raises Refusal where there are
+    none.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class Queries:
         upstream: Fallback,
         lifecycle: Lifecycle,
         port_policy: PortPolicy,
-        plan: Callable[[MappingRequest], Mapping],
+        plan: Callable[[MappingRequest, bool], Mapping],
     ) -> None:
         self._main = main
         self._table = table
@@ -71,7 +72,8 @@ class Queries:
         """Returns when the carrier would open this port, or was not to be asked; raises Refusal when it would not."""
         if self._main.specific_query == "local":
             return
-        if held := self._table.find(protocol, port):
+        relayed = self._main.specific_other_cp == "relay"
+        if (held := self._table.find(protocol, port)) and not (relayed and held.visible):
             if held.state is not MappingState.PLANNED:
                 return
             answered = await self._hidden.join(held.id)
@@ -105,8 +107,10 @@ class Queries:
         if request is None:
             return None
         self._port_policy.admit(request)
-        with suppress(Refusal):
-            return self._plan(request) if self._within_bounds(request.client.address) else None
+        if not self._within_bounds(request.client.address):
+            return None
+        with suppress(Refusal):  # an entry of another client does not keep this from being asked
+            return self._plan(request, self._main.specific_other_cp == "relay")
         return None
 
     def _request(self, requester: Requester, protocol: Protocol, port: int) -> MappingRequest | None:

@@ -8,6 +8,7 @@ import contextlib
 import logging
 from collections.abc import Iterable
 
+from igdpcp.config import MainConfig
 from igdpcp.errors import RulesetError
 from igdpcp.iwf.background import Tasks
 from igdpcp.iwf.established import Established
@@ -15,7 +16,7 @@ from igdpcp.iwf.interfaces import Router, Ruleset
 from igdpcp.iwf.port_policy import shown_port
 from igdpcp.iwf.table import MappingTable
 from igdpcp.log import line
-from igdpcp.model import AnyOpening, Discrepancy, Grant, Mapping, Opening, Pinhole, PinholeOpening, Surroundings
+from igdpcp.model import AnyOpening, Discrepancy, Grant, Mapping, Mode, Opening, Pinhole, PinholeOpening, Surroundings
 
 LOG = logging.getLogger("igdpcp.iwf")
 EXTEND_SECONDS = 2.0  # renewals wait so long for others to share a change with
@@ -34,6 +35,7 @@ class RouterLeg:
 
     def __init__(
         self,
+        main: MainConfig,
         ruleset: Ruleset,
         router: Router,
         mappings: MappingTable,
@@ -45,6 +47,7 @@ class RouterLeg:
         self._mappings = mappings
         self._pinholes = pinholes
         self._established = established
+        self._carrier_filters = main.remote_host == "filter"
         self._loop = asyncio.get_running_loop()
         self._repairing = False  # a sync is to come
         self._underway: dict[str, Opening] = {}
@@ -257,6 +260,7 @@ class RouterLeg:
             raise RulesetError("the WAN has no IPv4 address")
         request = mapping.request
         shown = shown_port(request, grant)
+        checked_there = self._carrier_filters and grant.upstream != Mode.LOCAL
         return Opening(
             id=mapping.id,
             serial=mapping.serial,
@@ -267,9 +271,10 @@ class RouterLeg:
             wan_port=mapping.wan_port,
             client=request.client,
             external=grant.external,
-            remote_host=request.remote_host,
+            remote_host=None if checked_there else request.remote_host,
             lifetime=max(1, round(grant.ends - self._loop.time())),
             shown_port=0 if shown == grant.external.port else shown,
+            hairpins=request.remote_host is None,
         )
 
     def _pinhole_opening(self, pinhole: Pinhole) -> PinholeOpening:

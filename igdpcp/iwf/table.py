@@ -42,6 +42,7 @@ class MappingTable:
         self._tell_changed = changed
         self._mappings: dict[str, Mapping] = {}
         self._external: dict[tuple[Protocol, int], str] = {}
+        self._contending: dict[tuple[Protocol, int], str] = {}  # asked upstream for a port that another one holds
         self._internal: dict[_Internal, str] = {}
         self._any_port: dict[_AnyPort, str] = {}
         self._listed: list[str] = []
@@ -65,6 +66,11 @@ class MappingTable:
     def find(self, protocol: Protocol, external_port: int) -> Mapping | None:
         """The mapping that holds this external port, listed or not."""
         id = self._external.get((protocol, external_port))
+        return self._mappings[id] if id else None
+
+    def find_contender(self, protocol: Protocol, external_port: int) -> Mapping | None:
+        """The mapping that was planned for this external port while another one held it."""
+        id = self._contending.get((protocol, external_port))
         return self._mappings[id] if id else None
 
     def find_client(self, request: MappingRequest) -> Mapping | None:
@@ -132,16 +138,20 @@ class MappingTable:
         """Whether the internal tuple of this mapping, which need not be in the table, belongs to one that is."""
         return _internal(mapping) in self._internal
 
-    def plan(self, request: MappingRequest, mode: Mode, now: float, in_use: PortInUse) -> Mapping:
+    def plan(
+        self, request: MappingRequest, mode: Mode, now: float, in_use: PortInUse, *, contends: bool = False
+    ) -> Mapping:
         """Claim the external port and a WAN port for this request; raises Refusal when either is not to be had.
 
-        An AddAnyPortMapping claims its external port only when the upstream has named it.
+        An AddAnyPortMapping claims its external port only when the upstream has named it; so does one that ``contends``
+        for a port that is held.
         """
         external_port = request.external_port
         if self.find(request.protocol, external_port):
-            if not request.any_port:
+            if request.any_port:
+                external_port = 0
+            elif not contends or self.find_contender(request.protocol, external_port):
                 raise Refusal(Reason.CONFLICT, f"{request.protocol.name} {external_port}")
-            external_port = 0
         wan_port = self._choose_wan_port(request, mode, now, in_use)
         self._serial += 1
         mapping = Mapping(
@@ -171,10 +181,11 @@ class MappingTable:
     def update(self, mapping: Mapping) -> None:
         """Put a new version of a mapping in the old one's place; raises Refusal when its new external port is held."""
         old = self._mappings[mapping.id]
-        if not self._claims_external(old) or old.external_port != mapping.external_port:
-            key = (mapping.request.protocol, mapping.external_port)
-            if self._claims_external(mapping) and self._external.get(key, mapping.id) != mapping.id:
-                raise Refusal(Reason.NO_PORT, f"{key[0].name} {key[1]} is another client's")
+        key = (mapping.request.protocol, mapping.external_port)
+        contends = mapping.grant is None and self._contending.get(key) == mapping.id
+        if self._claims_external(mapping) and not contends and self._external.get(key, mapping.id) != mapping.id:
+            reason = Reason.NO_PORT if mapping.request.any_port else Reason.CONFLICT
+            raise Refusal(reason, f"{key[0].name} {key[1]} is another client's")
         self._unindex(old)
         self._index(mapping)
         self._mappings[mapping.id] = mapping
@@ -239,7 +250,9 @@ class MappingTable:
 
     def _index(self, mapping: Mapping) -> None:
         if self._claims_external(mapping):
-            self._external[mapping.request.protocol, mapping.external_port] = mapping.id
+            key = (mapping.request.protocol, mapping.external_port)
+            if self._external.setdefault(key, mapping.id) != mapping.id:
+                self._contending[key] = mapping.id
         self._internal[_internal(mapping)] = mapping.id
         if mapping.request.any_port:
             self._any_port[_any_port(mapping.request)] = mapping.id
@@ -253,7 +266,8 @@ class MappingTable:
 
     def _unindex(self, mapping: Mapping) -> None:
         if self._claims_external(mapping):
-            del self._external[mapping.request.protocol, mapping.external_port]
+            key = (mapping.request.protocol, mapping.external_port)
+            del (self._contending if self._contending.get(key) == mapping.id else self._external)[key]
         del self._internal[_internal(mapping)]
         if self._any_port.get(_any_port(mapping.request)) == mapping.id:
             del self._any_port[_any_port(mapping.request)]

@@ -60,6 +60,9 @@ PCP_RESULTS = {
     **{code: Codes(718, 606) for code in range(14, 24)},  # RFC 7652: the carrier wants authentication
 }
 
+# Those that are short-lifetime errors by their nature (RFC 6887 section 7.4).
+SHORT_ERRORS = {ResultCode.NETWORK_FAILURE, ResultCode.NO_RESOURCES, ResultCode.USER_EX_QUOTA}
+
 # Conditions without a PCP answer.
 CONDITIONS = {
     Reason.UNREACHABLE: ACTION_FAILED,
@@ -76,6 +79,7 @@ CONDITIONS = {
     Reason.NO_PORT: Codes(501, 728),
     Reason.NOT_GIVEN: Codes(718, 718),
     Reason.NOT_ENABLED: ACTION_FAILED,
+    Reason.REMOTE_HOST: Codes(726, 501),  # WANIPConnection:2 has no code for it
     Reason.WILDCARD_EXTERNAL_PORT: Codes(716, 716),
     Reason.WILDCARD_INTERNAL_PORT: Codes(402, 732),
     Reason.NO_SUCH_ENTRY: Codes(714, 714),
@@ -131,6 +135,14 @@ def quota_is_met(result: int) -> bool:
 def external_port_is_taken(result: int) -> bool:
     """Whether this PCP result says that the external port belongs to somebody else."""
     return result == ResultCode.CANNOT_PROVIDE_EXTERNAL
+
+
+def may_pass_soon(result: int, lifetime: int, soon: int) -> bool:
+    """Whether the request that got this PCP result may be granted when it is sent again (RFC 6970 section 5.6).
+
+    ``lifetime``: what came with it, ``soon``: what counts as a short lifetime, both in seconds.
+    """
+    return result in SHORT_ERRORS or (external_port_is_taken(result) and lifetime <= soon)
 
 
 def belongs_to_another_nonce(result: int) -> bool:

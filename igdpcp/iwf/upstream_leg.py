@@ -91,7 +91,7 @@ class UpstreamLeg:
             external_port=mapping.external_port,
             exact=not request.any_port,
             until=mapping.lease_ends,
-            remote_host=request.remote_host,
+            remote_host=request.remote_host if self._main.remote_host != "local" else None,
             description=request.description if self._main.description_option else "",
             grant=grant if grant and grant.upstream != Mode.LOCAL else None,
             aliased=self._port_policy.aliases(request),

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from igdpcp.errors import Refusal
@@ -19,16 +19,18 @@ class Waiters:
         self._loop = asyncio.get_running_loop()
         self._outcomes: dict[str, asyncio.Future[Mapping]] = {}
         self._counts: Counter[str] = Counter()
+        self._until: dict[str, float] = {}
 
     def __contains__(self, id: str) -> bool:
         return id in self._counts
 
-    async def outcome(self, id: str, patience: Iterable[float], go_on: Callable[[str], bool]) -> Mapping | None:
+    async def outcome(self, id: str, patience: Sequence[float], go_on: Callable[[str], bool]) -> Mapping | None:
         """The mapping when it is open; raises Refusal when it will not be. None: neither, in all this time.
 
         ``patience`` are seconds, of which each after the first is waited only where ``go_on`` says so.
         """
         with self._waiting(id) as outcome:
+            self._until[id] = self._loop.time() + patience[0]
             for seconds in patience:
                 done, _ = await asyncio.wait([outcome], timeout=seconds)
                 if done:
@@ -36,6 +38,10 @@ class Waiters:
                 if not go_on(id):
                     break
         return None
+
+    def patient_until(self, id: str) -> float | None:
+        """When the one that came last has waited its first turn; None: nobody waits."""
+        return self._until.get(id)
 
     @contextmanager
     def _waiting(self, id: str) -> Iterator[asyncio.Future[Mapping]]:
@@ -48,6 +54,7 @@ class Waiters:
             self._counts[id] -= 1
             if not self._counts[id]:
                 del self._counts[id]
+                self._until.pop(id, None)
                 if not outcome.done():
                     self._outcomes.pop(id, None)
 

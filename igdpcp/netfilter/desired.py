@@ -148,17 +148,21 @@ def contributions(opening: AnyOpening) -> Iterator[tuple[Key, Value]]:
         yield OwnPort(opening.wan_device, protocol, opening.wan_port), None
         yield Pass(protocol, opening.wan_port, client), None
     yield HairpinSender(protocol, client), external
-    if opening.remote_host is None:  # a hairpin would let LAN hosts in that the restriction keeps out
+    if _is_for_all(opening):  # a hairpin would let LAN hosts in that the restriction keeps out
         yield from _hairpins(opening)
 
 
 def shown_contributions(opening: AnyOpening) -> Iterator[tuple[Key, Value]]:
     """The facts that one opening asks for where no opening contributes to the same key by ``contributions``."""
-    if isinstance(opening, Opening) and opening.shown_port and opening.remote_host is None:
+    if isinstance(opening, Opening) and opening.shown_port and _is_for_all(opening):
         via = opening.mode is not Mode.ROUTED and opening.shown_port == opening.wan_port
         target = HairpinTarget(opening.client, opening.wan_device if via else "")
         yield Hairpin(opening.external.address, opening.protocol, opening.shown_port), target
         yield Pass(opening.protocol, opening.shown_port, opening.client), None
+
+
+def _is_for_all(opening: Opening) -> bool:
+    return opening.hairpins and opening.remote_host is None
 
 
 def pinhole(opening: PinholeOpening) -> Pinhole:
@@ -263,7 +267,7 @@ def _shape(opening: AnyOpening) -> tuple[object, ...]:
     """Openings of the same shape contribute to the same kinds of keys."""
     if isinstance(opening, PinholeOpening):
         return PinholeOpening, opening.remote_host is None, opening.remote_port == 0
-    return opening.mode, opening.remote_host is None, opening.shown_port == 0
+    return opening.mode, opening.remote_host is None, opening.shown_port == 0, opening.hairpins
 
 
 def _merge(held: Iterable[_Held]) -> dict[Key, Fact]:

@@ -133,8 +133,9 @@ class Answers:
         """Whether a smaller request may succeed: without an option, or without the address assigned before."""
         until = now + error_lifetime(response.lifetime)
         if self._transactions.refusals.shed_for(
-            response.result, slot.sent_options.codes, slot.sent_options.clear_filters, now, until
-        ):
+            response.result, slot.sent_options.codes - self._transactions.conduct.insists_on,
+            slot.sent_options.clear_filters, now, until,
+        ):  # fmt: skip
             return True
         if response.result != ResultCode.CANNOT_PROVIDE_EXTERNAL or not slot.assigned:
             return False

@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import random
 from collections import Counter, deque
-from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from igdpcp.errors import MalformedPcp
 from igdpcp.model import IPAddress, Protocol
 from igdpcp.pcp.answers import Answers
+from igdpcp.pcp.conduct import STANDARD_CONDUCT, Conduct
+from igdpcp.pcp.discovery import plain
 from igdpcp.pcp.epoch import EpochRecord
 from igdpcp.pcp.events import (
     Event,
@@ -73,8 +74,9 @@ class PcpClient:
         secret: bytes,
         rng: random.Random,
         timing: Timing = _DEFAULT_TIMING,
+        conduct: Conduct = STANDARD_CONDUCT,
     ) -> None:
-        self.server = (_plain(server[0]), server[1])
+        self.server = (plain(server[0]), server[1])
         self.counters: Counter[str] = Counter()
         self._identity = server_identity
         self._secret = secret
@@ -95,6 +97,7 @@ class PcpClient:
         self._pacer: Pacer[Slot | Probe] = Pacer()
         self._transactions = Transactions(
             timing=timing,
+            conduct=conduct,
             rng=rng,
             nonce_for=self._nonce_for,
             send=lambda slot, urgent: self._pacer.push(slot, urgent=urgent),
@@ -168,8 +171,8 @@ class PcpClient:
         address than the last the server is PROBING until it answers.
         """
         if address is not None:
-            address = _plain(address)
-            internal = address if internal is None else _plain(internal)
+            address = plain(address)
+            internal = address if internal is None else plain(internal)
         if (address, internal) == (self._own, self._internal):
             return
         self._own, self._internal = address, internal
@@ -191,7 +194,7 @@ class PcpClient:
 
         Answers from the address before are ignored.
         """
-        self.server = (_plain(address), self.server[1])
+        self.server = (plain(address), self.server[1])
         self._liveness.begin_anew()
         self._enter(ServerState.PROBING, f"asking {self.server[0]}", now)
         self._mappings.retry(now)
@@ -295,7 +298,8 @@ class PcpClient:
         if response.result != ResultCode.SUCCESS and not self._liveness.unanswered:
             self.counters["no_match"] += 1
             return
-        self._check_epoch(response.epoch, now)
+        if self._transactions.conduct.heeds_announcements or self._liveness.unanswered:
+            self._check_epoch(response.epoch, now)
         self._probe.stop()
         if response.result in UNUSABLE - {ResultCode.UNSUPP_OPCODE}:
             self._unusable(response.result, result_name(response.result), response.lifetime, now)
@@ -381,17 +385,9 @@ class PcpClient:
 
     def _is_server(self, source: tuple[str | IPAddress, int]) -> bool:
         try:
-            return (_plain(source[0]), source[1]) == self.server
+            return (plain(source[0]), source[1]) == self.server
         except ValueError:
             return False
-
-
-def _plain(address: str | IPAddress) -> IPAddress:
-    """The address without a zone, and as IPv4 when it is an IPv4-mapped one."""
-    if isinstance(address, IPv4Address):
-        return address
-    parsed = ip_address(str(address).partition("%")[0])
-    return (parsed.ipv4_mapped or parsed) if isinstance(parsed, IPv6Address) else parsed
 
 
 __all__ = [

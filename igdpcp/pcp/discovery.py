@@ -7,7 +7,7 @@ import enum
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from igdpcp.errors import MalformedPcp
 from igdpcp.model import IPAddress
@@ -39,18 +39,25 @@ class Server:
     """One server with all its addresses, the preferred one first.
 
     ``identity`` is what nonces are derived for: it is no address of a server that has several, for they share the nonce
-    (RFC 7488 section 5). ``device``: behind which it is, empty when it is the same one behind any.
+    (RFC 7488 section 5). ``device``: behind which it is, empty when it is the same one behind any. ``third_party``
+    False: it may not be asked on behalf of others, whoever named it.
     """
 
     identity: str
     addresses: tuple[IPAddress, ...]
     origin: Origin
     device: str = ""
+    third_party: bool = True
 
     @property
     def trusted(self) -> bool:
         """Whether it may be asked on behalf of other hosts (RFC 6970 section 6: THIRD_PARTY)."""
-        return self.origin in (Origin.CONFIGURED, Origin.DHCPV4, Origin.DHCPV6)
+        return self.third_party and self.origin in (Origin.CONFIGURED, Origin.DHCPV4, Origin.DHCPV6)
+
+    @property
+    def guessed(self) -> bool:
+        """Whether nobody said that there is a server."""
+        return self.origin in (Origin.ROUTER, Origin.ANYCAST)
 
     @property
     def mark(self) -> str:
@@ -99,7 +106,7 @@ def known_as(servers: Iterable[Server], known: Iterable[Server]) -> tuple[Server
 
 def learnt(addresses: Iterable[IPAddress], origin: Origin, device: str = "") -> Server | None:
     """The server that one list of a DHCP option describes; None when no address in it can be a server's."""
-    usable = tuple(dict.fromkeys(address for address in map(_plain, addresses) if _is_host(address)))[:ADDRESSES_LIMIT]
+    usable = tuple(dict.fromkeys(address for address in map(plain, addresses) if _is_host(address)))[:ADDRESSES_LIMIT]
     if not usable:
         return None
     names = " ".join(sorted(map(str, usable)))
@@ -133,6 +140,14 @@ def servers_of_dhcpv6(options: bytes, device: str = "") -> list[Server]:
         if code == OPTION_V6_PCP_SERVER and payload and len(payload) % _IPV6_LENGTH == 0:
             found.append(learnt(map(IPv6Address, _pieces(payload, _IPV6_LENGTH)), Origin.DHCPV6, device))
     return [server for server in found if server][:SERVERS_LIMIT]
+
+
+def plain(address: str | IPAddress) -> IPAddress:
+    """The address without a zone; an IPv4-mapped one says that somebody has that IPv4 address (RFC 7291 section 5)."""
+    if isinstance(address, IPv4Address):
+        return address
+    parsed = ip_address(str(address).partition("%")[0])
+    return (parsed.ipv4_mapped or parsed) if isinstance(parsed, IPv6Address) else parsed
 
 
 class Choice:
@@ -215,11 +230,6 @@ def _options(octets: bytes) -> Iterator[tuple[int, bytes]]:
 
 def _pieces(octets: bytes, size: int) -> Iterator[bytes]:
     return (octets[at : at + size] for at in range(0, len(octets), size))
-
-
-def _plain(address: IPAddress) -> IPAddress:
-    """RFC 7291 section 5: an IPv4-mapped address says that the server has that IPv4 address."""
-    return (address.ipv4_mapped or address) if isinstance(address, IPv6Address) else address
 
 
 def _is_host(address: IPAddress) -> bool:

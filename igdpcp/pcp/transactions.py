@@ -8,6 +8,7 @@ import random
 from collections.abc import Callable
 
 from igdpcp.model import IPAddress
+from igdpcp.pcp.conduct import Conduct
 from igdpcp.pcp.events import Event, MappingLost, MappingRefused, MappingReleased, WantedMapping
 from igdpcp.pcp.message import ResultCode, encode
 from igdpcp.pcp.pacing import Timers
@@ -30,6 +31,7 @@ class Transactions:
         self,
         *,
         timing: Timing,
+        conduct: Conduct,
         rng: random.Random,
         nonce_for: Callable[[InternalTuple], bytes],
         send: Callable[[Slot, bool], None],
@@ -37,6 +39,7 @@ class Transactions:
         emit: Callable[[Event], None],
     ) -> None:
         self._timing = timing
+        self.conduct = conduct
         self._rng = rng
         self._nonce_for = nonce_for
         self.send = send
@@ -232,9 +235,7 @@ class Transactions:
             self.arm(slot)
             return None
         if not slot.packet:
-            assert slot.wanted is not None
-            lifetime = remaining(slot.wanted.until, now)
-            slot.packet = encode(slot.create_request(own, lifetime, self.refusals.shed(now)))
+            slot.packet = encode(slot.create_request(own, self._lifetime(slot, now), self.refusals.shed(now)))
         slot.only_copy = not slot.exposed
         slot.exposed = True
         self._transmitted(slot, now)
@@ -249,14 +250,18 @@ class Transactions:
         return slot.packet
 
     def _renewal_packet(self, slot: Slot, own: IPAddress, now: float) -> bytes | None:
-        assert slot.wanted is not None
-        lifetime = remaining(slot.wanted.until, now)
+        lifetime = self._lifetime(slot, now)
         if slot.phase is not Phase.HELD or not lifetime:
             return None
         slot.last_renewal = now
         slot.attempt += 1
         self.schedule(slot, now)
         return encode(slot.create_request(own, lifetime, self.refusals.shed(now)))
+
+    def _lifetime(self, slot: Slot, now: float) -> int:
+        """What is requested for the rest of the lease."""
+        assert slot.wanted is not None
+        return min(remaining(slot.wanted.until, now), self.conduct.lifetime_cap)
 
     def _transmitted(self, slot: Slot, now: float) -> None:
         slot.sent += 1

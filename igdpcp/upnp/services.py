@@ -165,6 +165,7 @@ WAN_IP_CONNECTION = Service(
         (715, "WildCardNotPermittedInSrcIP"),
         (716, "WildCardNotPermittedInExtPort"),
         (718, "ConflictInMappingEntry"),
+        (726, "RemoteHostOnlySupportsWildcard"),
         (728, "NoPortMapsAvailable"),
         (729, "ConflictWithOtherMechanisms"),
         (730, "PortMappingNotFound"),

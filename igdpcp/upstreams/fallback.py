@@ -109,6 +109,10 @@ class FallbackUpstream:
         if self._pcp:
             self._pcp.announce()
 
+    async def learn_address(self) -> None:
+        if self._pcp:
+            await self._pcp.learn_address()
+
     def overdue(self, id: str) -> bool:
         if self.state is Activation.ACTIVE or not self.may_fall_back or self._routed:
             return False

@@ -27,10 +27,10 @@ from igdpcp.pcp.discovery import Server
 from igdpcp.pcp.message import ResultCode
 from igdpcp.pcp.nonce import derive
 from igdpcp.pcp.timing import Timing
-from igdpcp.upstreams.address_probe import PROBE_ID, probe, takes_its_place
+from igdpcp.upstreams.address_probe import PROBE_ID, AddressProbe, takes_its_place
 from igdpcp.upstreams.debts import Debts
 from igdpcp.upstreams.server_line import ServerLine
-from igdpcp.upstreams.wishes import Wishes
+from igdpcp.upstreams.wishes import Wishes, conduct_of, is_way_in
 
 LOG = logging.getLogger("igdpcp.upstream")
 
@@ -55,14 +55,14 @@ class PcpUpstream:
 
         ``peer_changed`` is called when ``peer`` is another one by itself.
         """
-        self._main = main
         self._secret = secret
         self._emit = emit
         self._is_local = is_local
         self._loop = asyncio.get_running_loop()
         self._log = SparingLog(LOG, self._loop.time)
         self._line = ServerLine(
-            timing=Timing(irt=config.retransmit_initial), secret=secret, rng=rng, log_wire=main.log_wire,
+            timing=Timing(irt=config.retransmit_initial), conduct=conduct_of(main), secret=secret, rng=rng,
+            log_wire=main.log_wire,
             event=self._handle, state_changed=self._server_state, server_left=self._server_left,
             engine_made=self._begin_anew, from_elsewhere=self._from_elsewhere, peer_changed=peer_changed,
         )  # fmt: skip
@@ -70,7 +70,8 @@ class PcpUpstream:
         self._requests: dict[str, UpstreamRequest] = {}  # what is wanted, with the last grant of each
         self._leaving: dict[str, UpstreamRequest] = {}  # those that the engine gives back
         self._debts = Debts()
-        self._probing = self._heard = False  # heard: whether the server has said anything, be it a refusal
+        self._probe = AddressProbe(self._line, main.external_ip_probe)
+        self._heard = False  # whether the server has said anything, be it a refusal
         self._state = Activation.NO_WAN
         self.reason = "the WAN has no address yet"
         self.state_since = self._loop.time()
@@ -114,7 +115,7 @@ class PcpUpstream:
     @property
     def spare(self) -> int:
         """How many slots at its server it holds for itself: that of the probe for the external address."""
-        return int(self._probing)
+        return int(self._probe.under_way)
 
     @property
     def usable(self) -> bool:
@@ -155,9 +156,9 @@ class PcpUpstream:
         """Whether the server's grant of ``id`` is running."""
         request, engine = self._requests.get(id), self._line.engine
         held = engine.grant(id) if engine else None
-        if held is None or request is None or request.grant is None:
+        if not (held and request and request.grant and is_way_in(held.external_address, self._is_local)):
             return False
-        return request.grant.internal == self._wishes.internal(request) and self._believable(held.external_address)
+        return request.grant.internal == self._wishes.internal(request)
 
     def map(self, request: UpstreamRequest, *, urgent: bool = True) -> None:
         known = self._requests.get(request.id)
@@ -198,6 +199,13 @@ class PcpUpstream:
             engine.announce(self._loop.time())
             self._line.pump()
 
+    async def learn_address(self) -> None:
+        """As ``Fallback.learn_address``."""
+        if self._probe.on_demand and self.external_address is None and self._state is Activation.ACTIVE:
+            self._begin_probe()
+            self._line.pump()
+            await self._probe.answer()
+
     def close(self) -> None:
         """Stop talking; grants stay as they are."""
         self._line.close()
@@ -214,7 +222,8 @@ class PcpUpstream:
 
     def _begin_anew(self) -> None:
         """Another server knows nothing: everything is asked for, and what is owed to it is given back."""
-        self._probing = self._heard = False
+        self._probe.forget()
+        self._heard = False
         self._from_elsewhere()
         self._ask_all()
 
@@ -244,7 +253,7 @@ class PcpUpstream:
         if self._wishes.is_of_another_server(request):  # which keeps its grant: nobody tells it to let go
             self._leave(request)
         if takes_its_place(request):
-            self._end_probe()
+            self._probe.end()
         engine.want(self._wishes.wanted(request), self._loop.time(), urgent=urgent)
 
     def _tell(self, request: UpstreamRequest) -> None:
@@ -255,7 +264,7 @@ class PcpUpstream:
             self._emit(Released(request.id, ResultCode.SUCCESS))
             return
         if takes_its_place(request):
-            self._end_probe()
+            self._probe.end()
         nonce = wanted.nonce or derive(
             self._secret, self.identity, wanted.protocol, wanted.internal_address, wanted.internal_port
         )
@@ -306,9 +315,9 @@ class PcpUpstream:
             case MappingGranted():
                 self._mapping_granted(event)
             case MappingRefused(key=key) | MappingLost(key=key) if key == PROBE_ID:
-                self._end_probe()
-            case MappingRefused(result=ResultCode.USER_EX_QUOTA) if self._probing:
-                self._end_probe()  # what was only asked for its address has the slot
+                self._probe.end()
+            case MappingRefused(result=ResultCode.USER_EX_QUOTA) if self._probe.under_way:
+                self._probe.end()  # what was only asked for its address has the slot
                 self._want(self._requests[event.key], urgent=True)
                 self._line.pump()
             case MappingRefused():
@@ -322,16 +331,18 @@ class PcpUpstream:
                     self._owe(leaving)
 
     def _mapping_granted(self, event: MappingGranted) -> None:
-        if not self._believable(event.external_address):
+        if not is_way_in(event.external_address, self._is_local):
             self._log.write(
                 logging.ERROR, "grant_is_no_way_in", None, mapping=event.key, external=event.external_address
             )
-            if event.key != PROBE_ID:
+            if event.key == PROBE_ID:
+                self._probe.answered()
+            else:
                 self._emit(Refused(event.key, ResultCode.NETWORK_FAILURE, event.lifetime))
             return
-        assert isinstance(event.external_address, IPv4Address)
         self._set_external_address(event.external_address)
         if event.key == PROBE_ID:
+            self._probe.answered()
             self._emit(PortSeen(event.external_port))
             return
         assert self._line.server is not None
@@ -347,7 +358,7 @@ class PcpUpstream:
         )
         self._requests[event.key] = replace(request, grant=grant)
         self._emit(Granted(event.key, grant))
-        self._end_probe()
+        self._probe.end()
 
     def _set_state(self, state: Activation, reason: str) -> None:
         self._heard |= state is Activation.ACTIVE or not self.usable
@@ -364,7 +375,8 @@ class PcpUpstream:
         if state is Activation.ACTIVE:
             self.up_since = self.up_since or self._loop.time()
             self._ask_all()
-            self._probe()
+            if self._probe.at_start:
+                self._begin_probe()
         self._emit(StateChanged(state))
 
     def _set_external_address(self, address: IPv4Address | None) -> None:
@@ -372,25 +384,11 @@ class PcpUpstream:
             self.external_address = address
             self._emit(AddressChanged(address))
 
-    def _probe(self) -> None:
+    def _begin_probe(self) -> None:
         """Learn the external address before the first mapping; control points ask for it before they map."""
-        engine, internal = self._line.engine, self._line.internal
-        if not self._main.external_ip_probe or engine is None or internal is None or not self._line.up:
+        engine = self._line.engine
+        if engine is None or any(takes_its_place(request) for request in self._requests.values()):
             return
         if self.external_address and (engine.grant(PROBE_ID) or any(map(self.grants, self._requests))):
             return
-        if any(takes_its_place(request) for request in self._requests.values()):
-            return
-        now, self._probing = self._loop.time(), True
-        engine.want(probe(internal, now), now, urgent=not self._requests)
-
-    def _end_probe(self) -> None:
-        if self._probing and self._line.engine:
-            self._probing = False
-            self._line.engine.drop(PROBE_ID, self._loop.time())
-
-    def _believable(self, address: IPAddress) -> bool:
-        """Whether connections can come in at this address: the rules of a grant must not catch other traffic."""
-        if not isinstance(address, IPv4Address) or self._is_local(address):
-            return False
-        return not (address.is_loopback or address.is_multicast or address.is_link_local or address.is_unspecified)
+        self._probe.begin(urgent=not self._requests)

@@ -12,12 +12,14 @@ import logging
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from ipaddress import IPv4Address
 
 from igdpcp.errors import OurFault
 from igdpcp.log import line
 from igdpcp.model import IPAddress, PcpPeer
 from igdpcp.pcp.client import Event, PcpClient, ServerState, ServerStateChanged
+from igdpcp.pcp.conduct import Conduct
 from igdpcp.pcp.discovery import ROUND_INTERVAL, Choice, Origin, Server, known_as
 from igdpcp.pcp.message import SERVER_PORT
 from igdpcp.pcp.timing import Timing
@@ -39,6 +41,7 @@ class ServerLine:
         self,
         *,
         timing: Timing,
+        conduct: Conduct,
         secret: bytes,
         rng: random.Random,
         log_wire: bool,
@@ -50,6 +53,7 @@ class ServerLine:
         peer_changed: Callable[[], None],
     ) -> None:
         self._timing = timing
+        self._conduct = conduct
         self._secret = secret
         self._rng = rng
         self._event = event
@@ -113,6 +117,8 @@ class ServerLine:
         """
         same_device = device == self._device
         self._device, self._wan_address = device, address
+        if not self._conduct.third_party:
+            servers = [replace(server, third_party=False) for server in servers]
         news = self._choose(tuple(servers))
         if address is None or not self._choice:
             self._end_round()
@@ -251,6 +257,7 @@ class ServerLine:
             secret=self._secret,
             rng=self._rng,
             timing=self._timing,
+            conduct=self._conduct,
         )
         self._engine_made()
         return self.engine

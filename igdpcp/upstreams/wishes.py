@@ -3,10 +3,37 @@
 
 from __future__ import annotations
 
-from igdpcp.model import UNKNOWN_ADDRESS, Endpoint, Protocol, UpstreamRequest
+from collections.abc import Callable
+from ipaddress import IPv4Address
+from typing import TypeGuard
+
+from igdpcp.config import MainConfig
+from igdpcp.model import UNKNOWN_ADDRESS, Endpoint, IPAddress, Protocol, UpstreamRequest
 from igdpcp.pcp.client import ServerState, WantedMapping
+from igdpcp.pcp.conduct import Conduct
 from igdpcp.pcp.discovery import Origin
+from igdpcp.pcp.options import OptionCode
 from igdpcp.upstreams.server_line import ServerLine
+
+
+def conduct_of(main: MainConfig) -> Conduct:
+    """What the switches mean for the engine.
+
+    A carrier that does not take FILTER may be asked without it only where this router keeps others out itself.
+    """
+    insists_on = set()
+    if main.remote_host == "filter":
+        insists_on.add(OptionCode.FILTER)
+    if main.prefer_failure_fallback == "fail":
+        insists_on.add(OptionCode.PREFER_FAILURE)
+    return Conduct(main.lifetime_cap, frozenset(insists_on), main.announce_recovery, main.third_party == "auto")
+
+
+def is_way_in(address: IPAddress, is_local: Callable[[IPv4Address], bool]) -> TypeGuard[IPv4Address]:
+    """Whether connections can come in at this address: the rules of a grant must not catch other traffic."""
+    if not isinstance(address, IPv4Address) or is_local(address):
+        return False
+    return not (address.is_loopback or address.is_multicast or address.is_link_local or address.is_unspecified)
 
 
 class Wishes:

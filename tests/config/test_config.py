@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from igdpcp import config
-from igdpcp.config import SOAP_DEADLINE_LIMIT, Config, LanConfig, MainConfig, PermissionConfig, StaticMappingConfig
+from igdpcp.config import Config, LanConfig, MainConfig, PermissionConfig, StaticMappingConfig
 from igdpcp.daemon.http_connection import HANDLER_TIMEOUT
 from igdpcp.errors import ConfigError
 from igdpcp.iwf.lifecycle import LOCAL_SECONDS
 from igdpcp.model import Endpoint, Protocol
+from igdpcp.profiles import SOAP_DEADLINE_LIMIT
 
 
 def parse(text: str) -> Config:
@@ -106,6 +107,19 @@ def test_a_bad_option_is_reported_with_its_default_and_the_rest_is_used() -> Non
         ("max_connections", "0"),
         ("searches_per_second", "10001"),
         ("max_pinholes", "-1"),
+        ("profile", "draft02"),
+        ("lifetime_cap", "4294967296"),
+        ("lifetime_cap", "119"),
+        ("remote_host", "drop"),
+        ("specific_inuse_error", "713"),
+        ("specific_other_cp", "hide"),
+        ("specific_query", "1"),
+        ("short_error_resends", "-1"),
+        ("short_error_wait", "1801"),
+        ("external_ip_probe", "2"),
+        ("persist", "some"),
+        ("prefer_failure_fallback", "yes"),
+        ("third_party", "always"),
     ],
 )
 def test_a_value_out_of_range_falls_back_to_the_default(option: str, value: str) -> None:
@@ -225,6 +239,60 @@ def test_the_longest_deadline_ends_before_the_http_server_gives_up() -> None:
     assert parse(f"config igdpcp main\noption soap_deadline {SOAP_DEADLINE_LIMIT}\n").warnings == ()
     assert parse(f"config igdpcp main\noption soap_deadline {SOAP_DEADLINE_LIMIT}.1\n").main == MainConfig()
     assert SOAP_DEADLINE_LIMIT + LOCAL_SECONDS < HANDLER_TIMEOUT
+
+
+DRAFT01 = {
+    "lifetime_cap": 65535, "unreachable_policy": "local", "remote_host": "reject", "local_conflict_check": True,
+    "specific_query": "probe", "specific_other_cp": "error", "specific_inuse_error": 718, "short_error_resends": 1,
+    "short_error_wait": 30, "soap_deadline": SOAP_DEADLINE_LIMIT, "description_option": False,
+    "external_ip_probe": "off", "persist": "all", "prefer_failure_fallback": "fail", "announce_recovery": True,
+    "third_party": "auto",
+}  # fmt: skip
+RFC6970 = {
+    "lifetime_cap": 4294967295, "unreachable_policy": "error", "remote_host": "filter", "local_conflict_check": False,
+    "specific_query": "probe", "specific_other_cp": "relay", "specific_inuse_error": 718, "short_error_resends": 2,
+    "short_error_wait": 30, "soap_deadline": SOAP_DEADLINE_LIMIT, "description_option": True,
+    "external_ip_probe": "demand", "persist": "all", "prefer_failure_fallback": "fail", "announce_recovery": True,
+    "third_party": "auto",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("profile", "values"), [("draft01", DRAFT01), ("rfc6970", RFC6970)])
+def test_a_profile_sets_all_switches_and_says_what_became_of_its_deadline(
+    profile: str, values: dict[str, object]
+) -> None:
+    read = parse(f"config igdpcp main\noption profile {profile}\n")
+    assert read.main == MainConfig(profile=profile, **values)  # type: ignore[arg-type]
+    (warning,) = read.warnings
+    assert warning.startswith(f"section 'main' option 'profile': '{profile}' has a soap_deadline of 90 s")
+    assert "using 18" in warning
+
+
+def test_single_switches_stand_beside_the_profile_wherever_it_is_written() -> None:
+    read = parse("config igdpcp main\noption remote_host both\noption soap_deadline 5\noption profile draft01\n")
+    assert (read.main.remote_host, read.main.soap_deadline, read.main.lifetime_cap) == ("both", 5, 65535)
+    assert read.warnings == ()
+
+
+def test_a_bad_switch_beside_a_profile_is_what_the_profile_says() -> None:
+    read = parse("config igdpcp main\noption profile draft01\noption remote_host all\noption soap_deadline 5\n")
+    assert read.warnings == (
+        "section 'main' option 'remote_host': all is none of reject, filter, local, both; using reject",
+    )
+    assert read.main.remote_host == "reject"
+
+
+def test_the_default_profile_is_the_defaults() -> None:
+    assert parse("config igdpcp main\noption profile default\n").main == MainConfig()
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [("1", "startup"), ("on", "startup"), ("0", "off"), ("no", "off"), ("demand", "demand"), ("startup", "startup")],
+)
+def test_external_ip_probe_is_understood_as_the_boolean_that_it_was(written: str, meant: str) -> None:
+    read = parse(f"config igdpcp main\noption external_ip_probe {written}\n")
+    assert (read.main.external_ip_probe, read.warnings) == (meant, ())
 
 
 @pytest.mark.parametrize("ports", ["80-", "-80", "90-80", "1-70000", "http", ""])

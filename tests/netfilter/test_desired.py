@@ -47,7 +47,8 @@ def test_the_port_before_translation_is_let_through_for_both_ways_in() -> None:
 
 
 def test_a_restricted_mapping_has_no_hairpin() -> None:
-    assert not [key for key, _ in contributions(opening(remote_host=SERVER)) if isinstance(key, Hairpin)]
+    for restricted in opening(remote_host=SERVER), opening(hairpins=False):
+        assert not [key for key, _ in contributions(restricted) if isinstance(key, Hairpin)]
 
 
 def test_a_routed_mapping_translates_only_short_cuts() -> None:

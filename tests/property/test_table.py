@@ -42,15 +42,25 @@ class Histories(RuleBasedStateMachine):
         client_port=PORTS,
         any_port=st.booleans(),
         mode=st.sampled_from(Mode),
+        contends=st.booleans(),
     )
     def plan(
-        self, host: IPv4Address, protocol: Protocol, port: int, client_port: int, any_port: bool, mode: Mode
+        self,
+        host: IPv4Address,
+        protocol: Protocol,
+        port: int,
+        client_port: int,
+        any_port: bool,
+        mode: Mode,
+        contends: bool,
     ) -> str:
         request = MappingRequest(
             Requester(host, Owner.UPNP1), protocol, port, Endpoint(host, client_port), any_port=any_port
         )
         try:
-            mapping = self.table.plan(request, mode, self.now, lambda _, wan_port: wan_port in self.used)
+            mapping = self.table.plan(
+                request, mode, self.now, lambda _, wan_port: wan_port in self.used, contends=contends
+            )
         except Refusal as refusal:
             return refusal.reason.value
         assert mapping.wan_port not in self.used or mode is Mode.ROUTED
@@ -119,6 +129,14 @@ class Histories(RuleBasedStateMachine):
             if mapping.visible:
                 found = self.table.find(mapping.request.protocol, mapping.external_port)
                 assert found is mapping
+
+    @invariant()
+    def who_contends_for_a_port_has_no_grant_and_is_the_only_one(self) -> None:
+        for mapping in self.table:
+            contender = self.table.find_contender(mapping.request.protocol, mapping.external_port)
+            assert contender is None or contender.grant is None
+            if not mapping.request.any_port:
+                assert mapping in (contender, self.table.find(mapping.request.protocol, mapping.external_port))
 
     @invariant()
     def each_host_holds_what_leads_to_it(self) -> None:

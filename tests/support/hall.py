@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from pathlib import Path
@@ -189,7 +189,7 @@ class FakeCarrier:
     """A PCP server behind its upstream: grants at once what it is asked for, unless ``answer`` says something else.
 
     ``asked``, ``returned`` (``urgently_returned``: some of it) and ``given_back`` are what it was told. ``releases``:
-    how it answers a deletion, None: not.
+    how it answers a deletion, None: not. ``learns``: what it does when its external address is asked for.
     """
 
     emit: Emit
@@ -212,6 +212,7 @@ class FakeCarrier:
     urgently_returned: list[str] = field(default_factory=list)
     given_back: list[UpstreamRequest] = field(default_factory=list)
     announced: int = 0
+    learns: Callable[[], Awaitable[None]] | None = None
 
     def __contains__(self, id: str) -> bool:
         return id in self.wanted
@@ -248,6 +249,10 @@ class FakeCarrier:
 
     def announce(self) -> None:
         self.announced += 1
+
+    async def learn_address(self) -> None:
+        if self.learns:
+            await self.learns()
 
     def _settled(self, request: UpstreamRequest) -> UpstreamRequest:
         """With the router's own address in the place of one that the server sees."""
@@ -321,8 +326,9 @@ class Hall:
         self.router, self.ruleset, self.table = FakeRouter(), FakeRuleset(), MappingTable(self._changed)
         self.events: asyncio.Queue[UpstreamEvent] = asyncio.Queue()
         self.journal = Journal(
-            directory / "run", directory / "state", self.loop.time, lambda: self.table.system_update_id
-        )
+            directory / "run", directory / "state", self.loop.time, lambda: self.table.system_update_id,
+            persists=self.main.persist == "all",
+        )  # fmt: skip
         self.local = LocalUpstream(self.router, self.events.put_nowait)
         fall_back = self.main.unreachable_policy == "local"
         self.fallback = FallbackUpstream(self.local, routed=routed, fall_back=fall_back, emit=self.events.put_nowait)
@@ -332,7 +338,7 @@ class Hall:
         self.pinhole_table = PinholeTable()
         self.flows = FakeFlowTable()
         established = Established(self.flows, self.router, cut_ended=self.main.cut_flows)
-        self.leg = RouterLeg(self.ruleset, self.router, self.table, self.pinhole_table, established)
+        self.leg = RouterLeg(self.main, self.ruleset, self.router, self.table, self.pinhole_table, established)
         self.port_policy = PortPolicy(self.main, self.table, self.fallback)
         self.upstream_leg = UpstreamLeg(self.main, self.fallback, self.journal, self.port_policy)
         wanted = static_requests(static)
@@ -403,6 +409,7 @@ class Hall:
             owner._tasks.cancel()
         self.lifecycle.departures.stop()
         self.pinholes._absences.stop()
+        self.lifecycle._resends.stop()
         for deletion in self.lifecycle._deletions._tasks.values():
             deletion.cancel()
         self.loop.create_task(self.leg.stop())

@@ -11,6 +11,7 @@ from ipaddress import IPv4Address, ip_address
 
 from igdpcp.model import Protocol
 from igdpcp.pcp.client import Event, PcpClient, Timing, WantedMapping
+from igdpcp.pcp.conduct import STANDARD_CONDUCT, Conduct
 
 SERVER = (IPv4Address("192.0.2.1"), 5351)
 OWN = IPv4Address("100.64.12.34")
@@ -133,13 +134,16 @@ class ScriptedServer:
 class Dialogue:
     """A client and a scripted server in virtual time; all that was sent and every event is kept with its time."""
 
-    def __init__(self, *, seed: int = 1, rtt: float = 0.02, timing: Timing | None = None) -> None:
+    def __init__(
+        self, *, seed: int = 1, rtt: float = 0.02, timing: Timing | None = None, conduct: Conduct = STANDARD_CONDUCT
+    ) -> None:
         self.now = 1000.0
         self.rtt = rtt
         self.server = ScriptedServer()
         self.client = PcpClient(
-            server=SERVER, server_identity="wan", secret=b"secret", rng=random.Random(seed), timing=timing or Timing()
-        )
+            server=SERVER, server_identity="wan", secret=b"secret", rng=random.Random(seed), timing=timing or Timing(),
+            conduct=conduct,
+        )  # fmt: skip
         self.sent: list[Sent] = []
         self.events: list[tuple[float, Event]] = []
         self._underway: list[tuple[float, bytes]] = []

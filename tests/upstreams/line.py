@@ -80,7 +80,7 @@ class Line:
         self.carriers = [Carrier(SERVER), Carrier(OTHER_SERVER)]
         self.events: list[UpstreamEvent] = []
         self.peers: list[PcpPeer | None] = []  # each that was there when another was told of
-        main = MainConfig(**({"external_ip_probe": False} | options))
+        main = MainConfig(**({"external_ip_probe": "off"} | options))
         self.config = UpstreamConfig(server=servers)
         self.upstream = pcp.PcpUpstream(
             main, self.config, secret=b"secret", rng=random.Random(1), emit=emit or self.events.append,

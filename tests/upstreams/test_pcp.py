@@ -91,7 +91,7 @@ async def test_iwf_021_the_session_begins_with_the_first_answer(monkeypatch: pyt
 async def test_iwf_025_026_the_external_address_is_probed_once_and_the_probe_given_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with Line(monkeypatch, external_ip_probe=True) as line:
+    with Line(monkeypatch, external_ip_probe="startup") as line:
         await line.up()
         (probe,) = line.carrier.maps
         assert (probe.internal_port, probe.octets[36]) == (9, Protocol.UDP)
@@ -107,7 +107,7 @@ async def test_iwf_025_026_the_external_address_is_probed_once_and_the_probe_giv
 
 @virtual
 async def test_iwf_025_a_refused_probe_hurts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    with Line(monkeypatch, external_ip_probe=True) as line:
+    with Line(monkeypatch, external_ip_probe="startup") as line:
         line.carrier.script.refuse = {0: (10, 30)}
         await line.up()
         line.carrier.script.refuse = {}

@@ -84,7 +84,7 @@ async def test_recovery_asks_for_the_port_that_an_aliased_request_was_given_and_
 
 @virtual
 async def test_the_port_that_the_probe_was_given_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    with Line(monkeypatch, external_ip_probe=True) as line:
+    with Line(monkeypatch, external_ip_probe="startup") as line:
         line.carrier.script.port = GIVEN
         await line.up()
         assert line.of(PortSeen) == [PortSeen(GIVEN)]

@@ -341,7 +341,7 @@ async def test_iwf_054_what_waits_for_a_trusted_server_is_asked_when_dhcp_names_
 async def test_an_anycast_address_is_asked_for_mappings_when_somebody_has_answered_there(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with Line(monkeypatch, external_ip_probe=True) as line:
+    with Line(monkeypatch, external_ip_probe="startup") as line:
         line.carrier.script.silent, line.carrier.script.longest = True, 600
         line.servers(Server("wan0/anycast", (SERVER,), Origin.ANYCAST))
         line.upstream.map(request())
@@ -530,7 +530,7 @@ async def test_the_round_of_a_route_that_went_away_does_not_disturb_what_is_aske
 async def test_iwf_021_a_round_after_one_in_which_all_refused_begins_another_session(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with Line(monkeypatch, external_ip_probe=True) as line:
+    with Line(monkeypatch, external_ip_probe="startup") as line:
         for carrier in line.carriers:
             carrier.script.refuse = {THIRD_PARTY: (ResultCode.UNSUPP_OPTION, 1800)}
         line.servers(Server("a", (SERVER,), Origin.CONFIGURED), Server("b", (OTHER_SERVER,), Origin.CONFIGURED))

@@ -25,7 +25,7 @@ def told(sent: Sent) -> tuple[bool, int, IPv4Address, bool]:
 
 @virtual
 async def test_a_mapping_of_the_probes_port_takes_it_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    with Line(monkeypatch, external_ip_probe=True) as line:
+    with Line(monkeypatch, external_ip_probe="startup") as line:
         await line.up()
         assert line.upstream.external_address == EXTERNAL
         line.upstream.map(request(port=DISCARD, protocol=Protocol.UDP))
@@ -38,7 +38,7 @@ async def test_a_mapping_of_the_probes_port_takes_it_over(monkeypatch: pytest.Mo
 async def test_a_mapping_of_the_probes_port_that_is_there_first_serves_as_the_probe(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with Line(monkeypatch, external_ip_probe=True) as line:
+    with Line(monkeypatch, external_ip_probe="startup") as line:
         line.carrier.script.drop = 2
         line.change(OWN, SERVER)
         line.upstream.map(request(port=DISCARD, protocol=Protocol.UDP))
@@ -52,7 +52,7 @@ async def test_a_mapping_of_the_probes_port_that_is_there_first_serves_as_the_pr
 async def test_what_is_adopted_is_asked_for_before_the_address_is_probed_and_tells_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with Line(monkeypatch, external_ip_probe=True) as line:
+    with Line(monkeypatch, external_ip_probe="startup") as line:
         first = asyncio.get_running_loop().time() + ANSWERED
         line.carrier.script.scripted = lambda sent: [] if sent.is_map and sent.at < first else None
         line.change(OWN, SERVER)
@@ -66,7 +66,7 @@ async def test_what_is_adopted_is_asked_for_before_the_address_is_probed_and_tel
 
 @virtual
 async def test_the_probes_port_can_be_given_back_while_the_probe_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    with Line(monkeypatch, external_ip_probe=True) as line:
+    with Line(monkeypatch, external_ip_probe="startup") as line:
         await line.up()
         line.upstream.give_back(request(port=DISCARD, protocol=Protocol.UDP))
         await asyncio.sleep(1)
@@ -78,7 +78,7 @@ async def test_the_probes_port_can_be_given_back_while_the_probe_has_it(monkeypa
 def test_another_wan_address_is_probed_for_its_external_address(monkeypatch: pytest.MonkeyPatch, seconds: int) -> None:
     @virtual
     async def run() -> None:
-        with Line(monkeypatch, external_ip_probe=True) as line:
+        with Line(monkeypatch, external_ip_probe="startup") as line:
             await line.up()
             await asyncio.sleep(seconds)
             line.carrier.script.address = mapped(str(MOVED))
@@ -111,7 +111,7 @@ async def test_a_grant_does_not_run_at_another_wan_address_until_it_is_made_ther
 
 @virtual
 async def test_another_default_router_begins_another_session(monkeypatch: pytest.MonkeyPatch) -> None:
-    with Line(monkeypatch, external_ip_probe=True) as line:
+    with Line(monkeypatch, external_ip_probe="startup") as line:
         await line.up()
         await asyncio.sleep(200)
         line.carriers[1].script.silent = True

@@ -170,7 +170,7 @@ async def test_iwf_052_055_an_ipv6_server_is_asked_from_our_ipv6_address_on_beha
 async def test_iwf_018_grants_and_the_external_address_go_on_at_another_address_of_their_server(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with Line(monkeypatch, external_ip_probe=True) as line:
+    with Line(monkeypatch, external_ip_probe="startup") as line:
         line.servers(BOTH)
         line.upstream.map(request())
         await asyncio.sleep(100)

@@ -31,7 +31,7 @@ def slots(line: Line, count: int) -> None:
 
 @virtual
 async def test_iwf_025_the_probe_goes_first_when_the_carrier_has_no_more_slots(monkeypatch: pytest.MonkeyPatch) -> None:
-    with Line(monkeypatch, external_ip_probe=True) as line:
+    with Line(monkeypatch, external_ip_probe="startup") as line:
         slots(line, 1)
         await line.up()
         assert line.upstream.spare == 1

@@ -21,7 +21,7 @@ from tests.upstreams.line import ANSWERED, Line, request
 def test_a_grant_that_is_no_way_in_is_refused_and_given_back(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
     @virtual
     async def run() -> None:
-        with Line(monkeypatch, external_ip_probe=True) as line:
+        with Line(monkeypatch, external_ip_probe="startup") as line:
             line.carrier.script.address = mapped(address)
             await line.up()
             line.upstream.map(request())

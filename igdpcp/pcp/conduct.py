@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a client may choose: how much it asks for, what it insists on, and whose word it takes for a loss of state."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from igdpcp.pcp.message import LIFETIME_MAX
+
+
+@dataclass(frozen=True, slots=True)
+class Conduct:
+    """``lifetime_cap``: the longest lifetime that is requested, in seconds.
+
+    ``insists_on``: codes of options without which nothing is asked for; others are left out where a server does not
+    take them. ``heeds_announcements``: an ANNOUNCE that nobody asked for, and that tells of another epoch, makes it
+    recover (RFC 6887 section 14.1.3); else only the server's next answer does. ``third_party``: whoever drives it may
+    ask on behalf of others.
+    """
+
+    lifetime_cap: int = LIFETIME_MAX
+    insists_on: frozenset[int] = frozenset()
+    heeds_announcements: bool = True
+    third_party: bool = True
+
+
+STANDARD_CONDUCT = Conduct()
