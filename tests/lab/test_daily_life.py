@@ -42,7 +42,7 @@ def listener_at(lab: Lab, port: int) -> str:
     return lab.tcp_probe(lab.internet, EXTERNAL_ADDRESS, port).listener
 
 
-def test_iwf_105_a_repeated_request_prolongs_the_lease_and_may_lead_to_another_port_of_the_host(lab: Lab) -> None:
+def test_iwf_083_093_a_repeated_request_prolongs_the_lease_and_may_lead_to_another_port_of_the_host(lab: Lab) -> None:
     carrier, _ = started(lab)
     lab.listen(lab.lan, "tcp", OTHER_PORT)
     client = soap_client(lab.lan)

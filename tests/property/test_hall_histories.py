@@ -266,7 +266,7 @@ class History(RuleBasedStateMachine):
 
     async def _delete_all(self) -> None:
         for mapping in list(self.path.hall.table):
-            await self.path.hall.interworking.close(mapping)
+            await self.path.hall.lifecycle.close([mapping])
 
     def _ask(self, work: Any, pause: float) -> None:
         async def ask() -> None:
