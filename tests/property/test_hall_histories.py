@@ -243,7 +243,9 @@ class History(RuleBasedStateMachine):
             assert rule_of.external == mapping.grant.external
         if mapping.grant.upstream == Mode.LOCAL:
             assert mapping.wan_port == port
-        elif not path.disturbed:
+        elif not path.disturbed and (
+            mapping.mode is Mode.ROUTED or mapping.grant.internal.address == path.own
+        ):  # else asked for anew
             assert path_of(mapping) in path.carrier_holds()
 
     async def _delete(self, host: str, port: int) -> None:

@@ -128,7 +128,10 @@ class MappingTable:
 
     def _drop(self, entry: Entry) -> None:
         del self._entries[entry.key], self._holders[entry.external]
-        self._changes.removed.append(entry.translation)
+        if entry.translation in self._changes.added:
+            self._changes.added.remove(entry.translation)  # the NAT never heard of it
+        else:
+            self._changes.removed.append(entry.translation)
 
     def expire(self, now: float) -> None:
         for entry in self:
