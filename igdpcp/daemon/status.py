@@ -56,10 +56,10 @@ class Status:
         troubles: RecentTroubles,
         started: float,
         pinholes: PinholeTable,
-        ports: PortsInUse | None = None,
-        policy: Policy | None = None,
-        static: StaticMappings | None = None,
-        port_policy: PortPolicy | None = None,
+        ports: PortsInUse,
+        policy: Policy,
+        static: StaticMappings,
+        port_policy: PortPolicy,
     ) -> None:
         self._config = config
         self._upstreams = upstreams
@@ -103,14 +103,14 @@ class Status:
             "pinholes": {"open": len(self._pinholes), "limit": self._config.main.max_pinholes},
             "firewall": await self._firewall(),
             "static": self._static_mappings(),
-            "port_conflicts": self._ports.conflicts if self._ports else [],
-            "port_blocks": self._port_policy.learnt() if self._port_policy else {},
+            "port_conflicts": self._ports.conflicts,
+            "port_blocks": self._port_policy.learnt(),
             "errors": [{"seconds_ago": round(now - at), "text": text} for at, text in self._troubles.lines],
             "uptime_seconds": round(now - self._started),
             "warnings": list(self._config.warnings),
             "counters": {
                 "answers": dict(self._igd_handler.outcomes),
-                "refusals": dict(self._policy.refusals) if self._policy else {},
+                "refusals": dict(self._policy.refusals),
                 "http": _fields(self._http.counters),
                 "ssdp": _fields(self.ssdp.counters) if self.ssdp else {},
                 "events": {"subscriptions": self._events.subscriptions, **_fields(self._events.counters)},
@@ -233,11 +233,7 @@ class Status:
     def _static_mappings(self) -> dict[str, Any]:
         """How many of those in the configuration are open, and what is in the way of the others."""
         static = self._static
-        return {
-            "wanted": static.wanted if static else 0,
-            "open": static.open if static else 0,
-            "problems": static.problems if static else [],
-        }
+        return {"wanted": static.wanted, "open": static.open, "problems": static.problems}
 
     async def _firewall(self) -> dict[str, Any]:
         problem = self._router_leg.problem or await self._ruleset.foreign_drop()

@@ -53,9 +53,10 @@ class FairShare:
             return self._limit
         return min(self._limit, max(self._quota, self._table.at_carrier))
 
-    def quota_met(self, client: IPv4Address) -> None:
-        """The carrier has refused this host one more than it has granted by now."""
-        self._want(client)
+    def quota_met(self, client: IPv4Address | None) -> None:
+        """The carrier has refused one more than it has granted by now, to this host or (None) to the operator."""
+        if client:
+            self._want(client)
         self._quota, self._quota_until = self._table.at_carrier, self._clock() + QUOTA_SECONDS
 
     def admit(self, client: IPv4Address) -> None:

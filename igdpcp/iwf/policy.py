@@ -92,7 +92,8 @@ class Policy:
     def refused_by_carrier(self, request: MappingRequest, result: int) -> None:
         """Learn from this PCP result how much there is to share, and who waits for it."""
         if translate.quota_is_met(result):
-            self._shares.quota_met(request.client.address)
+            host = None if request.requester.owner.is_operators else request.client.address
+            self._shares.quota_met(host)
 
     def owns(self, requester: Requester, mapping: Mapping) -> bool:
         """Whether the entry leads to the control point itself; every entry is the operator's own."""

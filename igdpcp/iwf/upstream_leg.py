@@ -13,6 +13,8 @@ from igdpcp.iwf.journal import Journal
 from igdpcp.iwf.port_policy import PortPolicy
 from igdpcp.model import UNKNOWN_ADDRESS, Endpoint, Mapping, MappingState, Mode, UpstreamRequest
 
+UNTOLD_MAX = 4096  # as many as the upstream owes; beyond it the oldest are left to their lifetime
+
 
 class UpstreamLeg:
     """Asks and gives back; ``leaving`` are the mappings that are forgotten here and not answered for there."""
@@ -23,7 +25,7 @@ class UpstreamLeg:
         self._upstream = upstream
         self._journal = journal
         self._some_released = asyncio.Event()
-        self._untold: set[str] = set()  # journalled, and not answered for
+        self._untold: dict[str, None] = {}  # journalled, and not answered for; the oldest first
         self.leaving: set[str] = set()
 
     def ask(self, mapping: Mapping, *, urgent: bool = True) -> None:
@@ -52,12 +54,16 @@ class UpstreamLeg:
 
     def settled(self, id: str, result: int | None) -> None:
         """What became of a deletion: nothing (None) or nobody (untold) keeps it journalled, also for the next start."""
-        for waiting in (self.leaving, self._untold):
-            waiting.discard(id)
+        self.leaving.discard(id)
+        self._untold.pop(id, None)
         if result is None:
             self.leaving.add(id)
         elif translate.untold(result):
-            self._untold.add(id)
+            self._untold[id] = None
+            if len(self._untold) > UNTOLD_MAX:
+                oldest = next(iter(self._untold))
+                del self._untold[oldest]
+                self._journal.gone(oldest)
         else:
             self._journal.gone(id)
 

@@ -15,7 +15,6 @@ from igdpcp.config import Config, MainConfig
 from igdpcp.daemon.operator import Operator
 from igdpcp.daemon.status import Status
 from igdpcp.errors import Reason, Refusal
-from igdpcp.iwf.static_mappings import StaticMappings
 from igdpcp.net.router import Lan
 from tests.support.hall import A6, B6, Hall
 from tests.support.virtual_time import virtual
@@ -29,19 +28,20 @@ LANS = (
 ONLY_LINK_LOCAL = LANS[2:3]
 
 
-def status_of(hall: Hall, lans: tuple[Lan, ...] = LANS, static: StaticMappings | None = None, **main: Any) -> Status:
+def status_of(hall: Hall, lans: tuple[Lan, ...] = LANS, **main: Any) -> Status:
     """Of that hall; the parts that are not looked at here are left out."""
     parts = dict.fromkeys(
         (
             "upstreams", "table", "interworking", "upstream_leg", "router_leg", "ruleset", "fallback", "pcp",
-            "igd_handler", "http", "events", "troubles",
+            "igd_handler", "http", "events", "troubles", "ports",
         ),
         cast(Any, SimpleNamespace()),
     )  # fmt: skip
     parts["table"] = hall.table
     router = cast(Any, SimpleNamespace(lans=lans))
     config = Config(main=MainConfig(**main))
-    return Status(config=config, router=router, started=0.0, pinholes=hall.pinhole_table, static=static, **parts)
+    return Status(config=config, router=router, started=0.0, pinholes=hall.pinhole_table, static=hall.static,
+                  policy=hall.policy, port_policy=hall.port_policy, **parts)  # fmt: skip
 
 
 def operator_of(hall: Hall) -> Operator:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from igdpcp.iwf import upstream_leg
 from igdpcp.iwf.interfaces import Released
 from igdpcp.model import UNKNOWN_ADDRESS, Activation, Endpoint, MappingRequest, MappingState, Owner, Protocol, Requester
 from igdpcp.pcp.message import ResultCode
@@ -381,6 +382,21 @@ async def test_what_the_carrier_is_told_after_all_is_not_told_again_at_the_next_
     await settle()
     await first.stop()
     assert (await _started(tmp_path)).carrier.given_back == []
+
+
+@virtual
+async def test_of_what_the_carrier_could_not_be_told_only_so_much_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upstream_leg, "UNTOLD_MAX", 2)
+    first = Hall(tmp_path)
+    first.carrier.releases = ResultCode.NETWORK_FAILURE
+    for port in (8080, 8081, 8082):
+        await first.add(port)
+        assert (await first.delete(port)).code == 0
+    await first.stop()
+    second = await _started(tmp_path)
+    assert [left.external_port for left in second.carrier.given_back] == [8081, 8082]
 
 
 @virtual

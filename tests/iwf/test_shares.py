@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 import asyncio
+from ipaddress import IPv4Address
 from pathlib import Path
 
 from igdpcp.config import PermissionConfig
 from igdpcp.iwf.fair_share import QUOTA_SECONDS
+from igdpcp.model import Endpoint, Protocol
 from igdpcp.pcp.message import ResultCode
-from tests.support.hall import A, B, Hall
+from igdpcp.static_sections import StaticMappingConfig
+from tests.support.hall import A, B, Hall, settle
 from tests.support.virtual_time import virtual
 
 C, GUEST = "192.168.1.70", "192.168.1.200"
@@ -100,6 +103,19 @@ async def test_iwf_184_who_holds_none_is_told_by_the_carrier_that_its_quota_is_m
     asked = len(hall.carrier.asked)
     assert (await hall.add(3000, B, version=2)).code == 728
     assert len(hall.carrier.asked) == asked + 1
+
+
+@virtual
+async def test_iwf_184_what_the_configuration_waits_for_is_no_host_that_waits(tmp_path: Path) -> None:
+    web = StaticMappingConfig("web", (Protocol.TCP,), 443, Endpoint(IPv4Address(B), 443))
+    hall = Hall(tmp_path, static=[web])
+    quota(hall, 8)
+    await taken(hall, A, 2000, 8)
+    await hall.restart.restore()
+    await settle()
+    assert hall.static.problems
+    await hall.delete(2000)
+    assert (await hall.add(2000)).code == 0
 
 
 @virtual

@@ -280,7 +280,7 @@ async def test_a_release_closes_it_and_asks_no_more(tmp_path: Path) -> None:
 @virtual
 async def test_the_status_tells_how_many_are_open_and_the_rows_whose_they_are(tmp_path: Path) -> None:
     hall = await started(tmp_path, WEB, replace(WEB, name="ssh", external_port=22))
-    status = status_of(hall, static=hall.static)
+    status = status_of(hall)
     assert status._static_mappings() == {"wanted": 2, "open": 2, "problems": []}
     rows = await status.mappings()
     assert [(row["owner"], row["agent"], row["external_port"]) for row in rows] == [
