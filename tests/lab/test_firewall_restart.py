@@ -57,7 +57,7 @@ def test_after_a_restart_of_the_firewall_mappings_work_again(firewall: str) -> N
         )
 
         assert len(daemon.events("ruleset_gone")) == 1
-        assert daemon.status()["firewall"]["problem"] is None
+        poll(lambda: daemon.status()["firewall"]["problem"] is None, NOTICED_SECONDS, "the end of the problem")
         assert lab.tcp_probe(lab.lan2, topology.EXTERNAL_ADDRESS, PORT).listener == "lan"
 
 
