@@ -36,6 +36,7 @@ def test_a_static_mapping_is_open_after_start_reload_and_restart(lab: Lab) -> No
     lab.listen(lab.lan, "tcp", CLIENT_PORT)
     daemon = Igdpcpd(lab, lab.firewall, main={"external_ip_probe": "0"}, sections={"mapping web": WEB})
     poll(lambda: is_open(lab, PORT), 10.0, f"port {PORT}:\n{daemon.log()}")
+    poll(lambda: daemon.status()["static"]["open"] == 1, 10.0, f"the table saying so:\n{daemon.log()}")
     assert daemon.status()["static"] == {"wanted": 1, "open": 1, "problems": []}
     assert "1 of 1 static" in daemon.cli("status").stdout
     assert "static" in daemon.cli("mappings").stdout
