@@ -179,12 +179,17 @@ class Policy:
         raise Refusal(Reason.NOT_PERMITTED, f"port {external_port} to {request.client}")
 
     def _spare_static(self, request: MappingRequest, external_port: int) -> None:
-        """The port of a static mapping is for that only, also while it is not open."""
-        static = self._static.get((request.protocol, external_port))
+        """The port of a static mapping is for that only, also while it is not open.
+
+        What a carrier gives it may be another one, with ``port_policy alias``.
+        """
+        wanted = None
         if request.requester.owner is Owner.STATIC:
-            if static is None or (static.client, static.remote_host) != (request.client, request.remote_host):
+            wanted = self._static.get((request.protocol, request.external_port))
+            if wanted is None or (wanted.client, wanted.remote_host) != (request.client, request.remote_host):
                 raise Refusal(Reason.NOT_PERMITTED, "the configuration has it no more")
-        elif static:
+        static = self._static.get((request.protocol, external_port))
+        if static and static is not wanted:
             raise Refusal(Reason.OPERATORS_ENTRY, f"section '{static.requester.agent}' of the configuration has it")
 
     def _take_turn(self, requester: Requester) -> None:

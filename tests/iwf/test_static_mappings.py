@@ -102,6 +102,27 @@ async def test_iwf_185_any_port_is_another_one_also_while_it_is_not_open(tmp_pat
 
 
 @virtual
+async def test_another_port_that_the_carrier_gives_in_its_place_is_the_configurations_too(tmp_path: Path) -> None:
+    other = replace(WEB, name="other", external_port=4443)
+
+    def give(hall: Hall) -> None:
+        real = {443: 40000, 4443: 443}  # the second is offered what the first one wants
+        hall.carrier.answer = lambda request: hall.carrier.grant(request.id, real[request.external_port])
+
+    first = Hall(tmp_path, static=[WEB, other], port_policy="alias")
+    give(first)
+    await first.restart.restore()
+    await settle()
+    assert await first.ports() == [443]
+    assert [problem.startswith("mapping 'other' (tcp 4443)") for problem in first.static.problems] == [True]
+    await first.stop()
+    second = Hall(tmp_path, static=[WEB, other], port_policy="alias")
+    give(second)
+    await second.restart.restore()
+    await settle()
+    assert (await second.ports(), second.only_rule.external.port, second.carrier.given_back) == ([443], 40000, [])
+
+@virtual
 async def test_iwf_184_it_counts_for_no_quota_of_its_host(tmp_path: Path) -> None:
     hall = await started(tmp_path, max_mappings_per_host=1, max_mappings=1)
     assert hall.static.open == 1
