@@ -88,16 +88,19 @@ class Hidden:
         self._upstream_leg.ask(taken)
         return taken
 
-    async def give_back(self, shadow: Mapping) -> None:
-        """Forget a shadow that is in the way here, and wait until it is none upstream."""
+    def give_back(self, shadow: Mapping) -> None:
+        """Forget a shadow that is in the way here."""
         self._give_up(shadow, urgent=True)
+
+    async def returned(self, shadow: Mapping) -> None:
+        """Wait until what was given back is in nobody's way upstream."""
         await self._upstream_leg.answered_for(shadow.id)
 
     def makes_room_for(self, mapping: Mapping) -> bool:
         """Give all shadows back for what somebody asked for; False: there is none."""
         shadows = [] if mapping.is_shadow else self._table.shadows
         for shadow in shadows:
-            self._give_up(shadow, urgent=True)
+            self.give_back(shadow)
         return bool(shadows)
 
     # -- hiding --------------------------------------------------------------------------------------------------

@@ -300,6 +300,9 @@ class Lifecycle:
             if mapping.is_shadow or not self._resends.plan(mapping, event):
                 self.give_up(mapping, refusal)
             return
+        if mapping.state is MappingState.HIDDEN and event.id in self._waiters:
+            self.give_up(mapping, refusal)  # whoever is told so finds nothing open
+            return
         self._waiters.refuse(event.id, refusal)
         local = mapping.grant is not None and mapping.grant.upstream == Mode.LOCAL
         self._log.warn("grant_refused", mapping, result=result, local_only=int(local))

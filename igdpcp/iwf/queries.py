@@ -86,12 +86,30 @@ class Queries:
             raise Refusal(Reason.UNREACHABLE, f"no answer in {self._main.soap_deadline:g} s")
 
     async def holder(self, request: MappingRequest) -> Mapping | None:
-        """What holds the port of this request; a shadow only if it serves it, else that is given back first."""
+        """What holds the port of this request; a shadow only if it serves it, else that is given back.
+
+        First, where the request is for its very port: who takes any other does not wait for that.
+        """
         while shadow := self._shadow_for(request):
-            if _serves(shadow, request):
+            if self._serves(shadow, request):
                 return shadow
-            await self._hidden.give_back(shadow)
+            self._hidden.give_back(shadow)
+            if not request.any_port:
+                await self._hidden.returned(shadow)
         return self._table.find(request.protocol, request.external_port)
+
+    def _serves(self, shadow: Mapping, request: MappingRequest) -> bool:
+        """Whether it becomes what is asked for without another word to the carrier.
+
+        Without NAT in the router its tuple is a host's own. The answer to come may be a refusal, which
+        AddAnyPortMapping does not care for. It lets every remote host in: where only the carrier keeps others out, that
+        is too much for a request that names one.
+        """
+        if shadow.mode is Mode.ROUTED and shadow.request.client != request.client:
+            return False
+        if request.remote_host and self._main.remote_host == "filter":
+            return False
+        return shadow.grant is not None if request.any_port else shadow.external_port == request.external_port
 
     def _shadow_for(self, request: MappingRequest) -> Mapping | None:
         """A shadow that has the request's port, or the tuple that it needs upstream."""
@@ -140,14 +158,3 @@ class Queries:
         if sum(shadow.request.client.address == address for shadow in shadows) >= SHADOWS_PER_HOST:
             return False
         return len(self._sent) < QUERIES_PER_SECOND or self._now() - self._sent[0] >= 1
-
-
-def _serves(shadow: Mapping, request: MappingRequest) -> bool:
-    """Whether it becomes what is asked for without another word to the carrier.
-
-    Without NAT in the router its tuple is a host's own. The answer to come may be a refusal, which AddAnyPortMapping
-    does not care for.
-    """
-    if shadow.mode is Mode.ROUTED and shadow.request.client != request.client:
-        return False
-    return shadow.grant is not None if request.any_port else shadow.external_port == request.external_port

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
@@ -277,6 +278,49 @@ async def test_iwf_118_a_refused_query_is_not_the_answer_to_add_any_port_mapping
     assert (await hall.add(9000, A, any_port=True)).code == 0
     assert (await asking).code == 714
     assert len(hall.table) == 1
+
+
+@virtual
+async def test_iwf_118_add_any_port_mapping_does_not_wait_for_a_query_that_nobody_answers(tmp_path: Path) -> None:
+    hall = Hall(tmp_path)
+    hall.carrier.silent, hall.carrier.releases = True, None
+    hall.carrier.become(Activation.PROBING)
+    asking = asyncio.ensure_future(hall.specific(9000, A))
+    await asyncio.sleep(0.1)
+    assert (await hall.add(9000, A, any_port=True)).code == 0, "granted by the router alone"
+    assert (await asking).code == 714
+    assert len(hall.ruleset.rules) == 1
+
+
+@pytest.mark.parametrize("answered", [True, False], ids=["granted", "on_its_way"])
+def test_iwf_095_118_what_lets_everybody_in_is_not_handed_to_a_request_for_one_host(
+    tmp_path: Path, answered: bool
+) -> None:
+    @virtual
+    async def run() -> None:
+        hall = Hall(tmp_path, remote_host="filter")
+        hall.carrier.silent = not answered
+        asking = asyncio.ensure_future(hall.specific(9000, A))
+        await settle()
+        (shadow,) = hall.table
+        hall.carrier.silent = False
+        assert (await hall.add(9000, A, RemoteHost="62.0.0.9")).code == 0
+        assert (await asking).code == 714
+        assert (hall.carrier.returned, hall.only.id == shadow.id) == ([shadow.id], False)
+        assert hall.carrier.wanted[hall.only.id].remote_host == IPv4Address("62.0.0.9")
+
+    run()
+
+
+@virtual
+async def test_iwf_118_what_the_carrier_does_not_prolong_is_refused_and_not_open(tmp_path: Path) -> None:
+    hall = Hall(tmp_path)
+    await hall.specific(9000, A)
+    hall.ruleset.slow = 0.1
+    hall.carrier.refuses(8)
+    assert (await hall.add(9000, A, version=2)).code == 728
+    await asyncio.sleep(1)
+    assert (len(hall.table), hall.ruleset.rules, len(hall.carrier.returned)) == (0, {}, 1)
 
 
 @virtual
