@@ -287,7 +287,8 @@ class Interworking:
 
         self._policy.has_room(request)
         mapping = self._table.plan(request, mode, self._now(), in_use, contends=contends)
-        self._table.update(planned := replace(mapping, external_port=self._port_policy.suggestion(mapping)))
+        suggestion = self._port_policy.suggestion(mapping, lambda port: self._policy.permits(request, port))
+        self._table.update(planned := replace(mapping, external_port=suggestion))
         return planned
 
     def _closable(self, requester: Requester, mapping: Mapping, manage: bool) -> bool:

@@ -58,13 +58,20 @@ class PortPolicy:
         if blocks and self._upstream.state is Activation.ACTIVE and blocks.exclude(request.external_port, self._now()):
             raise Refusal(Reason.NOT_GIVEN, f"{request.protocol.name} {request.external_port}")
 
-    def suggestion(self, planned: Mapping) -> int:
-        """The external port to ask the carrier for: the wanted one, one that it may give instead, or 0 (any)."""
+    def suggestion(self, planned: Mapping, permitted: Callable[[int], bool]) -> int:
+        """The external port to ask the carrier for: the wanted one, one that it may give instead, or 0 (any).
+
+        AddAnyPortMapping asks for none that is not ``permitted``: what it was granted would be given back.
+        """
         request, wanted = planned.request, planned.external_port
-        blocks = self._blocks_of(request, planned.mode)
-        if not (request.any_port and wanted and blocks and blocks.exclude(wanted, self._now())):
+        if not request.any_port or not wanted:
             return wanted
-        return blocks.free_port(wanted, lambda port: self._table.find(request.protocol, port) is None)
+        blocks = self._blocks_of(request, planned.mode)
+        if blocks and blocks.exclude(wanted, self._now()):
+            return blocks.free_port(
+                wanted, lambda port: permitted(port) and self._table.find(request.protocol, port) is None
+            )
+        return wanted if permitted(wanted) else 0
 
     def hear(self, event: UpstreamEvent) -> None:
         """Learn from what the carrier grants and refuses."""

@@ -253,6 +253,17 @@ async def test_add_any_port_mapping_suggests_a_free_port_of_the_block(tmp_path: 
 
 
 @virtual
+async def test_iwf_185_a_port_of_the_block_that_no_host_may_have_is_not_suggested(tmp_path: Path) -> None:
+    hall = Hall(tmp_path, port_policy="learn-block", never_map=(range(GIVEN + 2, GIVEN + 9),))
+    await learnt(hall)
+    hall.carrier.answer = lambda request: hall.carrier.grant(request.id, port=GIVEN + 9)
+    await hall.add(GIVEN + 9, InternalPort=8001)
+    hall.carrier.answer = None
+    reply = await hall.add(3074, any_port=True, InternalPort=9000)
+    assert (reply.code, hall.carrier.asked[-1].external_port) == (0, GIVEN + 1)
+
+
+@virtual
 async def test_where_no_port_of_the_block_is_known_to_be_free_the_carrier_chooses(tmp_path: Path) -> None:
     hall = Hall(tmp_path, port_policy="learn-block")
     await learnt(hall)

@@ -99,6 +99,10 @@ async def test_iwf_185_any_port_is_another_one_also_while_it_is_not_open(tmp_pat
     hall.carrier.answer = lambda request: hall.carrier.grant(request.id, next(ports))
     assert (await hall.add(0, any_port=True))["ReservedPort"] == "40000"
     assert (await hall.add(8080, version=2)).code == 729
+    hall.carrier.answer = None
+    asked = len(hall.carrier.asked)
+    assert int((await hall.add(8080, B, any_port=True))["ReservedPort"]) not in (0, 8080)
+    assert [request.external_port for request in hall.carrier.asked[asked:]] == [0], "it would be granted in vain"
 
 
 @virtual
