@@ -60,16 +60,22 @@ class FairShare:
         self._quota, self._quota_until = self._table.at_carrier, self._clock() + QUOTA_SECONDS
 
     def admit(self, client: IPv4Address) -> None:
+        """As ``check``, for a host that wants one now: it waits for one from now on, or no more."""
+        try:
+            self.check(client)
+        except Refusal:
+            self._want(client)
+            raise
+        self._wanting.pop(client, None)
+
+    def check(self, client: IPv4Address) -> None:
         """Raises Refusal when this host may not have one more. Whether the carrier has one left is for it to say."""
         total, held = self.total, self._table.held_by(client)
         if self._table.counted >= self._limit:
-            self._want(client)
             raise Refusal(Reason.QUOTA, f"max_mappings is {self._limit}")
         free = total - self._table.counted
         if held and are_the_last(free, total) and not may_have_of_the_last(held, free, total, self._hosts(client)):
-            self._want(client)
             raise Refusal(Reason.UNFAIR, f"{client} holds {held} of {total}")
-        self._wanting.pop(client, None)
 
     def _hosts(self, client: IPv4Address) -> int:
         waiting = {host for host, until in self._wanting.items() if until > self._clock()}

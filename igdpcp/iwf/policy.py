@@ -82,11 +82,15 @@ class Policy:
         return False
 
     def has_room(self, request: MappingRequest) -> None:
-        """Raises Refusal when one more mapping would exceed a quota, or its host's fair share of the last ones."""
+        """Raises Refusal when one more mapping would exceed a quota, or its host's fair share of the last ones.
+
+        A query wants none yet, so it neither counts as refused nor waits for one.
+        """
         try:
             self._must_have_room(request)
         except Refusal as refusal:
-            self.refusals[_word(refusal.reason)] += 1
+            if request.requester.owner is not Owner.QUERY:
+                self.refusals[_word(refusal.reason)] += 1
             raise
 
     def refused_by_carrier(self, request: MappingRequest, result: int) -> None:
@@ -208,7 +212,10 @@ class Policy:
             return
         if self._table.held_by(client) >= self._main.max_mappings_per_host:
             raise Refusal(Reason.QUOTA, f"max_mappings_per_host is {self._main.max_mappings_per_host}")
-        self._shares.admit(client)
+        if owner is Owner.QUERY:
+            self._shares.check(client)
+        else:
+            self._shares.admit(client)
 
     def _is_never_mapped(self, port: int) -> bool:
         return any(port in ports for ports in self._main.never_map)

@@ -106,6 +106,23 @@ async def test_iwf_184_who_holds_none_is_told_by_the_carrier_that_its_quota_is_m
 
 
 @virtual
+async def test_iwf_184_a_query_neither_waits_for_a_mapping_nor_ends_the_waiting(tmp_path: Path) -> None:
+    hall = Hall(tmp_path)
+    quota(hall, 8)
+    await taken(hall, A, 2000, 8)
+    assert (await hall.specific(3001, C)).code == 501
+    await hall.delete(2000)
+    assert (await hall.add(2000)).code == 0, "who only asked is waited for by nobody"
+    assert (await hall.add(3000, B)).code == 501
+    assert (await hall.specific(3001, B)).code == 501
+    await hall.delete(2000)
+    assert (await hall.add(2000)).code == 501
+    refused = dict(hall.policy.refusals)
+    assert (await hall.specific(3002, A)).code == 714
+    assert hall.policy.refusals == refused
+
+
+@virtual
 async def test_iwf_184_what_the_configuration_waits_for_is_no_host_that_waits(tmp_path: Path) -> None:
     web = StaticMappingConfig("web", (Protocol.TCP,), 443, Endpoint(IPv4Address(B), 443))
     hall = Hall(tmp_path, static=[web])
