@@ -184,10 +184,10 @@ class Lifecycle:
 
         Raises Refusal when its ports are held, or when it may not be any more.
         """
-        assert mapping.grant is not None
-        for port in (mapping.external_port, mapping.grant.external.port):
+        grant = mapping.grant
+        for port in (mapping.external_port, grant.external.port if grant else mapping.external_port):
             self._policy.permit(mapping.request, port)
-        if mapping.grant.ends <= self._loop.time():
+        if grant is None or grant.ends <= self._loop.time():
             mapping = replace(mapping, state=MappingState.RETRYING)
         self._table.restore(mapping)
         self._kept(mapping)

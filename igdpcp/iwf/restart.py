@@ -98,7 +98,7 @@ class Restart:
         """Once granted, with the lease still running, and built the way mappings are built now."""
         if (mapping.mode is Mode.ROUTED) is not (self._upstream.mode is Mode.ROUTED):
             return False
-        if mapping.grant is None or mapping.state not in (MappingState.ACTIVE, MappingState.RETRYING):
+        if mapping.state not in (MappingState.ACTIVE, MappingState.RETRYING):
             return False
         return mapping.lease_ends is None or mapping.lease_ends > self._now()
 

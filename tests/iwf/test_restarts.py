@@ -112,6 +112,23 @@ async def test_iwf_042_an_adopted_entry_that_the_carrier_does_not_renew_ends(tmp
 
 
 @virtual
+async def test_iwf_042_196_an_entry_that_waits_for_another_port_goes_on_waiting(tmp_path: Path) -> None:
+    first = Hall(tmp_path)
+    await first.add(8080, any_port=True)
+    first.carrier.silent = True
+    first.carrier.refuse(first.only.id, ResultCode.CANNOT_PROVIDE_EXTERNAL)
+    await settle()
+    waiting = first.only
+    await first.stop()
+    second = Hall(tmp_path)
+    second.carrier.answer = lambda request: second.carrier.grant(request.id, 40001)
+    await second.restart.restore()
+    await settle()
+    assert ((await second.ports()), second.only.id, second.carrier.given_back) == ([40001], waiting.id, [])
+    assert (second.carrier.asked[0].external_port, second.carrier.asked[0].exact) == (0, False)
+
+
+@virtual
 async def test_a_lease_that_ended_meanwhile_is_given_back(tmp_path: Path) -> None:
     first = Hall(tmp_path)
     await first.add(8080, LeaseDuration=100)
