@@ -221,7 +221,13 @@ class Policy:
         return any(port in ports for ports in self._main.never_map)
 
     def _is_of_lan(self, rule: PermissionConfig, client: IPAddress) -> bool:
-        return not rule.lan or self._router.in_lan(client, rule.lan)
+        """Nobody knows which LAN a host was on that is on none now: what it has open does not end by that.
+
+        LANs are away for moments, and at a start that is earlier than they are; what lasts ends by Departures.
+        """
+        if not rule.lan or self._router.in_lan(client, rule.lan):
+            return True
+        return rule.action == "allow" and not self._router.on_lan(client)
 
 
 def _word(reason: Reason) -> str:

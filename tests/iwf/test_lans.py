@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
+from igdpcp.config import PermissionConfig
 from igdpcp.iwf.absences import LAN_GRACE_SECONDS
 from igdpcp.model import IPAddress
-from tests.support.hall import A6, B, Hall
+from tests.support.hall import A6, B, Hall, settle
 from tests.support.virtual_time import virtual
 
 PINHOLE: dict[str, Any] = {"RemoteHost": "", "RemotePort": 0, "InternalClient": A6, "InternalPort": 4000, "Protocol": 6}
@@ -34,9 +35,9 @@ def renumber(hall: Hall, *networks: IPv4Network | IPv6Network, told: bool = True
         hall.pinholes.lans_changed()
 
 
-async def opened(directory: Path) -> Hall:
+async def opened(directory: Path, **options: Any) -> Hall:
     """With two hosts' mappings and a pinhole that do not end by themselves."""
-    hall = Hall(directory)
+    hall = Hall(directory, **options)
     await hall.add(8080, LeaseDuration=0)
     await hall.add(8081, B, LeaseDuration=0)
     assert (await hall.firewall("AddPinhole", LeaseTime=86400, **PINHOLE)).code == 0
@@ -68,6 +69,30 @@ async def test_iwf_180_only_what_leads_to_the_lan_that_has_gone_ends(tmp_path: P
     renumber(hall, IPv4Network(f"{B}/32"), HERE[1])
     await asyncio.sleep(LAN_GRACE_SECONDS + A_MOMENT)
     assert (await hall.ports(), standing(hall)) == ([8081], (1, 1))
+
+
+@virtual
+async def test_iwf_180_a_lan_that_is_away_at_a_renewal_or_a_start_does_not_cost_its_hosts_their_permission(
+    tmp_path: Path,
+) -> None:
+    rules = [PermissionConfig("home", "allow", lan="lan"), PermissionConfig("no_others", "deny")]
+    first = await opened(tmp_path, permissions=rules)
+    renumber(first)
+    for mapping in first.table:
+        first.carrier.grant(mapping.id)
+    await settle()
+    assert standing(first) == (2, 1)
+    await first.stop()
+    second = Hall(tmp_path, permissions=rules)
+    renumber(second)
+    await second.restart.restore()
+    await settle()
+    assert standing(second) == (2, 1)
+    renumber(second, *HERE)
+    assert (await second.add(8082)).code == 0
+    assert (await second.add(8083, "192.168.1.200", version=2)).code == 606
+    await asyncio.sleep(2 * LAN_GRACE_SECONDS)
+    assert standing(second) == (3, 1)
 
 
 @virtual
