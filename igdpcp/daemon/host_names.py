@@ -25,7 +25,7 @@ LOOKUP_SECONDS = 2.0  # at most half of the SOAP deadline: the carrier needs its
 KNOWN_SECONDS = 60.0
 UNKNOWN_SECONDS = 10.0
 REMEMBERED = 64  # names
-UNDERWAY = 4  # look-ups at a time
+UNDERWAY, UNDERWAY_OF_HOST = 4, 2  # look-ups at a time; a silent name server holds each for half a minute
 HOST_BURST, HOST_PER_SECOND = 4, 0.2
 ALL_BURST, ALL_PER_SECOND = 8, 1.0
 
@@ -45,6 +45,7 @@ class HostNames:
         self._now = asyncio.get_running_loop().time
         self._known: dict[str, tuple[float, IPv4Address | None]] = {}  # until when
         self._underway: dict[str, asyncio.Future[IPv4Address | None]] = {}
+        self._askers: dict[str, object] = {}  # of those that are under way
         self._of_host = RateLimit(HOST_BURST, HOST_PER_SECOND, self._now)
         self._of_all = RateLimit(ALL_BURST, ALL_PER_SECOND, self._now)
 
@@ -78,14 +79,18 @@ class HostNames:
         return address
 
     def _begin(self, name: str, asker: object) -> asyncio.Future[IPv4Address | None]:
-        if len(self._underway) >= UNDERWAY or self._of_host.take(asker) is None or self._of_all.take(None) is None:
+        of_host = sum(other == asker for other in self._askers.values())
+        if len(self._underway) >= UNDERWAY or of_host >= UNDERWAY_OF_HOST:
+            raise UpnpFault(ACTION_FAILED, "too many host names are being looked up")
+        if self._of_host.take(asker) is None or self._of_all.take(None) is None:
             raise UpnpFault(ACTION_FAILED, "too many host names to look up")
+        self._askers[name] = asker
         looking = self._underway[name] = self._look_up(name)
         looking.add_done_callback(lambda done: self._end(name, done))
         return looking
 
     def _end(self, name: str, done: asyncio.Future[IPv4Address | None]) -> None:
-        del self._underway[name]
+        del self._underway[name], self._askers[name]
         address = None if done.cancelled() else done.result()
         self._known.pop(name, None)
         if len(self._known) >= REMEMBERED:

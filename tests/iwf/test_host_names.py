@@ -135,6 +135,16 @@ async def test_only_so_many_look_ups_are_on_their_way(tmp_path: Path) -> None:
 
 
 @virtual
+async def test_a_host_whose_names_are_never_answered_leaves_others_theirs(tmp_path: Path) -> None:
+    hall = Hall(tmp_path)
+    hall.resolver.slow = 30.0
+    adding = [asyncio.ensure_future(hall.add(8080, A, RemoteHost=f"n{n}")) for n in range(4)]
+    assert sorted([(await each).code for each in adding]) == [402, 402, 501, 501]
+    hall.resolver.slow, hall.resolver.hosts = 0.0, {"peer": "198.51.100.9"}
+    assert (await hall.add(8080, B, RemoteHost="peer")).code == 0
+
+
+@virtual
 async def test_one_look_up_serves_all_who_ask_for_that_name(tmp_path: Path) -> None:
     hall = Hall(tmp_path)
     hall.resolver.hosts, hall.resolver.slow = {"peer": "198.51.100.9"}, 1.0
