@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 from igdpcp.iwf.absences import Absences
 from igdpcp.iwf.mapping_log import MappingLog
 from igdpcp.iwf.table import MappingTable
-from igdpcp.model import IPAddress, Mapping, MappingState, Owner
+from igdpcp.model import IPAddress, Mapping, Owner
 
 
 class Departures:
@@ -42,6 +42,5 @@ class Departures:
             request = mapping.request
             if request.client.address not in clients or request.requester.owner in spared:
                 continue
-            if mapping.state is not MappingState.ENDING:
-                self._log.tell(event, mapping)
-                self._end(mapping)
+            self._log.tell(event, mapping)
+            self._end(mapping)  # also what is being deleted: a carrier that does not answer would keep it open

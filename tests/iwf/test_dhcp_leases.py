@@ -112,6 +112,21 @@ async def test_iwf_190_a_deletion_on_its_way_is_answered_though_the_lease_ends(t
 
 
 @virtual
+async def test_iwf_190_a_deletion_that_the_carrier_does_not_answer_keeps_nothing_open_past_the_lease(
+    tmp_path: Path,
+) -> None:
+    lan = Lan(tmp_path, unreachable_policy="error", soap_deadline=18)
+    hall = lan.hall
+    await hall.add(8080, LeaseDuration=0)
+    hall.carrier.releases = None
+    deleting = asyncio.ensure_future(hall.delete(8080))
+    await lan.release()
+    await deleting
+    await asyncio.sleep(18)
+    assert (len(hall.table), hall.ruleset.rules, len(hall.carrier.wanted)) == (0, {}, 0)
+
+
+@virtual
 async def test_iwf_190_a_look_that_fails_is_not_the_last_one(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
