@@ -63,7 +63,7 @@ class Hidden:
     # -- shadows -------------------------------------------------------------------------------------------------
 
     async def query(self, shadow: Mapping) -> bool:
-        """Ask upstream for a planned shadow; whether it answered in time. Raises Refusal when it refused."""
+        """Ask upstream for a planned shadow; False: it was silent all the time. Raises Refusal when it refused."""
         self._begin(shadow)
         self._timers.watch(shadow)
         return await self.join(shadow.id)
@@ -73,9 +73,9 @@ class Hidden:
         try:
             return await self._waiters.outcome(id, [self._main.soap_deadline], lambda _: False) is not None
         except Refusal as refusal:
-            if refusal.reason is Reason.CANCELLED:  # something that was asked for needed its place
-                return False
-            raise
+            if refusal.reason is not Reason.CANCELLED:
+                raise
+            return True  # something that was asked for needed its place, whether or not an answer would have come
         finally:
             self.wait_for_retry(id)
 

@@ -292,6 +292,17 @@ async def test_iwf_118_add_any_port_mapping_does_not_wait_for_a_query_that_nobod
     assert len(hall.ruleset.rules) == 1
 
 
+@virtual
+async def test_iwf_119_a_query_whose_place_is_needed_is_answered_from_the_table(tmp_path: Path) -> None:
+    hall = Hall(tmp_path, unreachable_policy="error")
+    hall.carrier.silent = True
+    asking = asyncio.ensure_future(hall.specific(9000, A))
+    await asyncio.sleep(0.1)
+    hall.carrier.silent = False
+    assert (await hall.add(9000, B, any_port=True)).code == 0
+    assert (await asking).code == 714
+
+
 @pytest.mark.parametrize("answered", [True, False], ids=["granted", "on_its_way"])
 def test_iwf_095_118_what_lets_everybody_in_is_not_handed_to_a_request_for_one_host(
     tmp_path: Path, answered: bool
