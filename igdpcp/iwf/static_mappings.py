@@ -76,8 +76,7 @@ class StaticMappings:
     @property
     def open(self) -> int:
         """How many of them are open now."""
-        found = (self._table.find(request.protocol, request.external_port) for request in self._wanted)
-        return sum(mapping is not None and mapping.state is MappingState.ACTIVE for mapping in found)
+        return sum(self._state(request) is MappingState.ACTIVE for request in self._wanted)
 
     @property
     def problems(self) -> list[str]:
