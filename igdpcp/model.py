@@ -163,6 +163,11 @@ class Mapping:
         return self.state in (MappingState.ACTIVE, MappingState.ENDING)
 
     @property
+    def at_carrier(self) -> bool:
+        """Whether it is shown as a carrier has granted it."""
+        return self.visible and self.grant is not None and self.grant.upstream != Mode.LOCAL
+
+    @property
     def is_shadow(self) -> bool:
         """Whether only a query asked for it: it is PLANNED or HIDDEN, belongs to nobody and counts for nobody."""
         return self.request.requester.owner is Owner.QUERY

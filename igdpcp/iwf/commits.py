@@ -14,7 +14,7 @@ from igdpcp.errors import RulesetError
 from igdpcp.iwf.background import Tasks
 from igdpcp.iwf.router_leg import RouterLeg
 from igdpcp.iwf.table import MappingTable
-from igdpcp.model import Grant, Mapping, MappingState
+from igdpcp.model import Grant, Mapping, MappingState, Mode
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,6 +54,12 @@ class Commits:
         """The grant that is on its way into force, else the one that the mapping has."""
         commit = self._latest.get(mapping.id)
         return commit.grant if commit else mapping.grant
+
+    @property
+    def coming(self) -> int:
+        """How many mappings a carrier has granted of which the table does not say so yet."""
+        granted = (self._table.get(id) for id, commit in self._latest.items() if commit.grant.upstream != Mode.LOCAL)
+        return sum(mapping is not None and not mapping.at_carrier for mapping in granted)
 
     def start(self, id: str, grant: Grant) -> None:
         """Bring this grant into force, in the place of any that is on its way."""

@@ -7,7 +7,7 @@ While more than the last ``total / LAST_PART`` are free, whoever asks gets one. 
 while it holds less than its fair share, and less than are free. So a host that holds none gets one whenever one is
 free; and when none was free, the first ones that are given back go to hosts that hold none.
 
-What the operator wants uses mappings up, but is no host's.
+What the operator wants uses mappings up, but is no host's. What the router has granted alone uses nothing of a quota.
 """
 
 from __future__ import annotations
@@ -46,18 +46,27 @@ class FairShare:
         self._quota_until = float("-inf")
         self._wanting: dict[IPv4Address, float] = {}
 
-    @property
-    def total(self) -> int:
-        """How many mappings can be had."""
-        if self._clock() >= self._quota_until:
-            return self._limit
-        return min(self._limit, max(self._quota, self._table.at_carrier))
+    def _total_and_free(self) -> tuple[int, int]:
+        """How many mappings can be had, and how many of these nobody has."""
+        table = self._table
+        total, free = self._limit, self._limit - table.counted
+        if self._clock() < self._quota_until:
+            quota, alone = max(self._quota, table.at_carrier), table.listed - table.at_carrier
+            total, free = min(total, quota), min(free, quota - table.counted + alone)
+        return total, free
 
-    def quota_met(self, client: IPv4Address | None) -> None:
-        """The carrier has refused one more than it has granted by now, to this host or (None) to the operator."""
+    def quota_met(self, client: IPv4Address | None, coming: int) -> None:
+        """The carrier has refused one more than it has granted by now, to this host or (None) to the operator.
+
+        ``coming``: how many it has granted of which the table does not say so yet.
+        """
         if client:
             self._want(client)
-        self._quota, self._quota_until = self._table.at_carrier, self._clock() + QUOTA_SECONDS
+        self._quota, self._quota_until = self._table.at_carrier + coming, self._clock() + QUOTA_SECONDS
+
+    def forget_quota(self) -> None:
+        """The carrier that said so is not asked now, or it is another one."""
+        self._quota_until = float("-inf")
 
     def admit(self, client: IPv4Address) -> None:
         """As ``check``, for a host that wants one now: it waits for one from now on, or no more."""
@@ -70,10 +79,10 @@ class FairShare:
 
     def check(self, client: IPv4Address) -> None:
         """Raises Refusal when this host may not have one more. Whether the carrier has one left is for it to say."""
-        total, held = self.total, self._table.held_by(client)
+        held = self._table.held_by(client)
         if self._table.counted >= self._limit:
             raise Refusal(Reason.QUOTA, f"max_mappings is {self._limit}")
-        free = total - self._table.counted
+        total, free = self._total_and_free()
         if held and are_the_last(free, total) and not may_have_of_the_last(held, free, total, self._hosts(client)):
             raise Refusal(Reason.UNFAIR, f"{client} holds {held} of {total}")
 

@@ -115,6 +115,7 @@ class Lifecycle:
             event = await events.get()
             try:
                 self._port_policy.hear(event)
+                self._policy.hear(event)
                 self._handlers.get(type(event), self._news.hear)(event)
             except Exception:  # the only consumer may not end: nothing would be granted or renewed any more
                 LOG.exception(line("event_failed", upstream_event=event))
@@ -295,7 +296,7 @@ class Lifecycle:
             self._upstream_leg.ask(mapping)
             return
         if not mapping.is_shadow:
-            self._policy.refused_by_carrier(mapping.request, event.result)
+            self._policy.refused_by_carrier(mapping.request, event.result, self._commits.coming)
         if mapping.state is MappingState.PLANNED:
             if mapping.is_shadow or not self._resends.plan(mapping, event):
                 self.give_up(mapping, refusal)

@@ -18,11 +18,11 @@ from igdpcp.config import ANY_ADDRESS, ANY_PORTS, DEFAULT_PERMISSIONS, MainConfi
 from igdpcp.errors import Reason, Refusal
 from igdpcp.iwf import translate
 from igdpcp.iwf.fair_share import FairShare
-from igdpcp.iwf.interfaces import Router
+from igdpcp.iwf.interfaces import Router, StateChanged, UpstreamEvent
 from igdpcp.iwf.pinhole_table import PinholeTable
 from igdpcp.iwf.table import MappingTable
 from igdpcp.log import RateLimit
-from igdpcp.model import IPAddress, Mapping, MappingRequest, Owner, Pinhole, PinholeRequest, Requester
+from igdpcp.model import Activation, IPAddress, Mapping, MappingRequest, Owner, Pinhole, PinholeRequest, Requester
 
 BURST_SECONDS = 10  # a host may use what it gets in so long at once
 
@@ -93,11 +93,16 @@ class Policy:
                 self.refusals[_word(refusal.reason)] += 1
             raise
 
-    def refused_by_carrier(self, request: MappingRequest, result: int) -> None:
-        """Learn from this PCP result how much there is to share, and who waits for it."""
+    def hear(self, event: UpstreamEvent) -> None:
+        """Any event: a carrier's quota counts while that is asked and answers."""
+        if isinstance(event, StateChanged) and event.state is not Activation.ACTIVE:
+            self._shares.forget_quota()
+
+    def refused_by_carrier(self, request: MappingRequest, result: int, coming: int) -> None:
+        """Learn from this PCP result how much there is to share, and who waits for it; ``coming``: see FairShare."""
         if translate.quota_is_met(result):
             host = None if request.requester.owner.is_operators else request.client.address
-            self._shares.quota_met(host)
+            self._shares.quota_met(host, coming)
 
     def owns(self, requester: Requester, mapping: Mapping) -> bool:
         """Whether the entry leads to the control point itself; every entry is the operator's own."""

@@ -291,8 +291,7 @@ class MappingTable:
 
 def _shown_external(mapping: Mapping) -> IPv4Address | None:
     """Where a listed mapping comes out, as a carrier granted it."""
-    carrier = mapping.visible and mapping.grant and mapping.grant.upstream != Mode.LOCAL
-    return mapping.grant.external.address if carrier and mapping.grant else None
+    return mapping.grant.external.address if mapping.grant and mapping.at_carrier else None
 
 
 def _any_port(request: MappingRequest) -> _AnyPort:

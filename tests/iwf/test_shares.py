@@ -9,7 +9,7 @@ from pathlib import Path
 
 from igdpcp.config import PermissionConfig
 from igdpcp.iwf.fair_share import QUOTA_SECONDS
-from igdpcp.model import Endpoint, Protocol
+from igdpcp.model import Activation, Endpoint, Protocol
 from igdpcp.pcp.message import ResultCode
 from igdpcp.static_sections import StaticMappingConfig
 from tests.support.hall import A, B, Hall, settle
@@ -120,6 +120,47 @@ async def test_iwf_184_a_query_neither_waits_for_a_mapping_nor_ends_the_waiting(
     refused = dict(hall.policy.refusals)
     assert (await hall.specific(3002, A)).code == 714
     assert hall.policy.refusals == refused
+
+
+@virtual
+async def test_iwf_184_what_is_on_its_way_into_the_kernel_is_part_of_the_carriers_quota(tmp_path: Path) -> None:
+    hall = Hall(tmp_path)
+    quota(hall, 8)
+    await hall.add(1999, B)
+    hall.ruleset.slow = 0.1
+    codes = [reply.code for reply in await asyncio.gather(*(hall.add(port) for port in range(2000, 2010)))]
+    assert (codes.count(0), codes.count(501)) == (7, 3)
+    for port in range(2000, 2005):
+        await hall.delete(port)
+    assert await taken(hall, A, 3000, 3) == 3, "five of eight are free"
+
+
+@virtual
+async def test_iwf_184_what_the_router_has_granted_alone_uses_nothing_of_the_carriers_quota(tmp_path: Path) -> None:
+    hall = Hall(tmp_path)
+    hall.carrier.silent = True
+    hall.carrier.become(Activation.LOST)
+    await settle()
+    assert (await taken(hall, A, 2000, 10), await taken(hall, B, 3000, 2)) == (10, 2)
+    hall.carrier.silent = False
+    quota(hall, 8)
+    hall.carrier.become(Activation.ACTIVE)
+    await settle()
+    assert hall.table.at_carrier == 8
+    for mapping in [each for each in hall.table if each.at_carrier][:4]:
+        await hall.delete(mapping.external_port, str(mapping.request.client.address))
+    assert await taken(hall, B, 4000, 1) == 1
+
+
+@virtual
+async def test_iwf_184_while_the_router_serves_alone_nobody_is_kept_to_the_carriers_quota(tmp_path: Path) -> None:
+    hall = Hall(tmp_path)
+    quota(hall, 8)
+    assert (await taken(hall, A, 2000, 4), await taken(hall, B, 3000, 5)) == (4, 4)
+    hall.carrier.answer, hall.carrier.silent = None, True
+    hall.carrier.become(Activation.LOST)
+    await settle()
+    assert await taken(hall, A, 2100, 2) == 2
 
 
 @virtual
