@@ -7,11 +7,13 @@ way round. Reading raises ValueError, LookupError, TypeError or AttributeError f
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
 
 from igdpcp.model import (
+    UNIQUE_IDS,
     Endpoint,
     Grant,
     IPAddress,
@@ -63,7 +65,8 @@ def renewed(entry: Entry, fields: Line, shift: float) -> Entry:
     """The entry with the times of a line that ``encode_renewal`` made."""
     if not isinstance(entry, Mapping) or entry.grant is None:
         raise ValueError("what has no grant cannot be renewed")
-    return replace(entry, grant=replace(entry.grant, lifetime=fields["lifetime"], ends=fields["ends"] + shift))
+    lifetime, ends = _whole(fields["lifetime"]), fields["ends"] + shift
+    return replace(entry, grant=replace(entry.grant, lifetime=lifetime, ends=ends))
 
 
 def decode(entry: Line, shift: float) -> Entry:
@@ -105,36 +108,55 @@ def _mapping_line(mapping: Mapping, shift: float) -> Line:
 
 
 def _mapping(entry: Line, shift: float) -> Mapping:
-    grant = entry["grant"]
     return Mapping(
-        id=entry["id"],
-        serial=entry["serial"],
+        id=_text(entry["id"]),
+        serial=_whole(entry["serial"]),
         request=MappingRequest(
             requester=_requester(entry),
             protocol=Protocol[entry["protocol"]],
-            external_port=entry["wanted"],
-            client=Endpoint(IPv4Address(entry["client"]), entry["client_port"]),
-            remote_host=IPv4Address(entry["remote_host"]) if entry["remote_host"] else None,
-            lease=entry["lease"],
-            description=entry["description"],
-            any_port=entry["any"],
+            external_port=_port(entry["wanted"]),
+            client=Endpoint(IPv4Address(_text(entry["client"])), _port(entry["client_port"])),
+            remote_host=IPv4Address(_text(entry["remote_host"])) if entry["remote_host"] else None,
+            lease=_whole(entry["lease"]),
+            description=_text(entry["description"]),
+            any_port=bool(entry["any"]),
         ),
         mode=Mode(entry["mode"]),
-        external_port=entry["external_port"],
-        wan_port=entry["wan_port"],
+        external_port=_port(entry["external_port"]),
+        wan_port=_port(entry["wan_port"]),
         state=MappingState(entry["state"]),
         lease_ends=None if entry["lease_ends"] is None else entry["lease_ends"] + shift,
-        grant=grant
-        and Grant(
-            upstream=grant["upstream"],
-            internal=Endpoint(IPv4Address(grant["internal"][0]), grant["internal"][1]),
-            external=Endpoint(IPv4Address(grant["address"]), grant["port"]),
-            lifetime=grant["lifetime"],
-            ends=grant["ends"] + shift,
-            nonce=bytes.fromhex(grant["nonce"]),
-            server=grant["server"],
-        ),
+        grant=None if entry["grant"] is None else _grant(entry["grant"], shift),
     )
+
+
+def _grant(grant: Line, shift: float) -> Grant:
+    internal, port = grant["internal"]
+    return Grant(
+        upstream=_text(grant["upstream"]),
+        internal=Endpoint(IPv4Address(_text(internal)), _port(port)),
+        external=Endpoint(IPv4Address(_text(grant["address"])), _port(grant["port"])),
+        lifetime=_whole(grant["lifetime"]),
+        ends=grant["ends"] + shift,
+        nonce=bytes.fromhex(grant["nonce"]),
+        server=_text(grant["server"]),
+    )
+
+
+def _whole(value: Any, largest: int = sys.maxsize) -> int:
+    if type(value) is not int or not 0 <= value <= largest:
+        raise ValueError(f"{value!r} is no number from 0 to {largest}")
+    return value
+
+
+def _port(value: Any) -> int:
+    return _whole(value, 65535)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} is no text")
+    return value
 
 
 def _pinhole_line(pinhole: Pinhole, shift: float) -> Line:
@@ -154,15 +176,15 @@ def _pinhole_line(pinhole: Pinhole, shift: float) -> Line:
 
 def _pinhole(entry: Line, shift: float) -> Pinhole:
     return Pinhole(
-        id=entry["pinhole"],
+        id=_whole(entry["pinhole"], UNIQUE_IDS.stop - 1),
         request=PinholeRequest(
             requester=_requester(entry),
             protocol=Protocol[entry["protocol"]],
-            client=IPv6Address(entry["client"]),
-            client_port=entry["client_port"],
-            remote_host=IPv6Address(entry["remote_host"]) if entry["remote_host"] else None,
-            remote_port=entry["remote_port"],
-            lease=entry["lease"],
+            client=IPv6Address(_text(entry["client"])),
+            client_port=_port(entry["client_port"]),
+            remote_host=IPv6Address(_text(entry["remote_host"])) if entry["remote_host"] else None,
+            remote_port=_port(entry["remote_port"]),
+            lease=_whole(entry["lease"]),
         ),
         lease_ends=entry["lease_ends"] + shift,
     )
@@ -177,5 +199,5 @@ def _requester_fields(requester: Requester) -> Line:
 
 
 def _requester(entry: Line) -> Requester:
-    address: IPAddress | None = ip_address(entry["requester"]) if entry["requester"] else None
-    return Requester(address, Owner(entry["owner"]), entry["agent"])
+    address: IPAddress | None = ip_address(_text(entry["requester"])) if entry["requester"] else None
+    return Requester(address, Owner(entry["owner"]), _text(entry["agent"]))

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -360,16 +361,26 @@ async def test_what_one_host_calls_its_mapping_costs_no_other_host_its_own(tmp_p
     assert len(await (await _started(tmp_path)).ports()) == 7
 
 
-@virtual
-async def test_an_entry_that_cannot_be_read_costs_no_other_one(tmp_path: Path) -> None:
-    first = Hall(tmp_path)
-    for n in range(3):
-        await first.add(8080 + n)
-    run = tmp_path / "run" / "journal"
-    run.write_text(run.read_text().replace('"wanted":8081,"client":"192.168.1.50"', '"wanted":8081,"client":"nobody"'))
-    first.kill()
-    second = await _started(tmp_path)
-    assert await second.ports() == [8080, 8082]
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("client", "nobody"), ("client", 1), ("id", 7), ("serial", "7"), ("wanted", []), ("wan_port", {}), ("lease", -1),
+     ("external_port", 65536), ("client_port", True), ("grant", []), ("grant", {}), ("agent", None)],
+)  # fmt: skip
+def test_an_entry_that_cannot_be_read_costs_no_other_one(tmp_path: Path, field: str, value: object) -> None:
+    @virtual
+    async def test() -> None:
+        first = Hall(tmp_path)
+        for n in range(3):
+            await first.add(8080 + n)
+        first.kill()
+        run = tmp_path / "run" / "journal"
+        lines = [json.loads(text) for text in run.read_text().splitlines()]
+        changed = [line | {field: value} if line.get("wanted") == 8081 else line for line in lines]
+        run.write_text("".join(json.dumps(line) + "\n" for line in changed))
+        second = await _started(tmp_path)
+        assert await second.ports() == [8080, 8082]
+
+    test()
 
 
 @virtual

@@ -126,6 +126,7 @@ async def test_another_port_that_the_carrier_gives_in_its_place_is_the_configura
     await settle()
     assert (await second.ports(), second.only_rule.external.port, second.carrier.given_back) == ([443], 40000, [])
 
+
 @virtual
 async def test_iwf_184_it_counts_for_no_quota_of_its_host(tmp_path: Path) -> None:
     hall = await started(tmp_path, max_mappings_per_host=1, max_mappings=1)
