@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from igdpcp.model import MappingState, Mode, Protocol
+from igdpcp.config import StaticMappingConfig
+from igdpcp.iwf.queries import SPARE_SLOTS
+from igdpcp.model import Endpoint, Mapping, MappingState, Mode, Owner, Protocol
 from tests.lab.simulated_carrier.profiles import Profile
 from tests.support.hall import A, B
 from tests.support.virtual_time import VirtualTimeLoop
@@ -27,7 +30,9 @@ PAUSES = st.sampled_from([0.0, 0.001, 0.015, 0.03, 1.0, 6.0, 40.0])
 LIFETIME = 600  # seconds that the carrier grants at most
 SETTLED = 4000.0  # seconds without trouble in which everything is retried, recovered, expired or given back
 PER_HOST, ALTOGETHER = 4, 6
-REFUSALS = {501, 718, 728}
+QUEUED = 8  # changes that may be ahead of one in the kernel's queue
+REFUSALS = {501, 718, 728, 729}
+STATIC = StaticMappingConfig("held", (Protocol.TCP,), 8004, Endpoint(IPv4Address(A), 9000))
 PROFILE = Profile(shortest=20, longest=LIFETIME)
 
 
@@ -42,12 +47,20 @@ class History(RuleBasedStateMachine):
         self.asking: set[asyncio.Task[None]] = set()
         self.closing = 0  # deletions and other ends on their way: an answer may be overtaken by them
 
-    @initialize(routed=st.booleans(), policy=st.sampled_from(["local", "error"]), seed=st.integers(0, 3))
-    def begins(self, routed: bool, policy: str, seed: int) -> None:
+    @initialize(
+        routed=st.booleans(), policy=st.sampled_from(["local", "error"]), seed=st.integers(0, 3),
+        port_policy=st.sampled_from(["strict", "alias", "learn-block"]), static=st.booleans(),
+        others_ports=st.sampled_from(["error", "relay"]), checks=st.booleans(),
+    )  # fmt: skip
+    def begins(
+        self, routed: bool, policy: str, seed: int, port_policy: str, static: bool, others_ports: str, checks: bool
+    ) -> None:
         async def begin() -> None:
             self.path = WholePath(
                 Path(self.directory.name), PROFILE, self.patch, seed=seed, routed=routed, unreachable_policy=policy,
-                external_ip_probe=False, max_mappings_per_host=PER_HOST, max_mappings=ALTOGETHER,
+                external_ip_probe="off", max_mappings_per_host=PER_HOST, max_mappings=ALTOGETHER,
+                port_policy=port_policy, static=[STATIC] if static else [], specific_other_cp=others_ports,
+                local_conflict_check=checks,
             )  # fmt: skip
             await self.path.start()
 
@@ -70,6 +83,15 @@ class History(RuleBasedStateMachine):
     @rule(host=HOSTS, first=PORTS, last=PORTS, pause=PAUSES)
     def deletes_a_range(self, host: str, first: int, last: int, pause: float) -> None:
         self._ask(self._delete_range(host, min(first, last), max(first, last)), pause)
+
+    @rule(host=HOSTS, port=PORTS, pause=PAUSES)
+    def queries(self, host: str, port: int, pause: float) -> None:
+        self._ask(self._query(host, port), pause)
+
+    @rule(host=HOSTS, pause=PAUSES)
+    def leaves(self, host: str, pause: float) -> None:
+        """Its DHCP lease ends."""
+        self._ask(self._leave(host), pause)
 
     @rule(seconds=st.floats(0, 700))
     def time_passes(self, seconds: float) -> None:
@@ -132,7 +154,8 @@ class History(RuleBasedStateMachine):
     def quotas_are_kept(self) -> None:
         if hasattr(self, "path"):
             table = self.path.hall.table
-            assert len(table) <= ALTOGETHER
+            assert table.counted - len(self._static()) <= ALTOGETHER
+            assert len(table.shadows) <= SPARE_SLOTS
             assert all(table.held_by(each.request.client.address) <= PER_HOST for each in table)
 
     @invariant()
@@ -155,7 +178,7 @@ class History(RuleBasedStateMachine):
             assert rule_of.wan_port == mapping.wan_port
             assert rule_of.wan_address == self.path.own
             if id not in hall.leg._extensions:  # that waits for others to share a change with
-                assert ruleset.ends[id] <= mapping.grant.ends + 1
+                assert ruleset.ends[id] <= mapping.grant.ends + 1 + QUEUED * ruleset.slow
 
     def teardown(self) -> None:
         try:
@@ -196,6 +219,9 @@ class History(RuleBasedStateMachine):
             if local or mapping.state is MappingState.RETRYING:
                 assert mapping.external_port in taken, mapping
         assert {each.id for each in path.journalled()} == {each.id for each in path.hall.table} | self._owed()
+        assert path.hall.table.shadows == []
+        if path.hall.static.wanted and STATIC.external_port not in taken:
+            assert path.hall.static.open, path.hall.static.problems
 
     def nothing_is_left(self) -> None:
         path, hall = self.path, self.path.hall
@@ -248,6 +274,20 @@ class History(RuleBasedStateMachine):
         ):  # else asked for anew
             assert path_of(mapping) in path.carrier_holds()
 
+    async def _query(self, host: str, port: int) -> None:
+        reply = await self.path.hall.specific(port, host)
+        assert reply.code in {0, 501, 714, 718}, reply.code
+        if not reply.code:
+            assert reply["InternalClient"] == host
+
+    async def _leave(self, host: str) -> None:
+        table, client = self.path.hall.table, IPv4Address(host)
+        self.path.hall.lifecycle.departures.dhcp_leases_ended([client])
+        assert table.held_by(client) == 0
+        self.closing += 1  # who was told by now that it is open
+        await asyncio.sleep(0)
+        self.closing -= 1
+
     async def _delete(self, host: str, port: int) -> None:
         self.closing += 1
         try:
@@ -267,6 +307,7 @@ class History(RuleBasedStateMachine):
         assert reply.code in {0, 501, 730, 606}, reply.code
 
     async def _delete_all(self) -> None:
+        await self.path.hall.static.stop()
         for mapping in list(self.path.hall.table):
             await self.path.hall.lifecycle.close([mapping])
 
@@ -300,9 +341,18 @@ class History(RuleBasedStateMachine):
         return set(self.path.pcp._debts._owed)
 
     def _in_flight(self) -> list[Any]:
-        consumer = self.path.hall._consumer
-        tasks = asyncio.all_tasks(self.runner.get_loop())
-        return [task for task in tasks if task is not consumer and not task.done()]
+        hall = self.path.hall
+        lasting = {hall._consumer, *hall.static._tasks._tasks}
+        tasks = asyncio.all_tasks(self.runner.get_loop()) - lasting
+        return [task for task in tasks if not task.done() and not _waits_for_news(task)]
+
+    def _static(self) -> list[Mapping]:
+        return [each for each in self.path.hall.table if each.request.requester.owner is Owner.STATIC]
+
+
+def _waits_for_news(task: asyncio.Task[Any]) -> bool:
+    """Whether it is the part of a static mapping's task that does."""
+    return getattr(task.get_coro(), "__qualname__", "") == "Event.wait"
 
 
 def others() -> list[Any]:

@@ -295,4 +295,4 @@ def path_of(mapping: Mapping) -> CarrierPath:
     assert mapping.grant is not None
     protocol = "tcp" if mapping.request.protocol is Protocol.TCP else "udp"
     internal = mapping.grant.internal
-    return CarrierPath(protocol, str(internal.address), internal.port, mapping.external_port)
+    return CarrierPath(protocol, str(internal.address), internal.port, mapping.grant.external.port)
