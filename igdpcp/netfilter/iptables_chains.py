@@ -140,7 +140,10 @@ def replace(edit: Edit, gone: Iterable[Rule], come: Iterable[Rule]) -> None:
 
 
 def _clear(edit: Edit, part: Part, keep: Collection[str]) -> None:
-    """Our chains without any rule, and none but those to keep; another release may have had others and led to them."""
+    """Our chains without any rule, and none but those to keep; another release may have had others and led to them.
+
+    One to which a rule of somebody else leads stays, empty.
+    """
     for chain in rules.BUILT_IN[part.table]:
         for target in edit.targets(chain):
             if target.startswith(rules.PREFIX) and target not in keep:
@@ -149,4 +152,4 @@ def _clear(edit: Edit, part: Part, keep: Collection[str]) -> None:
     for chain in chains:
         edit.flush(chain)
     for chain in set(chains).difference(keep):
-        edit.drop(chain)
+        edit.drop_unless_used(chain)

@@ -8,7 +8,7 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from igdpcp.errors import RulesetError
@@ -59,9 +59,10 @@ class Edit:
         """Take all rules out of the chain."""
         self._table.flush_entries(chain)
 
-    def drop(self, chain: str) -> None:
-        """Delete the chain, which must be empty and without jumps to it."""
-        self._table.delete_chain(chain)
+    def drop_unless_used(self, chain: str) -> None:
+        """Delete the chain, which must be empty; where a rule leads to it, it stays."""
+        with suppress(self._iptc.IPTCError):
+            self._table.delete_chain(chain)
 
     def targets(self, chain: str) -> list[str]:
         """Where the rules of the chain lead, in their order; nowhere when there is no such chain."""
@@ -130,12 +131,9 @@ class Edit:
         self.add(branch.to_leaf)
 
     def _cut(self, way: Rule) -> None:
-        """Delete the rule that leads to an empty chain, and the chain; it stays where somebody else leads there too."""
-        try:
-            self._delete(way)
-            self.drop(way.to)
-        except self._iptc.IPTCError:
-            pass
+        """Delete the rule that leads to an empty chain, and the chain unless somebody else leads there too."""
+        self._delete(way)
+        self.drop_unless_used(way.to)
 
     def _entries(self, chain: str) -> Iterator[tuple[Any, str]]:
         if not self._table.is_chain(chain):

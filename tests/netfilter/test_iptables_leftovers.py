@@ -42,3 +42,18 @@ def test_chains_of_another_release_go_with_what_leads_to_them(act: Callable[[Ins
         found = command("iptables-legacy-save", namespace=router)
     assert not [name for name in ("wan9", "ENTRY", "OPEN") if name in found]
     assert "-A PREROUTING -i lo -j RETURN" in found
+
+
+@pytest.mark.parametrize(("chain", "ours"), [("FORWARD", "IGDPCP-FWD"), ("PREROUTING", "IGDPCP-DST")])
+def test_a_rule_of_somebody_else_that_leads_to_a_chain_of_ours_does_not_keep_ports_open(chain: str, ours: str) -> None:
+    with namespace() as router:
+        firewalls.load_legacy(router)
+        instance = Instance(router, IptablesBackend())
+        instance.surroundings()
+        instance.put(opening())
+        table = "nat" if chain == "PREROUTING" else "filter"
+        command("iptables-legacy", "-t", table, "-A", chain, "-i", "wan9", "-j", ours, namespace=router)
+        instance.release()
+        instance.vanish()
+        found = command("iptables-legacy-save", namespace=router).splitlines()
+    assert [line for line in found if "IGDPCP" in line and not line.startswith(":")] == [f"-A {chain} -i wan9 -j {ours}"]
