@@ -109,11 +109,12 @@ class NftablesBackend:
     def release(self) -> None:
         """Empty our sets and maps in a firewall's table, or delete the own table; nothing to do when they are gone."""
         survey = self._survey()
-        if not self._is_shared(survey):
+        self._surroundings = NOWHERE
+        if self._is_shared(survey):
+            self._run(survey.emptied + (survey.clearance(ours=False) if survey.complete else ""))
+        else:
             self._run(_deletion(self._table))
-        elif survey.complete:
-            self._surroundings = NOWHERE
-            self.sync({}, 0.0)
+        self._run("".join(map(_deletion, survey.abandoned)))
 
     def close(self, keep_rules: bool) -> None:
         """Give the context back; the elements stay in any case, and expire."""

@@ -52,6 +52,12 @@ class Survey:
         """Whether this or another release made the table."""
         return any(_OWN_TABLE_MARK.fullmatch(name) for _, name in self.objects)
 
+    @property
+    def emptied(self) -> str:
+        """Commands that take all elements out of our sets and maps that are there, of whatever generation."""
+        ours = (one for one in self.objects if one[0] in _ELEMENTS and _GENERATION.match(one[1]))
+        return "".join(f"flush {kind} inet {self.table} {name}\n" for kind, name in ours)
+
     def clearance(self, *, ours: bool) -> str:
         """Commands that take away what another generation left. ``ours``: no rule of the table is kept anyway.
 

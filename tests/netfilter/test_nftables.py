@@ -394,6 +394,13 @@ def test_release_leaves_fw4_as_the_drop_ins_made_it(router: str, fw4: Instance) 
     assert command("nft", "-s", "list", "ruleset", namespace=router) == listed
 
 
+def test_release_closes_every_port_also_where_a_chain_of_ours_has_lost_its_rules(router: str, fw4: Instance) -> None:
+    fw4.put(opening())
+    command("nft", "flush", "chain", "inet", "fw4", f"{layout.PREFIX}guard", namespace=router)
+    fw4.release()
+    assert elements(router) == {}
+
+
 def test_release_of_an_own_table_leaves_nothing(router: str) -> None:
     instance = Instance(router, NftablesBackend("igdpcp"))
     instance.surroundings()
