@@ -13,9 +13,10 @@ from igdpcp.errors import RulesetError
 from igdpcp.iwf.background import Tasks
 from igdpcp.iwf.established import Established
 from igdpcp.iwf.interfaces import Router, Ruleset
+from igdpcp.iwf.mapping_log import WARNINGS_BURST, WARNINGS_PER_SECOND
 from igdpcp.iwf.port_policy import shown_port
 from igdpcp.iwf.table import MappingTable
-from igdpcp.log import line
+from igdpcp.log import RateLimit, line
 from igdpcp.model import AnyOpening, Discrepancy, Grant, Mapping, Mode, Opening, Pinhole, PinholeOpening, Surroundings
 
 LOG = logging.getLogger("igdpcp.iwf")
@@ -57,6 +58,7 @@ class RouterLeg:
         self._tasks = Tasks()
         self._looking = asyncio.Lock()
         self._failures = 0
+        self._lines = RateLimit(WARNINGS_BURST, WARNINGS_PER_SECOND, self._loop.time)
         self._changed_by: str | None = None
         self._compare_after = self._loop.time()
         self.problem: str | None = None
@@ -241,7 +243,8 @@ class RouterLeg:
     def failed(self, error: RulesetError) -> None:
         """The kernel is not as it should be: it is put right soon."""
         self._failures += 1
-        if self.problem != str(error):
+        # each request of a LAN host may fail for a reason that names another mapping
+        if self.problem != str(error) and self._lines.take("failed") is not None:
             LOG.error(line("ruleset_failed", error=error, tried_again_in=f"{RESYNC_SECONDS:g}s"))
         self.problem = str(error)
         if not self._repairing:

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from igdpcp.errors import RulesetError
 from igdpcp.iwf.mapping_log import WARNINGS_BURST
 from igdpcp.log import LINES_BURST, RecentTroubles
-from igdpcp.model import Activation
+from igdpcp.model import Activation, AnyOpening
 from igdpcp.pcp.message import ResultCode
 from tests.support.hall import A, B, Hall, settle
 from tests.support.virtual_time import virtual
@@ -102,3 +103,19 @@ async def test_grants_that_are_refused_or_lost_leave_room_in_the_status_for_othe
         told = [text for _, text in troubles.lines if f"event={event} " in text]
         assert 1 <= len(told) <= WARNINGS_BURST
     assert [text for _, text in troubles.lines if text == "event=something_else"]
+
+
+@virtual
+async def test_a_host_that_asks_on_while_the_kernel_refuses_everything_writes_few_lines(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hall = Hall(tmp_path)
+
+    async def refuse(opening: AnyOpening) -> None:
+        raise RulesetError(f"rules of {opening.id}: no such table")
+
+    monkeypatch.setattr(hall.ruleset, "put", refuse)
+    for n in range(MANY):
+        assert (await hall.add(8080 + n)).code == 501
+    assert 1 <= lines(caplog, "ruleset_failed") <= WARNINGS_BURST
+    assert "no such table" in str(hall.leg.problem)
