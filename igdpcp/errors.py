@@ -26,6 +26,10 @@ class RulesetError(OurFault):
     """The kernel refused a change of the ruleset; nothing of that change is in force."""
 
 
+class RulesetBusy(RulesetError):
+    """Somebody else has kept the ruleset locked; nothing was changed, and to try again at once is of no use."""
+
+
 class PeerError(IgdpcpError):
     """A peer sent bytes that its protocol does not allow."""
 

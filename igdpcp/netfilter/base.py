@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from igdpcp.errors import RulesetError
+from igdpcp.errors import RulesetBusy, RulesetError
 from igdpcp.model import AnyOpening, Discrepancy, PinholeOpening, Surroundings
 from igdpcp.netfilter.desired import Change, Desired, Fact, Key, Pinhole, difference, pinhole
 
@@ -36,8 +36,9 @@ LIFETIME_CAP = 86400  # an orphan's rules are gone after a day (a grant may last
 class Backend(Protocol):
     """Writes facts to the kernel. Synchronous; never called while another call is under way.
 
-    ``apply`` and ``sync`` raise RulesetError. ``now`` is on the clock of Fact.ends. ``prompt``: to apply a few
-    changes takes about a millisecond, however many facts there are.
+    ``apply`` and ``sync`` raise RulesetError; RulesetBusy where they waited in vain, and have changed nothing. ``now``
+    is on the clock of Fact.ends. ``prompt``: to apply a few changes takes about a millisecond, however many facts
+    there are.
     """
 
     name: str
@@ -255,6 +256,8 @@ class GroupCommit:
         try:
             self._together(jobs, self._backend.apply)
             return [None] * len(jobs)
+        except RulesetBusy as error:
+            return [_named(error, job) for job in jobs]
         except RulesetError:
             pass
         try:

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The iptables back-end: python-iptables on the legacy tables, own chains, one commit per table and change set.
 
-Every commit rewrites a whole table, and fails when anybody else changed it since it was read; so each change takes the
-xtables lock, reads the table again, changes and commits. Each table is a commit of its own: what lets packets through
-is there before the packets are redirected, and is taken away after it.
+Every commit rewrites a whole table, and fails when anybody else changed it since it was read; so each change reads the
+table again, changes and commits. Each table is a commit of its own: what lets packets through is there before the
+packets are redirected, and is taken away after it. The xtables lock is held over all of them: whoever does not get it
+has changed nothing.
 """
 
 from __future__ import annotations
@@ -57,15 +58,17 @@ class IptablesBackend:
         """Load the library and put the chains in; what an earlier process left in them stays until ``sync``."""
         self._iptc = iptables_library.load()
         self._stencils = Stencils(self._iptc)
-        for part in self._parts(self._surroundings):
-            self._change(part, chains.frame)
+        with xtables_lock():
+            for part in self._parts(self._surroundings):
+                self._change(part, chains.frame)
 
     def surroundings(self, surroundings: Surroundings) -> None:
         """Write the chains that mappings do not change anew; they are kept to also when that fails now."""
         parts = self._parts(surroundings)
         self._surroundings = surroundings
-        for part in parts:
-            self._change(part, chains.lay)
+        with xtables_lock():
+            for part in parts:
+                self._change(part, chains.lay)
 
     def apply(self, changes: list[Change], now: float) -> None:
         """Add and delete the rules in which the changes differ; none when only ends do."""
@@ -87,7 +90,9 @@ class IptablesBackend:
                 come.append(rule)
             elif more < 0 == self._shared[rule] + more:
                 gone.append(rule)
-        self._exchange(gone, come)
+        if gone or come:
+            with xtables_lock():
+                self._exchange(gone, come)
         self._shared.update(needed)
         for rule in needed:
             if not self._shared[rule]:
@@ -97,14 +102,16 @@ class IptablesBackend:
         """Empty our chains and write everything into them; what pinholes have counted is kept."""
         shared = Counter(rule for key, fact in facts.items() for rule in rules.shared_rules_of(key, fact.value))
         pinholes = any(isinstance(key, Pinhole) for key in facts)
-        for part in self._parts(self._surroundings, ipv6=pinholes):
-            self._change(part, self._rewrite, facts, shared)
+        with xtables_lock():
+            for part in self._parts(self._surroundings, ipv6=pinholes):
+                self._change(part, self._rewrite, facts, shared)
         self._shared = shared
 
     def release(self) -> None:
         """Take our chains and the jumps to them out of all tables."""
-        for part in reversed(self._parts(self._surroundings)):
-            self._change(part, chains.remove)
+        with xtables_lock():
+            for part in reversed(self._parts(self._surroundings)):
+                self._change(part, chains.remove)
         self._shared = Counter()
         self._surroundings = NOWHERE
 
@@ -187,19 +194,18 @@ class IptablesBackend:
         chains.rewrite(edit, part, ((rule, counted.get(rule, _NOTHING)) for rule in wanted))
 
     def _change(self, part: Part, edit: Callable[..., None], *what: Any) -> None:
-        """Read the table, edit it, commit; once more when another program changed it meanwhile."""
+        """Read the table, edit it, commit; once more when a program that takes no lock changed it meanwhile."""
         if self._iptc is None:
             raise RulesetError(_NOT_OPEN)
-        with xtables_lock():
-            for left in reversed(range(COMMIT_TRIES)):
-                try:
-                    with closing(self._read(part)) as table:
-                        edit(table, part, *what)
-                        table.commit()
-                    return
-                except self._iptc.IPTCError as error:
-                    if not left or os.strerror(errno.EAGAIN) not in str(error):
-                        raise RulesetError(f"iptables table {part.table}: {error}") from error
+        for left in reversed(range(COMMIT_TRIES)):
+            try:
+                with closing(self._read(part)) as table:
+                    edit(table, part, *what)
+                    table.commit()
+                return
+            except self._iptc.IPTCError as error:
+                if not left or os.strerror(errno.EAGAIN) not in str(error):
+                    raise RulesetError(f"iptables table {part.table}: {error}") from error
 
     def _look(self, part: Part, look: Callable[..., T], *what: Any) -> T:
         with closing(self._read(part)) as table:

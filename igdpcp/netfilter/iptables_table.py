@@ -11,14 +11,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from igdpcp.errors import RulesetError
+from igdpcp.errors import RulesetBusy, RulesetError
 from igdpcp.netfilter import iptables_place as place
 from igdpcp.netfilter import iptables_rules as rules
 from igdpcp.netfilter.iptables_entries import Fingerprint, Stencil, Stencils
 from igdpcp.netfilter.iptables_shapes import Branch, Rule
 
 LOCK_FILE = "/run/xtables.lock"  # iptables(8): shared by all programs and all network namespaces
-LOCK_WAIT = 10.0  # seconds
+LOCK_WAIT = 5.0  # seconds; a daemon that ends has to take its rules away in less than procd gives it
 LOCK_POLL = 0.02  # seconds
 
 Counted = tuple[int, int]  # packets, bytes
@@ -155,7 +155,7 @@ class Edit:
 
 @contextmanager
 def xtables_lock() -> Iterator[None]:
-    """Hold the lock that iptables itself takes; libiptc takes none. Raises RulesetError when it is not to be had."""
+    """Hold the lock that iptables itself takes; libiptc takes none. Raises RulesetBusy when it is not to be had."""
     path = os.environ.get("XTABLES_LOCKFILE", LOCK_FILE)
     try:
         descriptor = os.open(path, os.O_CREAT | os.O_RDONLY | os.O_CLOEXEC, 0o600)
@@ -165,7 +165,7 @@ def xtables_lock() -> Iterator[None]:
         deadline = time.monotonic() + LOCK_WAIT
         while not _locked(descriptor):
             if time.monotonic() > deadline:
-                raise RulesetError(f"another program holds {path} for more than {LOCK_WAIT:.0f} s")
+                raise RulesetBusy(f"another program holds {path} for more than {LOCK_WAIT:.0f} s")
             time.sleep(LOCK_POLL)
         yield
     finally:

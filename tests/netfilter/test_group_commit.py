@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from igdpcp.errors import OurFault, RulesetError
+from igdpcp.errors import OurFault, RulesetBusy, RulesetError
 from igdpcp.model import Discrepancy, Endpoint, Opening, Protocol, Surroundings
 from igdpcp.netfilter.base import PROMPT_CHANGES, GroupCommit
 from igdpcp.netfilter.desired import Change, Fact, Key, Pass, Pinhole, Redirect
@@ -26,6 +26,8 @@ class Kernel:
     """
 
     name = "fake"
+    locked = False  # by somebody else
+    waits = 0  # for that lock
 
     def __init__(self, prompt: bool = False) -> None:
         self.prompt = prompt
@@ -54,6 +56,7 @@ class Kernel:
         self.threads.add(threading.get_ident())
         if self.broken:
             raise LookupError("a mistake")
+        self._lock()
         ports = [change.key.wan_port for change in changes if isinstance(change.key, Redirect)]
         self._check(ports)
         for change in changes:
@@ -66,6 +69,7 @@ class Kernel:
                 self.facts[change.key] = change.after
 
     def sync(self, facts: dict[Key, Fact], now: float) -> None:
+        self._lock()
         self._check([key.wan_port for key in facts if isinstance(key, Redirect)])
         self.rewrites += 1
         self.facts = dict(facts)
@@ -89,6 +93,11 @@ class Kernel:
 
     def packets(self, key: Pinhole) -> int:
         return 7 if key in self.facts else 0
+
+    def _lock(self) -> None:
+        if self.locked:
+            self.waits += 1
+            raise RulesetBusy("somebody has the lock")
 
     def _check(self, ports: list[int]) -> None:
         if self.down:
@@ -240,6 +249,21 @@ def test_a_kernel_that_holds_something_else_is_rewritten_for_the_neighbours_of_a
         assert removed is None
         assert isinstance(refused, RulesetError)
         assert kernel.ports == {1}
+
+    run(kernel, work)
+
+
+def test_who_waited_for_a_lock_in_vain_does_not_wait_once_more_for_the_same_changes() -> None:
+    kernel = Kernel()
+
+    async def work(ruleset: GroupCommit) -> None:
+        kernel.locked = True
+        refused = await while_busy(ruleset, kernel, ruleset.put(numbered(2)), ruleset.put(numbered(3)))
+        assert [str(each) for each in refused] == [f"rules of m{n}: somebody has the lock" for n in (1, 2, 3)]
+        assert kernel.waits == 2  # of the first, and of the two that came together
+        kernel.locked = False
+        await ruleset.put(numbered(2))
+        assert kernel.ports == {2}
 
     run(kernel, work)
 

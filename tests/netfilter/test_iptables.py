@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import fcntl
+import os
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -339,6 +341,28 @@ def test_a_lock_that_another_program_keeps_ends_in_an_error(
     assert isinstance(error, RulesetError)
     assert "xtables.lock" in str(error)
     assert instance.put(opening()) == [None]
+
+
+def test_a_lock_that_another_program_takes_for_a_moment_is_waited_for(
+    instance: Instance, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    lock = tmp_path / "xtables.lock"
+    monkeypatch.setenv("XTABLES_LOCKFILE", str(lock))
+    with lock.open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        threading.Timer(0.2, lambda: fcntl.flock(other, fcntl.LOCK_UN)).start()
+        assert instance.put(opening()) == [None]
+
+
+def test_the_tables_of_a_change_are_locked_together(
+    instance: Instance, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    lock = str(tmp_path / "xtables.lock")
+    monkeypatch.setenv("XTABLES_LOCKFILE", lock)
+    opened, made = [], os.open
+    monkeypatch.setattr(os, "open", lambda path, *rest: (opened.append(path), made(path, *rest))[1])
+    instance.put(opening())
+    assert opened.count(lock) == 1
 
 
 def test_an_ipv6_pcp_server_is_let_in_by_ip6tables(router: str, instance: Instance) -> None:
