@@ -27,6 +27,7 @@ from igdpcp.net import message_classes
 
 LOG = logging.getLogger("igdpcp.net")
 SETTLE_SECONDS = 0.05  # notifications come in bursts
+PAUSES_PER_READING = 9.0  # where links or routes change all the time, reading them takes no larger share of it
 RETRY_SECONDS = 5.0
 MAIN_TABLE = 254  # rtnetlink(7): RT_TABLE_MAIN
 # rtnetlink(7): RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE, RTMGRP_IPV6_IFADDR, RTMGRP_IPV6_ROUTE
@@ -188,16 +189,21 @@ class LinkWatcher:
         self._news.set()
 
     async def _watch(self, snapshot: LinkSnapshot) -> None:
+        started = ended = self._loop.time()
         while True:
             await self._news.wait()
-            await asyncio.sleep(SETTLE_SECONDS)
+            pause = ended + PAUSES_PER_READING * (ended - started) - self._loop.time()
+            await asyncio.sleep(max(SETTLE_SECONDS, pause))
             self._news.clear()
+            started = self._loop.time()
             try:
                 latest = await self._loop.run_in_executor(self._thread, read_links)
             except Exception as error:  # the watcher may not end: nothing would be noticed any more
                 LOG.error(line("links_unknown", reason=error), exc_info=not isinstance(error, OurFault))
                 self._loop.call_later(RETRY_SECONDS, self._news.set)
                 continue
+            finally:
+                ended = self._loop.time()
             if latest == snapshot:
                 continue
             snapshot = latest
