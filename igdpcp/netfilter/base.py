@@ -13,6 +13,7 @@ nobody else.
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -29,6 +30,10 @@ T = TypeVar("T")
 NOWHERE = Surroundings(frozenset(), frozenset(), frozenset())
 FOREIGN_DROP_SECONDS = 60.0
 PROMPT_CHANGES = 8  # at most so many at once keep the event loop waiting
+# A change waits for whoever loads a large ruleset, and takes longer where there is one. So once the event loop had to
+# wait for longer than this, it is the thread that waits for a while.
+PROMPT_SECONDS = 0.05
+SLOW_SECONDS = 60.0
 SAMPLE_SECONDS = 5.0  # what ends sooner is not looked for: it may be gone already
 LIFETIME_CAP = 86400  # an orphan's rules are gone after a day (a grant may last longer and is re-armed at renewal)
 
@@ -111,6 +116,7 @@ class GroupCommit:
         self.thread_id = 0  # of the thread that makes changes beside the caller's, once started
         self.audited: tuple[float, Discrepancy] | None = None  # when it was last compared, and what was found
         self._busy = False
+        self._slow_until = -math.inf
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="netfilter")
 
     async def start(self) -> None:
@@ -200,7 +206,8 @@ class GroupCommit:
         """What is refused is left to the thread: it may have to write everything."""
         jobs = self._jobs()
         waiters = [job.waiter for job in jobs]
-        if len(jobs) <= PROMPT_CHANGES:
+        started = self._clock()
+        if len(jobs) <= PROMPT_CHANGES and started >= self._slow_until:
             try:
                 self._together(jobs, self._backend.apply)
                 self._finished([None] * len(jobs), waiters)
@@ -210,6 +217,9 @@ class GroupCommit:
             except Exception as error:  # nobody may wait for ever
                 self._finished([error] * len(jobs), waiters)
                 return
+            finally:
+                if self._clock() > started + PROMPT_SECONDS:
+                    self._slow_until = self._clock() + SLOW_SECONDS
         self._run_in_thread(waiters, lambda: self._commit(jobs))
 
     def _run_in_thread(self, waiters: list[asyncio.Future[Any]], run: Callable[[], Sequence[Any]]) -> None:

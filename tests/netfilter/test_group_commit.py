@@ -12,7 +12,7 @@ import pytest
 
 from igdpcp.errors import OurFault, RulesetBusy, RulesetError
 from igdpcp.model import Discrepancy, Endpoint, Opening, Protocol, Surroundings
-from igdpcp.netfilter.base import PROMPT_CHANGES, GroupCommit
+from igdpcp.netfilter.base import PROMPT_CHANGES, PROMPT_SECONDS, SLOW_SECONDS, GroupCommit
 from igdpcp.netfilter.desired import Change, Fact, Key, Pass, Pinhole, Redirect
 from tests.netfilter.topology import A, opening, pinhole
 
@@ -26,6 +26,7 @@ class Kernel:
     """
 
     name = "fake"
+    takes = 0.0  # seconds, to apply something
     locked = False  # by somebody else
     waits = 0  # for that lock
 
@@ -54,6 +55,7 @@ class Kernel:
         self.busy.set()
         assert self.gate.wait(10)
         self.threads.add(threading.get_ident())
+        self.now += self.takes
         if self.broken:
             raise LookupError("a mistake")
         self._lock()
@@ -166,6 +168,28 @@ def test_many_changes_do_not_hold_up_the_loop() -> None:
         await asyncio.gather(*(ruleset.put(numbered(port)) for port in range(1, 2 + PROMPT_CHANGES)))
         assert kernel.commits == [PROMPT_CHANGES + 1]
         assert threading.get_ident() not in kernel.threads
+
+    run(kernel, work)
+
+
+def test_a_kernel_that_was_slow_once_does_not_hold_up_the_loop_again_for_a_while() -> None:
+    kernel = Kernel(prompt=True)
+
+    async def made_by_the_loop(ruleset: GroupCommit, port: int) -> bool:
+        """Whether the loop itself makes a change."""
+        kernel.threads.clear()
+        await ruleset.put(numbered(port))
+        return kernel.threads == {threading.get_ident()}
+
+    async def work(ruleset: GroupCommit) -> None:
+        kernel.takes = 2 * PROMPT_SECONDS
+        assert await made_by_the_loop(ruleset, 1)
+        assert not await made_by_the_loop(ruleset, 2)
+        kernel.takes = PROMPT_SECONDS / 2
+        assert not await made_by_the_loop(ruleset, 3)
+        kernel.now += SLOW_SECONDS
+        assert await made_by_the_loop(ruleset, 4)
+        assert await made_by_the_loop(ruleset, 5)
 
     run(kernel, work)
 
