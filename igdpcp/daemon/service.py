@@ -33,6 +33,7 @@ from igdpcp.daemon.nat_mode import NatMode
 from igdpcp.daemon.operator import Operator
 from igdpcp.daemon.pcp_servers import sections_in_use, servers_behind
 from igdpcp.daemon.ports_in_use import PortsInUse
+from igdpcp.daemon.ruleset_watch import RulesetWatch
 from igdpcp.daemon.state_variables import StateVariables
 from igdpcp.daemon.status import Status
 from igdpcp.errors import OurFault, RulesetError
@@ -70,7 +71,6 @@ from igdpcp.upstreams.pcp import PcpUpstream
 LOG = logging.getLogger("igdpcp.daemon")
 NO_WAY_SECONDS = 30.0  # between attempts to reach a server to which there was no route
 DHCP_SECONDS = 2.0  # between looks for what DHCP says of PCP servers
-AUDIT_SECONDS = 30.0  # between looks whether the kernel still has our rules
 
 
 class Service:
@@ -91,6 +91,7 @@ class Service:
         self._dhcp_answers: tuple[DhcpAnswer, ...] = ()
         self._serving = False
         self._ready = False
+        self._moves = False  # the rules have to be elsewhere from now on
         self._successor: Config | None = None
         self.released = asyncio.Event()
 
@@ -125,7 +126,7 @@ class Service:
         self._serving = serve
         if serve:
             await self._doors.open(self._router.lans)
-        for work in (self._flash_copy.save_now_and_then(), self._follow_ruleset(), self._nat.watch()):
+        for work in (self._flash_copy.save_now_and_then(), self._ruleset_watch.follow(), self._nat.watch()):
             self._tasks.start(work)
         if self._pcp:
             self._tasks.start(self._follow_servers(self._pcp))
@@ -220,8 +221,11 @@ class Service:
             await self._ruleset.start()
         except RulesetError as error:  # the firewall may be loaded after us
             self._router_leg.failed(error)
-        self._ruleset_news = RulesetNews(self._ruleset.thread_id)
-        self._closers.append(self._ruleset_news.close)
+        news = RulesetNews(self._ruleset.thread_id)
+        self._closers.append(news.close)
+        self._ruleset_watch = RulesetWatch(
+            news, self._router_leg, self._ports, backend, main.nft_table, self._move_rules
+        )  # fmt: skip
 
     def _make_pcp(self, secret: bytes) -> PcpUpstream | None:
         if self._upstreams[0].type == "none":
@@ -355,19 +359,9 @@ class Service:
 
     # -- small things --------------------------------------------------------------------------------------------
 
-    async def _follow_ruleset(self) -> None:
-        """Look when somebody else has changed the ruleset, and now and then."""
-        while True:
-            changed_by = await self._ruleset_news.wait(AUDIT_SECONDS)
-            try:
-                await self._look_at_ruleset(changed_by)
-            except Exception:  # this may not end: nothing would be noticed any more
-                LOG.exception(line("ruleset_look_failed"))
-
-    async def _look_at_ruleset(self, changed_by: str | None) -> None:
-        """All who depend on rules that others change look at them; ``changed_by``: a program that did, if one did."""
-        await self._router_leg.audit(changed_by)
-        await self._ports.look()
+    def _move_rules(self) -> None:
+        self._moves = True
+        self._wish_restart()
 
     async def _follow_servers(self, pcp: PcpUpstream) -> None:
         """Notice what DHCP says of PCP servers, and try again while there was no way to one."""
@@ -382,8 +376,9 @@ class Service:
 
     async def _close_ruleset(self) -> None:
         old, new = self._config.main, self._successor and self._successor.main
+        moves = self._moves or (new and (new.backend, new.nft_table) != (old.backend, old.nft_table))
         try:
-            if old.persist == "none" or (new and (new.backend, new.nft_table) != (old.backend, old.nft_table)):
+            if moves or old.persist == "none":
                 await self._ruleset.release()
         finally:
             await self._ruleset.close(keep_rules=new is not None)

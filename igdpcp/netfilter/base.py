@@ -43,11 +43,14 @@ class Backend(Protocol):
 
     ``apply`` and ``sync`` raise RulesetError; RulesetBusy where they waited in vain, and have changed nothing. ``now``
     is on the clock of Fact.ends. ``prompt``: to apply a few changes takes about a millisecond, however many facts
-    there are.
+    there are. ``in_fw4``: what is let through is in fw4's table.
     """
 
     name: str
     prompt: bool
+
+    @property
+    def in_fw4(self) -> bool: ...
 
     def open(self) -> None:
         """Get hold of the kernel's tables and make the static part of the ruleset."""

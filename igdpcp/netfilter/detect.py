@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,20 @@ def choose_backend(setting: str, nft_table: str) -> Backend:
         except OurFault as other:
             raise OurFault(f"no back-end can be used. {error}. {other}") from other
     return NftablesBackend(table)
+
+
+def fw4_has_come(backend: Backend, nft_table: str) -> bool:
+    """Whether fw4, in whose table the rules have to be now, was loaded after this back-end was chosen.
+
+    It refuses what any other table accepts. A firewall that was stopped is no reason to choose again.
+    """
+    if backend.in_fw4 or nft_table not in ("auto", layout.FW4_TABLE):
+        return False
+    if isinstance(backend, NftablesBackend):
+        with suppress(OurFault):
+            return _nft_table(nft_table) == layout.FW4_TABLE
+        return False
+    return _drop_ins_loaded()
 
 
 def masquerades(device: str) -> bool:

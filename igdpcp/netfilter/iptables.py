@@ -45,6 +45,7 @@ class IptablesBackend:
 
     name = "iptables"
     prompt = False
+    in_fw4 = False
 
     def __init__(self, only: str = "") -> None:
         iptables_library.must_be_installed()

@@ -40,6 +40,7 @@ class Fw4IptablesBackend:
 
     name = "iptables"
     prompt = False
+    in_fw4 = True
 
     def __init__(self) -> None:
         self._nat = IptablesBackend(only="nat")

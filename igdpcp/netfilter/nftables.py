@@ -47,7 +47,7 @@ class NftablesBackend:
             self._table = option_values.nft_name(table)
         except ValueError as error:
             raise OurFault(f"{table!r} {error}") from error
-        self._shared = table == layout.FW4_TABLE
+        self._shared = self.in_fw4 = table == layout.FW4_TABLE
         self._surroundings = NOWHERE
         self._nft: Nft | None = None
         self._reader = NftablesReader(self._table)

@@ -26,10 +26,10 @@ REPAIR_SECONDS = 35.0
 NOTICED_SECONDS = 10.0
 # Nothing is found by looking now and then, and nothing mended by trying again after a while.
 ONLY_NOTIFIED = """
-from igdpcp.daemon import service
+from igdpcp.daemon import ruleset_watch
 from igdpcp.iwf import router_leg
 
-service.AUDIT_SECONDS = router_leg.RESYNC_SECONDS = 10000.0
+ruleset_watch.AUDIT_SECONDS = router_leg.RESYNC_SECONDS = 10000.0
 """
 DEAF = """
 from igdpcp.net import ruleset_news
@@ -131,6 +131,26 @@ def test_a_firewall_that_is_stopped_is_reported_and_mended_when_it_is_back() -> 
         lab.load_firewall()
         router.wait_until_reached()
         poll(lambda: router.daemon.status()["firewall"]["active"], NOTICED_SECONDS, "the end of the report")
+
+
+@pytest.mark.parametrize("backend", ["nftables", "iptables"])
+def test_a_firewall_that_is_started_after_the_daemon_lets_mappings_through(backend: str) -> None:
+    with Lab(firewall="fw4") as lab:
+        lab.router.nft("delete table inet fw4\n")
+        ScriptedCarrier(lab)
+        daemon = Igdpcpd(lab, backend)
+        lab.listen(lab.lan, "tcp", PORT)
+        assert soap_client(lab.lan).add("tcp", PORT, topology.LAN_ADDRESS, PORT)
+
+        lab.load_firewall()
+
+        poll(
+            lambda: lab.tcp_probe(lab.internet, topology.EXTERNAL_ADDRESS, PORT, timeout=0.5).listener == "lan",
+            REPAIR_SECONDS,
+            f"the path being open:\n{daemon.log()}",
+        )
+        assert lab.router.run(["nft", "list", "tables"]).stdout.strip() == "table inet fw4"
+        assert "FWD" not in lab.router.run(["iptables-legacy-save", "-t", "filter"]).stdout
 
 
 def test_what_somebody_changes_by_hand_is_put_right(router: Notified) -> None:

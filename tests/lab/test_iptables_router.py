@@ -19,7 +19,7 @@ from tests.support.soap_client import SoapClient
 pytestmark = pytest.mark.lab
 
 PORT = 8080
-OFTEN = "from igdpcp.daemon import service\nservice.AUDIT_SECONDS = 0.5\n"
+OFTEN = "from igdpcp.daemon import ruleset_watch\nruleset_watch.AUDIT_SECONDS = 0.5\n"
 
 
 @pytest.fixture(params=["iptables", "fw4"])

@@ -22,10 +22,10 @@ USED = 718  # ConflictInMappingEntry
 PATIENCE = 15.0
 QUICK_AUDIT = """
 from pathlib import Path
-from igdpcp.daemon import service
+from igdpcp.daemon import ruleset_watch
 from igdpcp.netfilter import uci_redirects
 
-service.AUDIT_SECONDS = 0.5
+ruleset_watch.AUDIT_SECONDS = 0.5
 uci_redirects.DIRECTORY = Path({directory!r})
 """
 REDIRECT = """

@@ -26,6 +26,7 @@ class Kernel:
     """
 
     name = "fake"
+    in_fw4 = False
     takes = 0.0  # seconds, to apply something
     locked = False  # by somebody else
     waits = 0  # for that lock
