@@ -36,18 +36,11 @@ class PortsInUse:
     ``pcp_port`` is the UDP port of our own PCP client, to which its server may send unasked.
     """
 
-    def __init__(
-        self,
-        router: RouterView,
-        mappings: Iterable[Mapping],
-        *,
-        pcp_port: Callable[[], int | None] = lambda: None,
-        uci: UciRedirects | None = None,
-    ) -> None:
+    def __init__(self, router: RouterView, mappings: Iterable[Mapping], pcp_port: Callable[[], int | None]) -> None:
         self._router = router
         self._mappings = mappings
         self._pcp_port = pcp_port
-        self._uci = uci or UciRedirects()
+        self._uci = UciRedirects()
         self._redirects = PortIndex()
         self._by_source: dict[str, list[TakenPorts]] = {}
         self._faults: dict[str, str] = {}

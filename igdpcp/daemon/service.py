@@ -185,7 +185,7 @@ class Service:
             self._local, routed=self._nat.routed, fall_back=main.unreachable_policy == "local", emit=events.put_nowait
         )
         self._pcp = self._make_pcp(secret)
-        self._ports = PortsInUse(self._router, self._table, pcp_port=self._pcp_port)
+        self._ports = PortsInUse(self._router, self._table, self._pcp_port)
         flow_cutter = FlowCutter(self._router.is_lan_address)
         self._closers.append(flow_cutter.close)
         established = Established(flow_cutter, self._router, cut_ended=main.cut_flows)

@@ -101,6 +101,21 @@ def test_iwf_065_a_port_that_somebody_has_is_not_mapped(firewall: str, who: str)
         assert {each.port for each in carrier.table() if each.protocol == "udp"} == {PORT}
 
 
+def test_iwf_065_the_port_to_which_the_carrier_answers_is_not_mapped() -> None:
+    """The kernel would not name it: its socket hears nobody but the carrier."""
+    with Lab() as lab:
+        carrier = ScriptedCarrier(lab)
+        started(lab)
+        [line] = lab.router.run(["ss", "-Hun", "dport", "=", ":5351"]).stdout.splitlines()
+        port = int(line.split()[-2].rpartition(":")[2])
+
+        assert soap_client(lab.lan).add("udp", port, topology.LAN_ADDRESS, PORT)
+
+        [mapping] = carrier.table()
+        assert mapping.external_port == port
+        assert mapping.port != port
+
+
 @pytest.mark.parametrize("who", ["service", "uci", "rule"])
 def test_iwf_065_a_router_that_serves_alone_refuses_a_port_that_somebody_has(who: str) -> None:
     with Lab(firewall="fw4") as lab:

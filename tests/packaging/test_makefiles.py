@@ -59,6 +59,15 @@ def test_the_python_package_is_installed_without_byte_code_of_this_machine(tmp_p
     assert not [name for name in installed if "__pycache__" in name]
 
 
+def test_the_package_brings_the_kernel_modules_that_the_program_would_ask_for() -> None:
+    sources = "".join(path.read_text() for path in (ROOT / "igdpcp").rglob("*.py"))
+    named = set(re.findall(r"install (kmod-[\w-]+)", sources))
+    depends = re.search(r"DEPENDS:=(.*)", block(OURS, "Package/igdpcp").replace("\\\n", ""))
+    assert depends
+    assert {"kmod-inet-diag", "kmod-nf-conntrack-netlink"} <= named
+    assert named <= {word.lstrip("+") for word in depends[1].split()}
+
+
 def test_configuration_and_state_survive_an_upgrade() -> None:
     assert block(OURS, "Package/igdpcp/conffiles").split("\n")[:2] == ["/etc/config/igdpcp", "/etc/igdpcp/"]
 
