@@ -107,14 +107,16 @@ class NftablesBackend:
             self._run(_deletion(table))
 
     def release(self) -> None:
-        """Empty our sets and maps in a firewall's table, or delete the own table; nothing to do when they are gone."""
+        """Empty our sets and maps where somebody else has something in the table, too, or delete the own table."""
         survey = self._survey()
         self._surroundings = NOWHERE
-        if self._is_shared(survey):
-            self._run(survey.emptied + (survey.clearance(ours=False) if survey.complete else ""))
+        script = "".join(map(_deletion, survey.abandoned))
+        if self._shared or survey.stranger:
+            script += survey.emptied + (survey.clearance(ours=False) if survey.complete else "")
         else:
-            self._run(_deletion(self._table))
-        self._run("".join(map(_deletion, survey.abandoned)))
+            script += _deletion(self._table)
+        if script:
+            self._run(script)
 
     def close(self, keep_rules: bool) -> None:
         """Give the context back; the elements stay in any case, and expire."""

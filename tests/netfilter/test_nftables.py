@@ -354,10 +354,13 @@ def test_a_table_of_somebody_else_is_neither_taken_nor_touched(router: str, cont
 
 def test_an_own_table_in_which_somebody_else_made_chains_is_not_deleted(router: str) -> None:
     instance = Instance(router, NftablesBackend("igdpcp"))
+    instance.surroundings()
+    instance.put(opening())
     firewalls.load_nft(router, "table inet igdpcp {\nchain mine {\naccept\n}\n}")
-    for act in (instance.release, instance.sync):
-        with pytest.raises(RulesetError, match="chain 'mine'"):
-            act()
+    with pytest.raises(RulesetError, match="chain 'mine'"):
+        instance.sync(opening())
+    instance.release()
+    assert elements(router, "igdpcp") == {}
     instance.vanish()
     assert "accept" in command("nft", "list", "chain", "inet", "igdpcp", "mine", namespace=router)
 
@@ -399,6 +402,13 @@ def test_release_closes_every_port_also_where_a_chain_of_ours_has_lost_its_rules
     command("nft", "flush", "chain", "inet", "fw4", f"{layout.PREFIX}guard", namespace=router)
     fw4.release()
     assert elements(router) == {}
+
+
+def test_release_while_the_firewall_is_stopped_succeeds(router: str, fw4: Instance) -> None:
+    fw4.put(opening())
+    command("nft", "flush", "ruleset", namespace=router)
+    fw4.release()
+    assert command("nft", "list", "ruleset", namespace=router) == ""
 
 
 def test_release_of_an_own_table_leaves_nothing(router: str) -> None:
