@@ -166,8 +166,6 @@ class IptablesBackend:
     def _exchange(self, gone: list[Rule], come: list[Rule]) -> None:
         """Accept before redirecting, and the other way round when taking away; a refused part is taken back."""
         nat, *filters = (Part(*place, self._surroundings) for place in rules.CHAINS)
-        if any(rule.shape.ipv6 for rule in come) and not chains.ipv6_in_use():
-            self._change(Part("filter", True, self._surroundings), chains.lay)
         done: list[tuple[Part, list[Rule]]] = []
         try:
             for part in filters:

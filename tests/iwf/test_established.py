@@ -39,6 +39,16 @@ async def test_when_a_udp_port_leads_to_another_client_the_old_ones_flows_are_cu
 
 
 @virtual
+async def test_where_a_port_led_is_known_of_mappings_of_an_earlier_process_too(tmp_path: Path) -> None:
+    hall = Hall(tmp_path, carrier=False)
+    await hall.add(8080, Protocol="UDP")
+    hall.leg._established._led.clear()  # rules that were adopted are put by nobody
+    await hall.soap("DeletePortMapping", RemoteHost="", ExternalPort=8080, Protocol="UDP")
+    await hall.add(8080, B, Protocol="UDP")
+    assert hall.flows.cuts == [Flows(Protocol.UDP, HOST_A, 8000, frozenset([(WAN, 8080)]), outgoing=True)]
+
+
+@virtual
 async def test_when_a_client_moves_its_port_the_flows_to_the_old_one_are_cut(tmp_path: Path) -> None:
     hall = Hall(tmp_path)
     await hall.add(8080, Protocol="UDP")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -17,9 +18,11 @@ import pytest
 from igdpcp.errors import RulesetError
 from igdpcp.model import Endpoint, Mode, PcpPeer, Protocol, Surroundings
 from igdpcp.netfilter import iptables_table
+from igdpcp.netfilter.desired import Desired, difference
 from igdpcp.netfilter.iptables import IptablesBackend
+from igdpcp.netfilter.iptables_table import Edit
 from tests.netfilter import firewalls
-from tests.netfilter.topology import CARRIER, SERVER, SURROUNDINGS, A, B, Instance, command, namespace, opening
+from tests.netfilter.topology import CARRIER, SERVER, SURROUNDINGS, A, B, Instance, command, inside, namespace, opening
 
 pytestmark = pytest.mark.lab
 
@@ -363,6 +366,47 @@ def test_the_tables_of_a_change_are_locked_together(
     monkeypatch.setattr(os, "open", lambda path, *rest: (opened.append(path), made(path, *rest))[1])
     instance.put(opening())
     assert opened.count(lock) == 1
+
+
+def test_a_program_that_takes_no_lock_and_gets_between_does_not_fail_a_change(
+    router: str, instance: Instance, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    commit, first = Edit.commit, iter([True])
+    rude = ("env", f"XTABLES_LOCKFILE={tmp_path}/other", "iptables-legacy", "-A", "INPUT", "-i", "lo", "-j", "RETURN")
+
+    def late(edit: Edit) -> None:
+        if next(first, False):
+            command(*rude, namespace=router)
+        commit(edit)
+
+    rewrites: list[object] = []
+    monkeypatch.setattr(Edit, "commit", late)
+    monkeypatch.setattr(IptablesBackend, "sync", lambda *_: rewrites.append(_))
+    assert instance.put(opening()) == [None]
+    assert "-A INPUT -i lo -j RETURN" in rules(router)
+    assert rewrites == []
+
+
+def test_a_change_that_one_table_refuses_is_in_none(router: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend, wanted, commits = IptablesBackend(), Desired(), iter([True, False])
+    wanted.set("m1", opening(), 600.0)
+
+    def refuse_the_second(edit: Edit, commit: Callable[[Edit], None] = Edit.commit) -> None:
+        if not next(commits, True):
+            raise sys.modules["iptc"].IPTCError("no")
+        commit(edit)
+
+    def work() -> tuple[list[str], list[str]]:
+        backend.open()
+        backend.surroundings(SURROUNDINGS)
+        before = rules(router)
+        monkeypatch.setattr(Edit, "commit", refuse_the_second)
+        with pytest.raises(RulesetError, match="nat: no"):
+            backend.apply(difference({}, wanted.all_facts(0.0)), 0.0)
+        return before, rules(router)
+
+    before, after = inside(router, work)
+    assert after == before
 
 
 def test_an_ipv6_pcp_server_is_let_in_by_ip6tables(router: str, instance: Instance) -> None:

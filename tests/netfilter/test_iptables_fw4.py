@@ -3,14 +3,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from igdpcp.errors import OurFault, RulesetError
 from igdpcp.model import Discrepancy, Endpoint
-from igdpcp.netfilter import detect
+from igdpcp.netfilter import detect, iptables_table
 from igdpcp.netfilter.desired import Fact, Key, contributions
 from igdpcp.netfilter.iptables_fw4 import Fw4IptablesBackend
 from tests.netfilter import firewalls
@@ -63,6 +65,21 @@ def test_where_the_drop_ins_are_not_loaded_or_another_table_is_named_iptables_st
 def test_a_mapping_that_iptables_refuses_is_not_in_fw4_either(router: str) -> None:
     instance = start(router)
     [error] = instance.put(opening(client=Endpoint(B, 70000)))
+    assert isinstance(error, RulesetError)
+    assert elements(router) == ""
+    instance.vanish()
+
+
+def test_a_mapping_for_which_iptables_is_locked_is_not_in_fw4_either(
+    router: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    instance = start(router)
+    lock = tmp_path / "xtables.lock"
+    monkeypatch.setenv("XTABLES_LOCKFILE", str(lock))
+    monkeypatch.setattr(iptables_table, "LOCK_WAIT", 0.1)
+    with lock.open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        [error] = instance.put(opening())
     assert isinstance(error, RulesetError)
     assert elements(router) == ""
     instance.vanish()

@@ -212,6 +212,15 @@ def test_a_mapping_after_a_restart_of_the_firewall_brings_everything_back(router
     assert len(found["dnat4"]) == 2
 
 
+def test_a_pinhole_after_a_restart_of_the_firewall_brings_the_lan_back_where_no_wan_has_ipv4(
+    router: str, fw4: Instance
+) -> None:
+    fw4.surroundings(replace(SURROUNDINGS, wan_devices=frozenset()))
+    restart(router)
+    assert fw4.put(pinhole()) == [None]
+    assert elements(router)["lan"] == ["br-lan"]
+
+
 def test_a_mapping_that_goes_after_a_restart_of_the_firewall_brings_the_others_back(router: str, fw4: Instance) -> None:
     fw4.put(opening(), opening("m2", serial=2, wan_port=4001, client=Endpoint(A, 4001)))
     restart(router)
