@@ -8,7 +8,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 from igdpcp.config import PermissionConfig
-from igdpcp.iwf.fair_share import QUOTA_SECONDS
+from igdpcp.iwf.fair_share import LAST_PART, QUOTA_SECONDS
 from igdpcp.model import Activation, Endpoint, Protocol
 from igdpcp.pcp.message import ResultCode
 from igdpcp.static_sections import StaticMappingConfig
@@ -80,6 +80,18 @@ async def test_iwf_184_the_carriers_quota_is_shared_once_it_was_met(tmp_path: Pa
     assert (await hall.add(4000)).code == 501
     assert len(hall.carrier.asked) == asked, "of the one that was given back A gets none, and nobody is asked"
     assert (await hall.add(3000, B)).code == 0
+
+
+@virtual
+async def test_iwf_184_a_quota_that_is_met_while_grants_come_into_force_is_what_was_granted(tmp_path: Path) -> None:
+    hall = Hall(tmp_path)
+    quota(hall, 16)
+    *adds, other = await asyncio.gather(*(hall.add(port) for port in range(2000, 2020)), hall.add(3000, B))
+    assert ([reply.code for reply in adds].count(0), other.code) == (16, 501)
+    for port in range(2000, 2010):
+        await hall.delete(port)
+    assert await taken(hall, A, 4000, 16) == 10 - 16 // LAST_PART
+    assert await taken(hall, B, 5000, 16) == 1
 
 
 @virtual

@@ -7,6 +7,7 @@ What outlives the process outlives the hall here: the kernel's rules, the journa
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ OWN, OTHER_OWN = IPv4Address("100.64.12.34"), IPv4Address("100.64.12.35")
 STRANGER = "100.64.12.99"  # another subscriber
 PCP_PORT, CLIENT_PORT = 5351, 5350
 HALF_WAY = 0.01  # seconds that a datagram takes
+MOMENT = 1e-6
 UPSTREAM = UpstreamConfig(server=(str(SERVER),), device="wan0")
 _FIRST_SOURCE_PORT = 40000
 
@@ -144,6 +146,7 @@ class WholePath:
         self.disturbed = False  # the carrier lost something, and the hall need not know
         self._options = options
         self._seed = seed
+        self._last_arrival = 0.0
         self._source_port = _FIRST_SOURCE_PORT
         self._sockets: list[MemorySockets] = []
         self._server_timer: asyncio.TimerHandle | None = None
@@ -231,7 +234,14 @@ class WholePath:
 
     def post(self, data: bytes, source: Source) -> None:
         for at in self.link.request(self.loop.time()):
-            self.loop.call_at(at + HALF_WAY, self._at_server, data, source)
+            self.loop.call_at(self._in_order(at + HALF_WAY), self._at_server, data, source)
+
+    def _in_order(self, at: float) -> float:
+        """Behind what was sent before it and arrives at this moment: the loop runs what is due at once in any order."""
+        if at <= self._last_arrival < at + MOMENT:
+            at = math.nextafter(self._last_arrival, math.inf)
+        self._last_arrival = at
+        return at
 
     def _at_server(self, data: bytes, source: Source) -> None:
         self._reply(self.server.receive(data, source, self.loop.time()))
