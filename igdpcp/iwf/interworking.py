@@ -215,9 +215,11 @@ class Interworking:
     async def _contend(self, request: MappingRequest, held: Mapping) -> Mapping:
         """A port that another client has here: refused, unless the carrier is to decide (RFC 6970 section 5.6.2).
 
-        One at a time does so: what is refused costs the carrier a request each.
+        One at a time does so: what is refused costs the carrier a request each. A port that is only shown is not the
+        carrier's to decide about.
         """
-        carrier_decides = self._upstream.mode is not Mode.LOCAL and self._upstream.state is Activation.ACTIVE
+        carrier_answers = self._upstream.mode is not Mode.LOCAL and self._upstream.state is Activation.ACTIVE
+        carrier_decides = carrier_answers and not self._port_policy.aliases(request)
         if self._main.local_conflict_check or not carrier_decides:
             raise Refusal(Reason.CONFLICT, f"{held.request.client.address} holds it")
         other = self._table.find_contender(request.protocol, request.external_port)
@@ -231,7 +233,7 @@ class Interworking:
         if (held := await self._queries.holder(request)) and held.is_shadow:
             return await self._take_over(held, request)
         for held in (self._table.find_client(request), self._table.find(request.protocol, request.external_port)):
-            if held and _refreshes(held, request) and not self._policy.is_kept_from(request.requester, held):
+            if held and self._refreshes(held, request) and not self._policy.is_kept_from(request.requester, held):
                 return await self._repeat(held, request)
         return await self._open(request)
 
@@ -291,6 +293,11 @@ class Interworking:
         self._table.update(planned := replace(mapping, external_port=suggestion))
         return planned
 
+    def _refreshes(self, held: Mapping, request: MappingRequest) -> bool:
+        """Whether AddAnyPortMapping asks again for what this entry gives; an alias does not give what it shows."""
+        same = held.request.client == request.client and _same_host(held, request)
+        return same and held.state is not MappingState.ENDING and not self._port_policy.only_shows(held)
+
     def _closable(self, requester: Requester, mapping: Mapping, manage: bool) -> bool:
         if not manage and not self._policy.owns(requester, mapping):
             return False
@@ -344,9 +351,3 @@ def _range_text(protocol: Protocol, ports: range) -> str:
 
 def _same_host(held: Mapping, request: MappingRequest) -> bool:
     return held.request.remote_host == request.remote_host
-
-
-def _refreshes(held: Mapping, request: MappingRequest) -> bool:
-    """Whether AddAnyPortMapping asks again for what this entry gives."""
-    same = held.request.client == request.client and _same_host(held, request)
-    return same and held.state is not MappingState.ENDING

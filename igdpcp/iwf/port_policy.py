@@ -52,6 +52,14 @@ class PortPolicy:
         """Whether the carrier may grant another port than the one that the request names."""
         return self._policy == "alias" and not request.any_port
 
+    def only_shows(self, mapping: Mapping) -> bool:
+        """Whether its external port is, or may become, none at which it can be reached, so that another could be had.
+
+        Without NAT in the router a client's port has one mapping.
+        """
+        given = mapping.grant is not None and mapping.grant.external.port == mapping.external_port
+        return self.aliases(mapping.request) and mapping.mode is not Mode.ROUTED and not given
+
     def admit(self, request: MappingRequest) -> None:
         """Raises Refusal for an AddPortMapping whose port the carrier is known not to give."""
         blocks = self._blocks_of(request, self._upstream.mode)
@@ -84,10 +92,8 @@ class PortPolicy:
             case PortSeen():
                 self._learn(None, event.port, 0)
             case Refused() if translate.external_port_is_taken(event.result):
-                if (mapping := self._table.get(event.id)) and (
-                    blocks := self._blocks_of(mapping.request, mapping.mode)
-                ):
-                    blocks.refused(mapping.external_port, self._now())
+                if mapping := self._table.get(event.id):
+                    self._learn_refused(mapping)
             case Reset():
                 self._blocks.clear()
             case AddressChanged() if event.address != self._address:  # another server's is unknown at first
@@ -106,6 +112,13 @@ class PortPolicy:
         blocks.granted(port, wanted, self._now())
         if len(self._blocks) > HOSTS_MAX:
             del self._blocks[next(iter(self._blocks))]
+
+    def _learn_refused(self, mapping: Mapping) -> None:
+        """Nothing, where the reason may be that another mapping of ours has the port."""
+        blocks = self._blocks_of(mapping.request, mapping.mode)
+        holder = self._table.find(mapping.request.protocol, mapping.external_port)
+        if blocks and (holder is None or holder.id == mapping.id):
+            blocks.refused(mapping.external_port, self._now())
 
     def _blocks_of(self, request: MappingRequest, mode: Mode) -> _Blocks | None:
         return self._blocks.get(_host(request, mode)) if mode is not Mode.LOCAL else None

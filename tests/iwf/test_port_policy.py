@@ -6,18 +6,21 @@ from __future__ import annotations
 import asyncio
 from ipaddress import IPv4Address
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from igdpcp.config import PermissionConfig
 from igdpcp.iwf.interfaces import PortSeen, Reset
 from igdpcp.iwf.port_policy import BELIEVED_SECONDS, BLOCK_PORTS
-from igdpcp.model import Activation, Endpoint, UpstreamRequest
+from igdpcp.model import Activation, Endpoint, Protocol, UpstreamRequest
+from igdpcp.netfilter.desired import Desired, Hairpin, HairpinTarget
 from igdpcp.pcp.message import ResultCode
 from tests.support.hall import CARRIER, A, B, Hall, settle
 from tests.support.virtual_time import virtual
 
 WANTED, GIVEN = 8080, 20100
+FAR_APART = (10000, 20000, 30000, 40000, 50000)
 CARRIER2 = IPv4Address("203.0.113.9")
 
 
@@ -172,7 +175,164 @@ def test_iwf_115_118_with_aliases_a_query_finds_a_port_free_and_what_it_was_give
     run()
 
 
+@virtual
+async def test_iwf_082_with_aliases_the_router_decides_about_the_port_that_is_shown(tmp_path: Path) -> None:
+    hall = Hall(tmp_path, port_policy="alias", local_conflict_check=False)
+    gives(hall)
+    assert (await hall.add(WANTED)).code == 0
+    rule = hall.only_rule
+    assert (await hall.add(WANTED, B)).code == 718
+    assert [asked.internal.port for asked in hall.carrier.asked] == [WANTED]
+    assert hall.only_rule == rule
+    assert (await hall.specific(WANTED))["InternalClient"] == A
+    assert (await hall.specific(WANTED, B)).code == 718
+    assert (await hall.delete(WANTED)).code == 0
+    assert (await hall.add(WANTED, B)).code == 0
+    assert (await hall.specific(WANTED, B))["InternalClient"] == B
+    assert (hall.only_rule.client.address, hall.only_rule.external.port) == (IPv4Address(B), GIVEN + 1)
+
+
+@virtual
+async def test_iwf_082_with_aliases_a_conflict_is_one_after_a_restart_too(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"port_policy": "alias", "local_conflict_check": False}
+    first = Hall(tmp_path, **options)
+    gives(first)
+    await first.add(WANTED)
+    first.kill()
+    second = Hall(tmp_path, **options)
+    carrier = second.carrier
+    carrier.answer = lambda request: carrier.grant(request.id, request.grant.external.port if request.grant else 0)
+    await second.restart.restore()
+    await settle()
+    assert (await second.add(WANTED, B)).code == 718
+    assert (await second.add(WANTED, LeaseDuration=7200)).code == 0
+    assert (second.only_rule.client.address, second.only_rule.external.port) == (IPv4Address(A), GIVEN)
+    assert (await second.delete(WANTED, B)).code in (606, 714)
+    assert (await second.delete(WANTED)).code == 0
+    assert second.ruleset.rules == {}
+
+
+@virtual
+async def test_iwf_112_with_relay_an_alias_of_another_client_stays_as_it_is(tmp_path: Path) -> None:
+    hall = Hall(tmp_path, port_policy="alias", local_conflict_check=False, specific_other_cp="relay")
+    gives(hall)
+    await hall.add(WANTED)
+    assert (await hall.specific(WANTED, B)).code == 718
+    await settle()
+    assert (hall.only.request.client.address, hall.only_rule.external.port) == (IPv4Address(A), GIVEN)
+    assert hall.carrier.running == {hall.only.id}
+
+
+@virtual
+async def test_packets_for_a_port_that_one_is_shown_and_another_was_given_go_to_whom_it_was_given(
+    tmp_path: Path,
+) -> None:
+    hall = Hall(tmp_path, port_policy="alias")
+    gives(hall)
+    await hall.add(WANTED)
+    await hall.add(GIVEN, B)
+    desired = Desired()
+    for rule in hall.ruleset.rules.values():
+        desired.set(rule.id, rule, 1.0)
+    facts = desired.all_facts(0.0)
+    reached = [facts[Hairpin(CARRIER, Protocol.TCP, port)].value for port in (WANTED, GIVEN, GIVEN + 1)]
+    assert [target.client.address for target in reached if isinstance(target, HairpinTarget)] == [
+        IPv4Address(host) for host in (A, A, B)
+    ]
+
+
+@virtual
+async def test_add_any_port_mapping_is_not_answered_with_a_port_that_is_only_shown(tmp_path: Path) -> None:
+    hall = Hall(tmp_path, port_policy="alias")
+    gives(hall)
+    await hall.add(WANTED)
+    for _ in range(2):
+        assert (await hall.add(WANTED, any_port=True))["ReservedPort"] == str(GIVEN + 1)
+    assert await hall.ports() == [WANTED, GIVEN + 1]
+    assert (await hall.delete(GIVEN + 1)).code == 0
+    assert hall.only_rule.external.port == GIVEN
+
+
+@virtual
+async def test_add_any_port_mapping_does_not_join_a_request_that_may_become_an_alias(tmp_path: Path) -> None:
+    hall = Hall(tmp_path, port_policy="alias")
+    hall.carrier.silent = True
+    adds = [asyncio.create_task(hall.add(WANTED, any_port=any_port)) for any_port in (False, True)]
+    await settle()
+    for port, asked in enumerate(hall.carrier.asked, GIVEN):
+        hall.carrier.grant(asked.id, port=port)
+    assert (await adds[0]).code == 0
+    assert (await adds[1])["ReservedPort"] == str(GIVEN + 1)
+
+
+@virtual
+async def test_add_any_port_mapping_that_is_given_a_port_which_an_alias_shows_gets_another(tmp_path: Path) -> None:
+    hall = Hall(tmp_path, port_policy="alias")
+    gives(hall)
+    await hall.add(WANTED)
+    ports = iter((WANTED, GIVEN + 7))
+    hall.carrier.answer = lambda request: hall.carrier.grant(request.id, next(ports))
+    assert (await hall.add(9000, B, any_port=True))["ReservedPort"] == str(GIVEN + 7)
+    await settle()
+    assert await hall.ports() == [WANTED, GIVEN + 7]
+    assert len(hall.carrier.running) == len(hall.ruleset.rules) == 2
+    assert (await hall.specific(WANTED))["InternalClient"] == A
+
+
+@virtual
+async def test_a_refresh_of_an_alias_leads_the_given_port_to_another_port_of_its_client(tmp_path: Path) -> None:
+    hall = Hall(tmp_path, port_policy="alias")
+    gives(hall)
+    await hall.add(WANTED)
+    assert (await hall.add(WANTED, InternalPort=8001)).code == 0
+    assert (hall.only_rule.client.port, hall.only_rule.external.port, hall.only_rule.shown_port) == (
+        8001,
+        GIVEN,
+        WANTED,
+    )
+    assert (await hall.specific(WANTED))["InternalPort"] == "8001"
+
+
 # learn-block
+
+
+@virtual
+async def test_iwf_082_a_refusal_of_a_port_that_another_host_here_has_teaches_nothing_of_blocks(tmp_path: Path) -> None:
+    hall = Hall(tmp_path, port_policy="learn-block", local_conflict_check=False)
+    await hall.add(WANTED)
+    for n, first in enumerate(FAR_APART):
+        gives(hall, first)
+        await hall.add(0, any_port=True, InternalPort=9000 + n)
+    hall.carrier.answer = None
+    assert (await hall.add(3074, InternalPort=3074)).code == 0
+    hall.carrier.refuses(ResultCode.CANNOT_PROVIDE_EXTERNAL)
+    asked = len(hall.carrier.asked)
+    assert (await hall.add(WANTED, B)).code == 718
+    assert len(hall.carrier.asked) == asked + 1
+    hall.carrier.answer = None
+    assert (await hall.add(30000, InternalPort=30000)).code == 0
+
+
+@virtual
+async def test_iwf_082_what_is_out_of_the_block_is_not_contended_for(tmp_path: Path) -> None:
+    hall = Hall(tmp_path, port_policy="learn-block", local_conflict_check=False)
+    hall.carrier.become(Activation.LOST)
+    assert (await hall.add(3074)).code == 0
+    hall.carrier.answer = lambda request: None
+    hall.carrier.become(Activation.ACTIVE)
+    await learnt(hall, InternalPort=9000)
+    assert (await hall.add(3074, B)).code == 718
+    assert [asked for asked in hall.carrier.asked if asked.internal.port != 3074] == []
+    assert (await hall.specific(3074))["InternalClient"] == A
+
+
+@virtual
+async def test_a_renewal_teaches_nothing_of_blocks(tmp_path: Path) -> None:
+    hall = Hall(tmp_path, port_policy="learn-block")
+    await hall.add(40000)
+    hall.carrier.grant(hall.only.id)
+    await settle()
+    assert (await hall.add(3074, InternalPort=3074)).code == 0
 
 
 async def learnt(hall: Hall, **changes: object) -> None:
@@ -293,7 +453,7 @@ def test_what_was_learnt_ends_with_the_carriers_state_and_address(tmp_path: Path
 @virtual
 async def test_a_carrier_that_gives_ports_from_everywhere_keeps_nobody_to_blocks(tmp_path: Path) -> None:
     hall = Hall(tmp_path, port_policy="learn-block")
-    for n, port in enumerate((10000, 20000, 30000, 40000, 50000)):
+    for n, port in enumerate(FAR_APART):
         gives(hall, port)
         await hall.add(0, any_port=True, InternalPort=9000 + n)
     hall.carrier.answer = None
