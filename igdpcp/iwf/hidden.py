@@ -84,7 +84,6 @@ class Hidden:
         lease_ends = self._now() + request.lease if request.lease else None
         taken = replace(shadow, request=request, lease_ends=lease_ends)
         self._table.update(taken)
-        self._journal.note(taken)
         self._upstream_leg.ask(taken)
         return taken
 
@@ -134,6 +133,6 @@ class Hidden:
             self._timers.set(id, self._now() + HIDDEN_SECONDS, self._retry_over)
 
     def _retry_over(self, id: str) -> None:
-        if (mapping := self._table.get(id)) and mapping.state in UNSEEN:
+        if mapping := self._table.get(id):
             self._log.tell("late_grant_given_back", mapping)
             self._give_up(mapping)

@@ -11,7 +11,7 @@ import pytest
 
 from igdpcp.config import PermissionConfig
 from igdpcp.iwf.router_leg import EXTEND_SECONDS, RESYNC_SECONDS
-from igdpcp.model import Activation, Endpoint, MappingState, Mode, Protocol, Surroundings
+from igdpcp.model import Activation, Endpoint, MappingState, Mode, Protocol, Surroundings, UpstreamRequest
 from tests.support.hall import A6, CARRIER, WAN, A, B, Hall, settle
 from tests.support.virtual_time import virtual
 
@@ -693,6 +693,22 @@ async def test_iwf_007_a_late_grant_that_is_lost_is_not_revealed(tmp_path: Path)
     await settle()
     assert (await hall.add(8080)).code == 501
     assert hall.ruleset.rules == {}
+
+
+@virtual
+async def test_of_two_grants_in_one_moment_only_the_latter_has_rules(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    hall = Hall(tmp_path)
+
+    def answer(request: UpstreamRequest) -> None:
+        hall.carrier.grant(request.id, lifetime=600)
+        hall.carrier.grant(request.id, lifetime=1200)
+
+    hall.carrier.answer = answer
+    assert (await hall.add(8080)).code == 0
+    assert [rule.lifetime for rule in hall.ruleset.puts] == [1200]
+    assert "task_failed" not in caplog.text
 
 
 @virtual

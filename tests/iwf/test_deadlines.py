@@ -6,9 +6,11 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from ipaddress import IPv4Address
+from pathlib import Path
 
 from igdpcp.iwf.deadlines import Deadlines
 from igdpcp.model import Endpoint, Grant, Mapping, MappingRequest, MappingState, Mode, Owner, Protocol, Requester
+from tests.support.hall import Hall
 from tests.support.virtual_time import START, virtual
 
 HOST = IPv4Address("192.168.1.50")
@@ -49,3 +51,15 @@ async def test_a_later_version_of_a_mapping_has_the_only_timer() -> None:
     deadlines.watch(replace(OPEN, lease_ends=None, grant=None))
     await asyncio.sleep(30)
     assert told == []
+
+
+@virtual
+async def test_of_what_is_deleted_or_was_never_answered_nothing_is_remembered(tmp_path: Path) -> None:
+    hall = Hall(tmp_path)
+    hall.carrier.longest = 600
+    await hall.add(8080, LeaseDuration=3600)
+    await hall.delete(8080)
+    hall.carrier.silent = True
+    assert (await hall.add(8081)).code == 501
+    lifecycle = hall.lifecycle
+    assert (lifecycle._timers._leases, lifecycle._waiters._outcomes) == ({}, {})

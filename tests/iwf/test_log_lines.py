@@ -84,6 +84,17 @@ async def test_a_carrier_that_changes_its_address_or_state_all_the_time_writes_f
 
 
 @virtual
+async def test_a_lost_server_is_a_trouble_that_the_status_shows_and_one_that_is_back_is_none(
+    tmp_path: Path, troubles: RecentTroubles
+) -> None:
+    hall = Hall(tmp_path)
+    hall.carrier.become(Activation.LOST)
+    hall.carrier.become(Activation.ACTIVE)
+    await settle()
+    assert [text for _, text in troubles.lines] == ["event=upstream_state upstream=pcp state=lost"]
+
+
+@virtual
 async def test_grants_that_are_refused_or_lost_leave_room_in_the_status_for_other_troubles(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, troubles: RecentTroubles
 ) -> None:

@@ -385,6 +385,14 @@ async def test_a_refusal_far_from_what_was_given_shows_the_block(tmp_path: Path)
 
 
 @virtual
+async def test_what_the_probe_was_given_shows_no_block_by_itself(tmp_path: Path) -> None:
+    hall = Hall(tmp_path, port_policy="learn-block")
+    hall.events.put_nowait(PortSeen(GIVEN))
+    await settle()
+    assert (await hall.add(WANTED)).code == 0
+
+
+@virtual
 async def test_after_a_while_one_request_finds_out_whether_it_is_still_so(tmp_path: Path) -> None:
     hall = Hall(tmp_path, port_policy="learn-block")
     await learnt(hall)

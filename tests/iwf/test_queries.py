@@ -343,6 +343,8 @@ async def test_iwf_119_of_twenty_queries_in_a_second_four_are_sent(tmp_path: Pat
         codes.append((await hall.specific(9000 + step, (A, B, C)[step % 3])).code)
         await asyncio.sleep(0.05)
     assert (codes.count(718), codes.count(714), len(hall.carrier.asked)) == (4, 16, 4)
+    await asyncio.sleep(0.001)
+    assert [(await hall.specific(9100 + n)).code for n in range(2)] == [718, 714]
     await asyncio.sleep(1)
     assert (await hall.specific(9100)).code == 718
 

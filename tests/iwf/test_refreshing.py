@@ -154,3 +154,14 @@ async def test_rules_that_are_led_elsewhere_are_those_of_the_grant_that_is_on_it
     assert (hall.only_rule.client.port, hall.only_rule.external.address) == (9000, other)
     assert hall.only.grant
     assert hall.only.grant.external.address == other
+
+
+@virtual
+async def test_a_request_that_is_repeated_after_another_client_port_changes_no_rule(tmp_path: Path) -> None:
+    hall = Hall(tmp_path)
+    await hall.add(8080)
+    await hall.add(8080, InternalPort=8001)
+    hall.carrier.silent = True
+    puts = len(hall.ruleset.puts)
+    await hall.add(8080, InternalPort=8001, PortMappingDescription="another")
+    assert len(hall.ruleset.puts) == puts

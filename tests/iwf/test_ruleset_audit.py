@@ -4,16 +4,18 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from igdpcp.errors import RulesetError
 from igdpcp.iwf.router_leg import COMPARE_SECONDS, PAUSES_PER_COMPARISON, RESYNC_SECONDS
-from igdpcp.model import Discrepancy
+from igdpcp.model import Discrepancy, Surroundings
 from tests.support.hall import Hall
 from tests.support.virtual_time import virtual
 
+HOME = Surroundings(frozenset(["wan0"]), frozenset(["br-lan"]), frozenset())
 WRONG = Discrepancy(missing=3, surplus=1)
 
 
@@ -117,3 +119,16 @@ async def test_a_repair_that_fails_says_why(tmp_path: Path) -> None:
     hall.ruleset.fails = 2
     with pytest.raises(RulesetError, match="no such table"):
         await hall.leg.repair()
+
+
+@virtual
+async def test_the_kernel_is_told_its_surroundings_when_they_are_others_and_not_each_time(tmp_path: Path) -> None:
+    hall = Hall(tmp_path)
+    await hall.leg.surround(HOME)
+    hall.ruleset.fails = 1
+    await hall.leg.surround(HOME)
+    assert hall.leg.problem is None
+    await hall.leg.surround(replace(HOME, wan_devices=frozenset(["wan1"])))
+    assert hall.leg.problem
+    await hall.leg.surround(replace(HOME, wan_devices=frozenset(["wan1"])))
+    assert hall.ruleset.fails == 0

@@ -26,6 +26,16 @@ REQUESTS = st.builds(
 )
 
 
+def test_each_id_is_given_once_before_one_is_given_again() -> None:
+    table, given = PinholeTable(), list[int]()
+    wish = PinholeRequest(Requester(HOSTS[0], Owner.UPNP1), Protocol.TCP, HOSTS[0], 4000, None, 0, 100)
+    for _ in UNIQUE_IDS:
+        given.append(table.add(wish, 100.0).id)
+        table.forget(given[-1])
+    assert sorted(given) == list(UNIQUE_IDS)
+    assert table.add(wish, 100.0).id == given[0]
+
+
 class Histories(RuleBasedStateMachine):
     """Adds, refreshes and forgets around the end of the numbers, with few addresses and ports."""
 

@@ -257,6 +257,19 @@ def test_a_renewal_is_a_short_line_and_is_read_as_the_mapping_with_other_times(t
     assert _journal(tmp_path).load().mappings == (renewed,)
 
 
+def test_a_process_that_counts_time_from_another_start_finds_the_same_ends(tmp_path: Path) -> None:
+    assert OPEN.lease_ends is not None
+    written = Journal(tmp_path / "run", tmp_path / "state", lambda: 300.0)
+    written.record(OPEN)
+    written.renewed(replace(OPEN, grant=replace(GRANT, lifetime=700, ends=2700.0)))
+    written.record(PINHOLES[0])
+    found = Journal(tmp_path / "run", tmp_path / "state", lambda: 20.0).load()
+    assert [pinhole.lease_ends for pinhole in found.pinholes] == [PINHOLES[0].lease_ends - 280]
+    (left,) = found.mappings
+    assert left.grant
+    assert (left.lease_ends, left.grant.ends) == (OPEN.lease_ends - 280, 2700.0 - 280)
+
+
 @pytest.mark.parametrize("text", ['{"renewed": "nobody", "lifetime": 1, "ends": 1}', '{"renewed": "00000001"}'])
 def test_a_renewal_of_nothing_is_skipped(tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture) -> None:
     _journal(tmp_path).record(OPEN)

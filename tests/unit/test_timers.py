@@ -107,3 +107,14 @@ async def test_nothing_fires_after_all_were_stopped() -> None:
     timers.set("late", START + 20, note)
     await asyncio.sleep(60)
     assert told == []
+
+
+@virtual
+async def test_a_callback_that_stops_all_leaves_no_timer_behind() -> None:
+    timers, told, note = ringing()
+    timers.set("last", START + 10, lambda _: timers.stop_all())
+    timers.set("never", START + 20, note)
+    await asyncio.sleep(15)
+    scheduled: list[asyncio.TimerHandle] = asyncio.get_running_loop()._scheduled  # type: ignore[attr-defined]
+    assert [handle for handle in scheduled if not handle.cancelled()] == []
+    assert told == []
