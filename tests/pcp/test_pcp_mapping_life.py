@@ -286,6 +286,19 @@ def test_iwf_090_another_port_than_the_exact_one_is_given_back_and_refused() -> 
     assert not talk.of(MappingReleased)
 
 
+def test_iwf_090_what_is_given_back_is_told_for_as_long_as_it_may_live() -> None:
+    talk = Dialogue()
+    talk.server.port = 8081
+    talk.server.scripted = lambda sent: [] if sent.lifetime == 0 and talk.now < 2500 else None
+    talk.want()
+    talk.run(1)
+    talk.drop()
+    talk.run(2600)
+    assert {sent.lifetime for sent in talk.sent[1:]} == {0}
+    assert 2500 <= talk.sent[-1].at < 1000 + 3600
+    assert talk.server.mappings == {}
+
+
 def test_iwf_090_another_address_than_the_one_suggested_is_given_back_too() -> None:
     talk = Dialogue()
     talk.want(external_address=IPv4Address("203.0.113.5"))
