@@ -55,10 +55,10 @@ class PortPolicy:
     def only_shows(self, mapping: Mapping) -> bool:
         """Whether its external port is, or may become, none at which it can be reached, so that another could be had.
 
-        Without NAT in the router a client's port has one mapping.
+        Without NAT in the router a client's port has one mapping; a router that grants alone gives what it shows.
         """
         given = mapping.grant is not None and mapping.grant.external.port == mapping.external_port
-        return self.aliases(mapping.request) and mapping.mode is not Mode.ROUTED and not given
+        return self.aliases(mapping.request) and mapping.mode is Mode.CASCADED and not given
 
     def admit(self, request: MappingRequest) -> None:
         """Raises Refusal for an AddPortMapping whose port the carrier is known not to give."""
