@@ -10,7 +10,6 @@ import json
 import socket
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import IO, Any, TypeVar
 
@@ -18,6 +17,7 @@ import click
 
 from igdpcp import __version__, jsonio, screen
 from igdpcp.model import LEASE_MAX_IGD2
+from igdpcp.values import dataclass
 
 DEFAULT_SOCKET = "/var/run/igdpcp/control.sock"
 ANSWER_SECONDS = 5.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from ipaddress import IPv4Network, IPv6Network
 from typing import Any
 
@@ -15,6 +15,7 @@ from igdpcp.option_values import Reader
 from igdpcp.profiles import PROFILES, SWITCH_READERS, Switches, switches_of
 from igdpcp.static_sections import StaticMappingConfig, static_mappings
 from igdpcp.uci import Section
+from igdpcp.values import dataclass
 
 NOTIFY_INTERVAL_LIMIT = 900  # half of CACHE-CONTROL's max-age: UPnP Device Architecture 2.0, section 1.2.2
 ANY_ADDRESS = IPv4Network("0.0.0.0/0")

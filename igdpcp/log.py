@@ -9,8 +9,9 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
 from typing import Any
+
+from igdpcp.values import dataclass
 
 REMEMBERED_LINES = 10
 VALUE_LIMIT = 200  # what a LAN host sent may reach the log, but not fill it

@@ -7,8 +7,10 @@ Times called ``ends`` or ``until`` are seconds of the event loop's monotonic clo
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
+
+from igdpcp.values import dataclass
 
 IPAddress = IPv4Address | IPv6Address
 UNKNOWN_ADDRESS = IPv4Address(0)

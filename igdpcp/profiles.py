@@ -8,11 +8,11 @@ neither, but what serves present-day control points and carriers best.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from igdpcp import option_values
 from igdpcp.option_values import Reader
+from igdpcp.values import dataclass
 
 SOAP_DEADLINE_LIMIT = 18  # seconds; the HTTP server gives up a little later
 LIFETIME_MAX = 2**32 - 1  # seconds; RFC 6887 section 11.1: Requested Lifetime has 32 bits

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Any
 
@@ -12,6 +11,7 @@ from igdpcp import option_values
 from igdpcp.model import Endpoint, Protocol
 from igdpcp.option_values import Reader
 from igdpcp.uci import Section
+from igdpcp.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from igdpcp.errors import ConfigError
+from igdpcp.values import dataclass
 
 _PIECE = re.compile(
     r"""

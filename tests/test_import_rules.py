@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "igdpcp"
 
-VALUES = ("igdpcp.model", "igdpcp.errors")
+VALUES = ("igdpcp.model", "igdpcp.errors", "igdpcp.values")
 CONFIG = ("igdpcp.config", "igdpcp.profiles", "igdpcp.uci", "igdpcp.option_values", "igdpcp.static_sections")
 EDGE = (*VALUES, "igdpcp.log", "igdpcp.jsonio", *CONFIG)
 
@@ -22,9 +22,10 @@ EDGE = (*VALUES, "igdpcp.log", "igdpcp.jsonio", *CONFIG)
 ALLOWED: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "igdpcp": ((), ()),
     "igdpcp.__main__": (("igdpcp.daemon",), ()),
-    "igdpcp.model": ((), ()),
+    "igdpcp.values": ((), ()),
+    "igdpcp.model": (("igdpcp.values",), ()),
     "igdpcp.errors": ((), ()),
-    "igdpcp.log": ((), ()),
+    "igdpcp.log": (("igdpcp.values",), ()),
     "igdpcp.jsonio": ((), ("ujson",)),
     "igdpcp.pcp": ((*VALUES, "igdpcp.pcp"), ()),
     "igdpcp.upnp": ((*VALUES, "igdpcp.upnp"), ()),
@@ -43,7 +44,7 @@ ALLOWED: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "igdpcp.net": ((*EDGE, "igdpcp.net"), ("pyroute2",)),
     "igdpcp.uci": (EDGE, ()),
     "igdpcp.option_values": (VALUES, ()),
-    "igdpcp.profiles": (("igdpcp.option_values",), ()),
+    "igdpcp.profiles": (("igdpcp.option_values", "igdpcp.values"), ()),
     "igdpcp.config": (EDGE, ()),
     "igdpcp.static_sections": (EDGE, ()),
     "igdpcp.daemon": (
@@ -113,6 +114,12 @@ def test_a_module_imports_only_what_its_part_may(module: str) -> None:
     assert violations(module, imports(ast.parse(MODULES[module].read_text()))) == []
 
 
+@pytest.mark.parametrize("module", [name for name in MODULES if name != "igdpcp.values"])
+def test_every_dataclass_is_made_at_our_own_price(module: str) -> None:
+    standard = [node for node in ast.walk(ast.parse(MODULES[module].read_text())) if isinstance(node, ast.ImportFrom)]
+    assert "dataclass" not in {name.name for node in standard if node.module == "dataclasses" for name in node.names}
+
+
 @pytest.mark.parametrize(
     ("module", "source"),
     [
@@ -162,7 +169,7 @@ def test_the_cli_loads_no_engine_no_netlink_and_no_event_loop() -> None:
     loaded = loaded_by("igdpcp.cli") - {"igdpcp.errors"}
     assert not loaded & {"pyroute2", "iptc", "asyncio", "h11", "xml", "logging.handlers"}
     ours = {name for name in loaded if name.startswith("igdpcp")}
-    assert ours == {"igdpcp", "igdpcp.cli", "igdpcp.jsonio", "igdpcp.model", "igdpcp.screen"}
+    assert ours == {"igdpcp", "igdpcp.cli", "igdpcp.jsonio", "igdpcp.model", "igdpcp.screen", "igdpcp.values"}
 
 
 @pytest.mark.parametrize("module", ["igdpcp.pcp.client", "igdpcp.upnp.soap"])

@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from typing import Protocol as Interface
 
 from igdpcp.model import Requester
 from igdpcp.upnp.actions import Value
 from igdpcp.upnp.soap import Call
+from igdpcp.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

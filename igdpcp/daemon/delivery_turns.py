@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+
+from igdpcp.values import dataclass
 
 DELIVERIES_AT_ONCE = 16  # connections to subscribers
 DELIVERIES_PER_HOST = 2  # of them to one host: who never answers holds up nobody else

@@ -7,7 +7,6 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Hashable, Mapping
-from dataclasses import dataclass
 from http import HTTPStatus
 from uuid import UUID
 
@@ -21,6 +20,7 @@ from igdpcp.model import IPAddress
 from igdpcp.upnp.actions import Service, Value
 from igdpcp.upnp.gena import Renew, Subscribe, Subscription, parse_request
 from igdpcp.upnp.http import HttpRequest, HttpResponse
+from igdpcp.values import dataclass
 
 MODERATION = 0.3  # seconds in which changes are gathered into one event
 _UUID_BITS = 128

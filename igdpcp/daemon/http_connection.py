@@ -9,7 +9,6 @@ import logging
 import socket
 import struct
 from collections.abc import Awaitable, Callable, Hashable
-from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
 from typing import Protocol
@@ -19,6 +18,7 @@ from igdpcp.log import SparingLog
 from igdpcp.model import IPAddress
 from igdpcp.upnp.http import HttpConnection, HttpRequest, HttpResponse, xml_response
 from igdpcp.upnp.soap import ACTION_FAILED, encode_fault
+from igdpcp.values import dataclass
 
 REQUEST_TIMEOUT = 5.0  # seconds from the first chance to send a request to its last byte
 HANDLER_TIMEOUT = 20.0  # seconds; a control point gives 30 at most, UPnP Device Architecture 1.1 section 3.2.2

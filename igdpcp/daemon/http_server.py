@@ -9,7 +9,6 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable
-from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import ip_address
 from operator import itemgetter
@@ -21,6 +20,7 @@ from igdpcp.daemon.wall_clock import http_date
 from igdpcp.log import SparingLog, line
 from igdpcp.model import IPAddress
 from igdpcp.upnp.http import standing_fields
+from igdpcp.values import dataclass
 
 __all__ = ["Handler", "HttpCounters", "HttpServer", "Peer"]
 

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from igdpcp.daemon.flood_guard import FloodGuard, plain_address
 from igdpcp.daemon.lan_hosts import HostOf
@@ -14,6 +13,7 @@ from igdpcp.errors import MalformedRequest
 from igdpcp.log import RateLimit
 from igdpcp.model import IPAddress
 from igdpcp.upnp.ssdp import Search, answers, parse_search
+from igdpcp.values import dataclass
 
 HOST_SHARE = 0.3  # of the searches that are answered in a second, for one host
 WAITING_SEARCHES_LIMIT = 64  # searches kept while it is not known whether another gateway is there

@@ -7,12 +7,12 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 from igdpcp.daemon.flood_guard import FloodGuard
 from igdpcp.net.router import Lan
 from igdpcp.net.sockets import SSDP_PORT, ssdp_group, ssdp_listener, ssdp_speaker
 from igdpcp.upnp.ssdp import MESSAGE_LIMIT, Presence
+from igdpcp.values import dataclass
 
 RECEIVE_BATCH = 32  # datagrams of a socket read before others get their turn
 

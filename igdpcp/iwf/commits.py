@@ -8,13 +8,13 @@ So only the latest one counts when its rules are there; the others were for the 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from igdpcp.errors import RulesetError
 from igdpcp.iwf.background import Tasks
 from igdpcp.iwf.router_leg import RouterLeg
 from igdpcp.iwf.table import MappingTable
 from igdpcp.model import Grant, Mapping, MappingState, Mode
+from igdpcp.values import dataclass
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -7,7 +7,6 @@ An upstream answers by events, the first answer as any later one; ``lifecycle.py
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Protocol as Interface
 
@@ -22,6 +21,7 @@ from igdpcp.model import (
     Surroundings,
     UpstreamRequest,
 )
+from igdpcp.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,6 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from igdpcp.iwf import journal_entries
 from igdpcp.iwf.journal_entries import Entry
 from igdpcp.log import line
 from igdpcp.model import Mapping, Pinhole
+from igdpcp.values import dataclass
 
 LOG = logging.getLogger("igdpcp.journal")
 FORMAT = 1

@@ -10,10 +10,10 @@ import contextlib
 import errno
 import logging
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 from igdpcp.log import line
+from igdpcp.values import dataclass
 
 LOG = logging.getLogger("igdpcp.net")
 DIGITS_LIMIT = 8192  # of one file: a DHCPv4 option has 510 at most, all options of a DHCPv6 answer some hundreds

@@ -16,7 +16,6 @@ import socket
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from ipaddress import ip_address
 from itertools import islice
 from typing import Any
@@ -25,6 +24,7 @@ from igdpcp.errors import OurFault
 from igdpcp.log import line
 from igdpcp.model import Flows, IPAddress
 from igdpcp.net import message_classes
+from igdpcp.values import dataclass
 
 LOG = logging.getLogger("igdpcp.net")
 WAITING_LIMIT = 65536  # as many as there can be mappings

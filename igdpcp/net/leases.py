@@ -15,11 +15,11 @@ import math
 import stat
 import time
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv4Address
 from pathlib import Path
 
 from igdpcp.log import line
+from igdpcp.values import dataclass
 
 LOG = logging.getLogger("igdpcp.net")
 LOOK_SECONDS = 2.0

@@ -16,7 +16,6 @@ import socket
 import struct
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_interface
 from typing import Any
 
@@ -24,6 +23,7 @@ from igdpcp.errors import OurFault
 from igdpcp.log import line
 from igdpcp.model import IPAddress
 from igdpcp.net import message_classes
+from igdpcp.values import dataclass
 
 LOG = logging.getLogger("igdpcp.net")
 SETTLE_SECONDS = 0.05  # notifications come in bursts

@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface
 
 from igdpcp.config import LanConfig
 from igdpcp.model import IPAddress
 from igdpcp.net.links import IPInterface, LinkSnapshot
+from igdpcp.values import dataclass
 
 KNOWN_LIMIT = 256  # addresses of which it is remembered whether they are on a LAN
 

@@ -18,12 +18,12 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from igdpcp.errors import RulesetBusy, RulesetError
 from igdpcp.model import AnyOpening, Discrepancy, PinholeOpening, Surroundings
 from igdpcp.netfilter.desired import Change, Desired, Fact, Key, Pinhole, difference, pinhole
+from igdpcp.values import dataclass
 
 T = TypeVar("T")
 

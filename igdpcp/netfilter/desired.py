@@ -10,13 +10,13 @@ Back-ends get changes of facts and say how they are written.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
 from igdpcp import option_values
 from igdpcp.errors import RulesetError
 from igdpcp.model import AnyOpening, Endpoint, Mode, Opening, PinholeOpening, Protocol
 from igdpcp.model import Discrepancy as Discrepancy
+from igdpcp.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

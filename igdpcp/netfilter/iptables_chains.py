@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from igdpcp.errors import RulesetError
@@ -14,6 +13,7 @@ from igdpcp.netfilter import iptables_place as place
 from igdpcp.netfilter import iptables_rules as rules
 from igdpcp.netfilter.iptables_shapes import Rule, Shape
 from igdpcp.netfilter.iptables_table import Counted, Edit
+from igdpcp.values import dataclass
 
 _IPV6_TABLES = Path("/proc/thread-self/net/ip6_tables_names")  # the tables that this network namespace uses
 

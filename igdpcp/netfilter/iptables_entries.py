@@ -11,13 +11,14 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any, Literal
 
 from igdpcp.errors import RulesetError
 from igdpcp.netfilter.iptables_shapes import Rule, Shape, Values
+from igdpcp.values import dataclass
 
 _STENCILS = 512  # remembered: shapes of mappings and of the static rules
 

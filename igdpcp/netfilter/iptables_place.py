@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from igdpcp.model import Protocol
 from igdpcp.netfilter.iptables_rules import PREFIX
+from igdpcp.values import dataclass
 
 _REFUSING = ("DROP", "REJECT")
 _CHAIN_DEPTH = 16  # chains that lead to chains; what lies deeper is not taken for a refusal

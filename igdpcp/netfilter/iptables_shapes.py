@@ -9,9 +9,11 @@ rules, and every change writes the whole table.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
+
+from igdpcp.values import dataclass
 
 BLOCK = 256  # ports of a leaf
 _NODE = 16 * BLOCK  # ports of a node

@@ -7,7 +7,7 @@ Ports are known where a rule compares the destination port with a number, a rang
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from ipaddress import IPv4Address, ip_network
 from typing import Any
 
@@ -15,6 +15,7 @@ from igdpcp.model import Protocol
 from igdpcp.netfilter import layout
 from igdpcp.netfilter.foreign import JUMP_DEPTH, RULES_LIMIT, Chains
 from igdpcp.netfilter.taken_ports import BOTH, TakenPorts
+from igdpcp.values import dataclass
 
 ELEMENTS_LIMIT = 4096  # of one set or map
 _PORTS = range(1, 65536)

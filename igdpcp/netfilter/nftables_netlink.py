@@ -14,9 +14,9 @@ import socket
 import struct
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from igdpcp.errors import RulesetError
+from igdpcp.values import dataclass
 
 Attributes = dict[int, bytes]
 ANSWER_SECONDS = 5.0  # the kernel answers at once, or not at all

@@ -8,10 +8,11 @@ while the drop-ins that they belong to are loaded. So would a table that was our
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from igdpcp.netfilter import layout
 from igdpcp.netfilter.libnftables import Nft
+from igdpcp.values import dataclass
 
 INCLUDE_FILE = "/usr/share/igdpcp/table.nft"  # where the package puts ``layout.include``
 _GENERATION = re.compile(rf"{layout.ANY_GENERATION}[0-9]+_")

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 
 from igdpcp.model import Protocol
 from igdpcp.netfilter import detect, foreign
 from igdpcp.netfilter.nft_redirects import nft_redirects
 from igdpcp.netfilter.taken_ports import BOTH, TakenPorts, port_range
+from igdpcp.values import dataclass
 
 _OURS = detect.LEGACY_OURS
 _TARGETS = ("DNAT", "REDIRECT")

@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from igdpcp.model import Protocol
+from igdpcp.values import dataclass
 
 BOTH = frozenset(Protocol)
 NAMED_LIMIT = 4096  # of how many it is remembered to whom they belong

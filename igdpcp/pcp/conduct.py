@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from igdpcp.pcp.message import LIFETIME_MAX
+from igdpcp.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

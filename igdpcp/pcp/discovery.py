@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from igdpcp.errors import MalformedPcp
 from igdpcp.model import IPAddress
+from igdpcp.values import dataclass
 
 OPTION_V6_PCP_SERVER = 86  # RFC 7291 section 5
 ROUND_INTERVAL = 900.0  # RFC 7488 section 3: when every address has failed, begin anew after 15 minutes

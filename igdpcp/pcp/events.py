@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
 from ipaddress import IPv4Address
 
 from igdpcp.model import IPAddress, Protocol
+from igdpcp.values import dataclass
 
 
 class ServerState(enum.StrEnum):

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import enum
 import struct
-from dataclasses import dataclass
 
 from igdpcp.errors import MalformedPcp
 from igdpcp.model import IPAddress
@@ -18,6 +17,7 @@ from igdpcp.pcp.options import (
     pack_address,
     unpack_address,
 )
+from igdpcp.values import dataclass
 
 VERSION = 2
 SERVER_PORT = 5351  # RFC 6887 section 19.5

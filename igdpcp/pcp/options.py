@@ -6,12 +6,12 @@ from __future__ import annotations
 import enum
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 
 from igdpcp.errors import MalformedPcp
 from igdpcp.model import IPAddress
+from igdpcp.values import dataclass
 
 ANY_IPV4 = IPv4Address(0)  # "no preference", IPv4 wanted (RFC 6887 section 5)
 ANY_IPV6 = IPv6Address(0)

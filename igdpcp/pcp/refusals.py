@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Hashable
-from dataclasses import dataclass
 from typing import TypeVar
 
 from igdpcp.model import IPAddress
 from igdpcp.pcp.message import ResultCode
 from igdpcp.pcp.options import OptionCode
+from igdpcp.values import dataclass
 
 REMEMBERED_REFUSALS = 1024  # requests, and ports; a LAN host can make as many differ as it likes
 

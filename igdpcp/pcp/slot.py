@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Hashable
-from dataclasses import dataclass
 from functools import lru_cache
 
 from igdpcp.model import IPAddress, Protocol
@@ -27,6 +26,7 @@ from igdpcp.pcp.options import (
     filters_for,
 )
 from igdpcp.pcp.refusals import Shed
+from igdpcp.values import dataclass
 
 FILTERED_HOSTS_MAX = 35  # with every other option a request still has less than 1100 octets; beyond: no FILTER
 UPDATE_COPIES = 3  # RFC 6887 section 14.2: a Mapping Update is sent three times

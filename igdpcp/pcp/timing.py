@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import math
 import random
-from dataclasses import dataclass
 
 from igdpcp.pcp.message import LIFETIME_MAX
+from igdpcp.values import dataclass
 
 RAND = 0.1  # section 8.1.1: every computed timeout varies by this much
 PATIENCE = 15  # in IRTs: four transmissions, at 0, 1, 3 and 7, and the last timeout

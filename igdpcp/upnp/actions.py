@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+
+from igdpcp.values import dataclass
 
 UI2_MAX = 0xFFFF  # UPnP Device Architecture 1.1, table 2-2
 UI4_MAX = 0xFFFFFFFF

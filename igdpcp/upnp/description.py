@@ -8,7 +8,7 @@ paths and UDNs of the tree that they found.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from html import escape
 from uuid import UUID, uuid5
 
@@ -23,6 +23,7 @@ from igdpcp.upnp.actions import (
     StateVariable,
 )
 from igdpcp.upnp.services import services_in
+from igdpcp.values import dataclass
 
 VERSIONS = (1, 2)
 _ROOT_DOCUMENT = "/rootDesc.xml"  # where other gateways have it too; some scripts look nowhere else

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from http import HTTPStatus
 from ipaddress import ip_address
 
@@ -15,6 +15,7 @@ from igdpcp.upnp.actions import UI2_MAX, UI4_MAX, Service, Value
 from igdpcp.upnp.http import XML_TYPE, HttpRequest
 from igdpcp.upnp.soap import text_of
 from igdpcp.upnp.ssdp import host_port
+from igdpcp.values import dataclass
 
 TIMEOUT_MIN = 1800  # seconds; UPnP Device Architecture 1.1 section 4.1.2: at least that
 TIMEOUT_MAX = 86400

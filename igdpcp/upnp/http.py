@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from http import HTTPStatus
 
 import h11
 
 from igdpcp.errors import MalformedRequest
+from igdpcp.values import dataclass
 
 HEADER_LIMIT = 8 * 1024  # bytes of request line and header fields
 BODY_LIMIT = 32 * 1024  # bytes of a request's body

@@ -6,7 +6,6 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from html import escape
 from typing import NamedTuple
@@ -25,6 +24,7 @@ from igdpcp.upnp.actions import (
 )
 from igdpcp.upnp.envelope import NOT_XML, Envelope, read_envelope
 from igdpcp.upnp.services import service_by_type
+from igdpcp.values import dataclass
 
 DESCRIPTION_LIMIT = 256  # characters kept of a free text
 

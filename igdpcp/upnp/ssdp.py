@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import AddressValueError, IPv4Address
 
@@ -14,6 +13,7 @@ from igdpcp.model import IPAddress
 from igdpcp.upnp.actions import DEVICE_TYPES, DEVICE_URN, UI2_MAX, Level
 from igdpcp.upnp.description import ROOT_PATH, VERSIONS, DeviceIdentity
 from igdpcp.upnp.services import services_in
+from igdpcp.values import dataclass
 
 MAX_AGE = 1800  # seconds; UPnP Device Architecture 1.1 section 1.2.2: at least that
 UNANNOUNCED_MAX_AGE = 86400  # seconds, of what is only found by searching
