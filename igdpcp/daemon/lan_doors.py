@@ -57,6 +57,11 @@ class LanDoors:
         self._retry: asyncio.Task[None] | None = None
         self._turn = asyncio.Lock()
 
+    def look_around(self, lans: tuple[Lan, ...]) -> None:
+        """See what other gateways these LANs have, while everything else is made ready for the first ``open``."""
+        self._ssdp = self._status.ssdp = self._make_ssdp()
+        self._ssdp.look_around(self._within_ceiling(lans))
+
     async def open(self, lans: tuple[Lan, ...]) -> None:
         """Serve exactly these from now on; those that stay keep their sockets and connections."""
         async with self._turn:

@@ -68,12 +68,13 @@ class OtherGateways:
         self._log = log
         self._loop = asyncio.get_running_loop()
         self._searchers: dict[Lan, socket.socket] = {}
+        self._ahead: tuple[frozenset[Lan], asyncio.Task[None]] | None = None
         self._checks: dict[IPv4Address, asyncio.Task[None]] = {}
         self._check_limit = RateLimit(CHECKS_BURST, CHECKS_PER_SECOND, self._loop.time)
 
     def open(self, lan: Lan) -> None:
-        """Be ready to search this LAN; raises OurFault."""
-        if isinstance(lan.address, IPv4Address):
+        """Be ready to search this LAN, if it is not so yet; raises OurFault."""
+        if isinstance(lan.address, IPv4Address) and lan not in self._searchers:
             searcher = self._searchers[lan] = ssdp_searcher(lan.device, lan.address)
             self._guard.watch(searcher)
             self._loop.add_reader(searcher, self._receive, lan.device, searcher)
@@ -88,17 +89,32 @@ class OtherGateways:
                 self._withdraw(lan.device)
 
     async def stop(self) -> None:
-        """End the checks that run."""
-        checks = list(self._checks.values())
-        for check in checks:
-            check.cancel()
-        await asyncio.gather(*checks, return_exceptions=True)
+        """Search no LAN any more, and end what runs."""
+        running: list[asyncio.Task[None]] = list(self._checks.values())
+        if self._ahead:
+            running.append(self._ahead[1])
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        for lan in list(self._searchers):
+            self.close(lan)
+
+    def search_ahead(self, lans: Collection[Lan], spacing: float) -> None:
+        """Begin a search of these LANs; the next ``search`` waits for it instead of searching them anew."""
+        self._ahead = frozenset(lans), self._loop.create_task(self._search(lans, spacing))
 
     async def search(self, lans: Collection[Lan], spacing: float) -> None:
         """Search these LANs and wait for the checks of what answered; where nothing is found, nothing is there.
 
         An answer counts whenever it comes. ``spacing`` is the seconds after each search.
         """
+        ahead, self._ahead = self._ahead, None
+        if ahead:
+            lans = [lan for lan in lans if lan not in ahead[0]]
+            await asyncio.wait([ahead[1]])
+        await self._search(lans, spacing)
+
+    async def _search(self, lans: Collection[Lan], spacing: float) -> None:
         devices = {lan.device for lan in lans}
         self._confirmed -= devices
         searched = [(lan, self._searchers[lan]) for lan in lans if lan in self._searchers]

@@ -116,10 +116,16 @@ class Service:
         await self._nat.decide()
         await self._make_hall(secret, run_dir, state_dir)
         self._make_doors(secret, state_dir)
+        ports_known = self._tasks.start(self._ports.look())
+        if serve:
+            self._doors.look_around(self._router.lans)
+        await self._start_ruleset()
         self._network_changed()
         await self._tell_surroundings()
         await self._restart.restore(hold_static=serve)
-        await self._ports.look()
+        await ports_known
+        if len(self._table):  # what was adopted may have lost its port meanwhile
+            await self._ports.look()
         control.commands = Operator(
             self._interworking, self._table, self._status, self.release, self._router_leg, self._pinholes
         ).commands()  # fmt: skip
@@ -217,6 +223,8 @@ class Service:
             static=self._static,
         )  # fmt: skip
         self._tasks.start(self._lifecycle.run(events))
+
+    async def _start_ruleset(self) -> None:
         try:
             await self._ruleset.start()
         except RulesetError as error:  # the firewall may be loaded after us

@@ -137,8 +137,9 @@ async def advertising(
     host_of=by_address,
     searches_per_second=100,
     wall_clock=time.time,
+    ahead=(),
 ):
-    """The SSDP server on these LANs (by default the IPv4 one), which admits the host."""
+    """The SSDP server on these LANs (by default the IPv4 one), which admits the host; it looks around ``ahead``."""
     server = SsdpServer(
         identity=IDENTITY,
         boot_id=first_boot_id(),
@@ -152,8 +153,10 @@ async def advertising(
         host_of=host_of,
         wall_clock=wall_clock,
     )
-    assert await server.serve(lans or [lan(ROUTER)]) == {}
     try:
+        if ahead:
+            server.look_around(ahead)
+        assert await server.serve(lans or [lan(ROUTER)]) == {}
         yield server
     finally:
         await server.stop()

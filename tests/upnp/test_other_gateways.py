@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 import socket
 from dataclasses import replace
 from ipaddress import IPv4Address, ip_interface
@@ -12,6 +14,8 @@ from itertools import pairwise
 import pytest
 
 from igdpcp.daemon import other_gateways, ssdp_server, ssdp_sockets
+from igdpcp.daemon.flood_guard import FloodGuard
+from igdpcp.log import SparingLog
 from igdpcp.net.router import Lan
 from igdpcp.net.sockets import SSDP_GROUP, SSDP_PORT, ssdp_listener
 from igdpcp.upnp.ssdp import GATEWAY, Search, alive, answers, parse_announcement
@@ -65,6 +69,63 @@ def test_beside_another_gateway_it_stays_silent_and_says_so(homes, caplog):
     assert (counters.announcements, counters.answers) == (GOODBYE, 0)  # goodbye, and nothing more
     (record,) = [record for record in caplog.records if "event=ssdp_conflict" in record.message]
     assert "option force 1" in record.message
+
+
+def searches_among(datagrams):
+    return [data for data in datagrams if data.startswith(b"M-SEARCH")]
+
+
+def test_what_was_searched_before_it_serves_is_not_searched_again(homes):
+    async def scenario():
+        with client_socket(homes, SSDP_PORT) as sock:
+            async with advertising(ahead=[lan(ROUTER)]):
+                return [data for data, _ in await received(sock, b"ssdp:alive")]
+
+    assert len(searches_among(in_router(homes, scenario))) == other_gateways.SEARCHES
+
+
+def test_a_lan_that_was_not_searched_ahead_is_searched_when_it_is_served(homes):
+    elsewhere = lan(IPv4Address("192.168.77.9"))
+
+    async def scenario():
+        with client_socket(homes, SSDP_PORT) as sock:
+            async with advertising(ahead=[elsewhere]):
+                return [data for data, _ in await received(sock, b"ssdp:alive")]
+
+    assert len(searches_among(in_router(homes, scenario))) == other_gateways.SEARCHES
+
+
+def test_another_gateway_found_before_it_serves_silences_it(homes):
+    async def scenario():
+        async with foreign_gateway(homes), advertising(ahead=[lan(ROUTER)]) as server:
+            with client_socket(homes) as sock:
+                search(sock, target=IGD2, to=ROUTER)
+                await until(lambda: server.conflict)
+                with pytest.raises(TimeoutError):
+                    await received(sock, b"", seconds=0.4)
+            return server.advertising
+
+    assert not in_router(homes, scenario)
+
+
+def test_stopped_before_it_has_served_it_leaves_nothing_running(homes):
+    def running():
+        return len(asyncio.all_tasks()), len(os.listdir("/proc/self/fd"))
+
+    async def scenario():
+        guard, log = FloodGuard(), SparingLog(logging.getLogger("igdpcp"))
+        others = other_gateways.OtherGateways(IDENTITY, everybody, guard, log)
+        before = running()
+        others.open(lan(ROUTER))
+        others.search_ahead([lan(ROUTER)], 30.0)
+        during = running()
+        await others.stop()
+        guard.close()
+        return before, during, running()
+
+    before, during, after = in_router(homes, scenario)
+    assert before < during
+    assert after == before
 
 
 def test_another_gateway_on_the_router_itself_counts(homes):
