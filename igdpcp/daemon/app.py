@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import enum
+import gc
 import logging
 import os
 import signal
@@ -96,6 +97,7 @@ class _Told(enum.Enum):
 
 async def _serve(path: str, settings: config.Config, troubles: log.RecentTroubles) -> int:
     """Run one service after the other until a signal, or the operator's release, ends it."""
+    gc.disable()  # until all has started: little of what is made meanwhile ever goes
     from igdpcp.daemon.service import Service  # what --check and --version can do without
 
     told: asyncio.Queue[_Told] = asyncio.Queue()
@@ -126,7 +128,11 @@ async def _serve(path: str, settings: config.Config, troubles: log.RecentTrouble
 
 async def _live(service: Service, told: asyncio.Queue[_Told]) -> None:
     """Start the service; it ends by itself only when it was released. A signal cancels this at any moment."""
+    gc.unfreeze()  # what served before may go
     await service.start()
+    gc.collect()
+    gc.freeze()  # what is there now stays: requests need not wait until all of it was looked through again
+    gc.enable()
     await service.released.wait()
     told.put_nowait(_Told.END)
 

@@ -8,7 +8,6 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Hashable, Mapping
 from http import HTTPStatus
-from uuid import UUID
 
 from igdpcp.daemon.delivery_turns import Delivery, DeliveryTurns
 from igdpcp.daemon.event_delivery import deliver
@@ -20,10 +19,10 @@ from igdpcp.model import IPAddress
 from igdpcp.upnp.actions import Service, Value
 from igdpcp.upnp.gena import Renew, Subscribe, Subscription, parse_request
 from igdpcp.upnp.http import HttpRequest, HttpResponse
+from igdpcp.upnp.uuids import UUID_BITS, random_uuid
 from igdpcp.values import dataclass
 
 MODERATION = 0.3  # seconds in which changes are gathered into one event
-_UUID_BITS = 128
 
 # The evented variables of a service in the device tree of that version, as the control point at that address sees them.
 Read = Callable[[Service, int, IPAddress], Mapping[str, Value]]
@@ -135,7 +134,7 @@ class EventPublisher:
             self.counters.over_limit += 1
             self._log.write(logging.INFO, "subscription_refused", peer.address, reason="too many subscriptions")
             return HttpResponse(HTTPStatus.SERVICE_UNAVAILABLE)
-        sid = f"uuid:{UUID(int=self._rng.getrandbits(_UUID_BITS), version=4)}"
+        sid = f"uuid:{random_uuid(self._rng.getrandbits(UUID_BITS))}"
         subscription = Subscription(sid, service, tree, wish.callback, self._loop.time() + wish.timeout)
         self._subscribers[sid] = subscriber = _Subscriber(subscription, peer, host)
         if older:

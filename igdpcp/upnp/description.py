@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
-from html import escape
-from uuid import UUID, uuid5
 
 from igdpcp.upnp.actions import (
     DEVICE_TYPES,
@@ -23,6 +21,8 @@ from igdpcp.upnp.actions import (
     StateVariable,
 )
 from igdpcp.upnp.services import services_in
+from igdpcp.upnp.soap import escaped
+from igdpcp.upnp.uuids import URL_NAMESPACE, named_uuid
 from igdpcp.values import dataclass
 
 VERSIONS = (1, 2)
@@ -33,7 +33,6 @@ MODEL_NAME_LIMIT = 31  # the same: fewer than 32
 MODEL_NUMBER_LIMIT = 31
 SERIAL_LIMIT = 63
 
-_NAMESPACE = UUID("6ba7b811-9dad-11d1-80b4-00c04fd430c8")  # RFC 4122 appendix C, names that are URLs
 _DECLARATION = '<?xml version="1.0"?>\n'
 _SPEC_VERSION = "<specVersion><major>1</major><minor>1</minor></specVersion>"
 _MANUFACTURER = "igdpcp"
@@ -68,12 +67,12 @@ class DeviceIdentity:
     def udn(self, level: Level, version: int) -> str:
         """The UDN of a device in a version's tree; the version 2 ones are derived from those of version 1."""
         first = self.udns[level]
-        return first if version == 1 else f"uuid:{uuid5(UUID(first.removeprefix('uuid:')), f'IGD:{version}')}"
+        return first if version == 1 else f"uuid:{named_uuid(first.removeprefix('uuid:'), f'IGD:{version}')}"
 
 
 def udns_from(seed: str) -> tuple[str, str, str]:
     """Three UDNs that are the same whenever the seed (a machine id) is the same."""
-    root, wan, connection = (f"uuid:{uuid5(_NAMESPACE, f'{seed}/{name}')}" for name in DEVICE_TYPES.values())
+    root, wan, connection = (f"uuid:{named_uuid(URL_NAMESPACE, f'{seed}/{name}')}" for name in DEVICE_TYPES.values())
     return root, wan, connection
 
 
@@ -132,7 +131,7 @@ def scpd(service: Service, version: int, config_id: int = 0) -> bytes:
 
 
 def _element(name: str, text: str) -> str:
-    return f"<{name}>{escape(text, quote=False)}</{name}>"
+    return f"<{name}>{escaped(text)}</{name}>"
 
 
 def _device(identity: DeviceIdentity, tree: int, shown: int, level: Level) -> str:

@@ -7,7 +7,6 @@ import re
 import unicodedata
 from collections.abc import Mapping
 from functools import lru_cache
-from html import escape
 from typing import NamedTuple
 
 from igdpcp.errors import UpnpFault
@@ -185,7 +184,7 @@ def escaped(text: str) -> str:
     """The text as an XML element's content."""
     if not text.isprintable():
         text = text.translate(NOT_XML)
-    return escape(text, quote=False)
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def _unquoted(soapaction: str | None) -> str:
