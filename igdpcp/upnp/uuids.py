@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""UUIDs as text (RFC 9562). The standard library's module takes 5 ms to load, as it loads much for what is not needed."""
+"""UUIDs as text (RFC 9562). The standard library's module takes 5 ms to load, as it loads much that is not needed."""
 
 from __future__ import annotations
 
