@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable
 
-from igdpcp.daemon.control_request import ControlRequest, Deed, Outputs, Query
+from igdpcp.daemon.control_request import Answer, ControlRequest, Outputs
 from igdpcp.daemon.host_names import HostNames
 from igdpcp.errors import UpnpFault
 from igdpcp.iwf import translate
@@ -25,11 +26,9 @@ class ConnectionService:
         self._interworking = interworking
         self._now = asyncio.get_running_loop().time
         self._log = SparingLog(logging.getLogger("igdpcp.upnp"))
-        self.queries: dict[str, Query] = {
+        self.answers: dict[str, Answer] = {
             "GetListOfPortMappings": self._list,
             **dict.fromkeys(translate.REFUSED_METHODS, self._refuse),
-        }
-        self.deeds: dict[str, Deed] = {
             "AddPortMapping": names.resolving(self._add),
             "AddAnyPortMapping": names.resolving(self._add_any),
             "DeletePortMapping": names.resolving(self._delete),
@@ -74,8 +73,15 @@ class ConnectionService:
         mapping = await self._interworking.get_generic(asked.requester, index)
         return _shown_to(asked, translate.generic_entry(mapping, self._now()))
 
-    async def _external_address(self, asked: ControlRequest) -> Outputs:
+    def _external_address(self, asked: ControlRequest) -> Outputs | Awaitable[Outputs]:
+        """Answered at once where it can be: some control points ask every few seconds."""
+        return self._known_address(asked) if self._interworking.knows_external_address else self._learned_address(asked)
+
+    async def _learned_address(self, asked: ControlRequest) -> Outputs:
         await self._interworking.learn_external_address()
+        return self._known_address(asked)
+
+    def _known_address(self, asked: ControlRequest) -> Outputs:
         address, _ = self._interworking.external_address(asked.requester.address)
         return {"NewExternalIPAddress": str(address or "")}
 

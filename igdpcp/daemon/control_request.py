@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the services are asked, and in which two ways they answer."""
+"""What the services are asked, and how they answer."""
 
 from __future__ import annotations
 
@@ -27,20 +27,13 @@ class ControlRequest:
 
 
 Outputs = Mapping[str, Value]  # every output argument of the action by its name
-Query = Callable[[ControlRequest], Outputs]
 Deed = Callable[[ControlRequest], Awaitable[Outputs]]
+Answer = Callable[[ControlRequest], Outputs | Awaitable[Outputs]]  # at once, or when something was waited for
 
 
 class ServiceAnswers(Interface):
-    """The actions of a service that are more than reading state variables, by name.
-
-    A query is answered at once, a deed may have to wait. Both raise Refusal, UpnpFault or OurFault.
-    """
+    """The actions of a service that are more than reading state variables."""
 
     @property
-    def queries(self) -> Mapping[str, Query]:
-        """What is answered at once."""
-
-    @property
-    def deeds(self) -> Mapping[str, Deed]:
-        """What may have to wait."""
+    def answers(self) -> Mapping[str, Answer]:
+        """By the action's name. They, or what they return, raise Refusal, UpnpFault or OurFault."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from igdpcp.daemon.control_request import ControlRequest, Deed, Outputs, Query
+from igdpcp.daemon.control_request import Answer, ControlRequest, Outputs
 from igdpcp.errors import UpnpFault
 from igdpcp.iwf import translate
 from igdpcp.iwf.pinholes import Pinholes
@@ -22,8 +22,8 @@ class FirewallService:
         """``flow_timeout``: for how many seconds the firewall remembers a silent flow."""
         self._pinholes = pinholes
         self._flow_timeout = flow_timeout
-        self.queries: dict[str, Query] = {"GetOutboundPinholeTimeout": self._outbound_timeout}
-        self.deeds: dict[str, Deed] = {
+        self.answers: dict[str, Answer] = {
+            "GetOutboundPinholeTimeout": self._outbound_timeout,
             "AddPinhole": self._add,
             "UpdatePinhole": self._update,
             "DeletePinhole": self._delete,

@@ -12,7 +12,7 @@ from http import HTTPStatus
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from typing import Any
 
-from igdpcp.daemon.control_request import ControlRequest, Deed, Outputs, Query, ServiceAnswers
+from igdpcp.daemon.control_request import Answer, ControlRequest, Outputs, ServiceAnswers
 from igdpcp.daemon.http_server import Peer
 from igdpcp.daemon.state_variables import StateVariables
 from igdpcp.errors import OurFault, Refusal, UpnpFault
@@ -71,11 +71,9 @@ class IgdHandler:
         self._loop = asyncio.get_running_loop()
         self._log = SparingLog(logging.getLogger("igdpcp.upnp"))
         self.outcomes: Counter[str] = Counter()
-        self._queries: dict[str, Query] = {}
-        self._deeds: dict[str, Deed] = {}
+        self._answers: dict[str, Answer] = {}
         for service in services:
-            self._queries.update(service.queries)
-            self._deeds.update(service.deeds)
+            self._answers.update(service.answers)
 
     def handle(self, request: HttpRequest, peer: Peer) -> Awaitable[HttpResponse]:
         """Answer one request; the answer to what needs no waiting is there already, as a future that is done.
@@ -135,20 +133,22 @@ class IgdHandler:
         except UpnpFault as fault:
             return self._now(self._fault(request, fault.code, str(fault), asked))
         requester = _requester(peer.address, translate.requester_owner(call.version), agent)
-        control = ControlRequest(call, requester, tree)
-        if deed := self._deeds.get(call.action.name):
-            return self._done(request, deed, control)
-        return self._now(self._queried(request, self._queries.get(call.action.name, self._read), control))
+        return self._answer(request, ControlRequest(call, requester, tree))
 
-    def _queried(self, request: HttpRequest, query: Query, control: ControlRequest) -> HttpResponse:
+    def _answer(self, request: HttpRequest, control: ControlRequest) -> Awaitable[HttpResponse]:
         try:
-            return self._ok(request, encode_response(control.call, query(control)))
+            outputs = self._answers.get(control.call.action.name, self._read)(control)
+            if isinstance(outputs, Awaitable):
+                return self._answer_later(request, outputs, control)
+            return self._now(self._ok(request, encode_response(control.call, outputs)))
         except (Refusal, UpnpFault, OurFault) as error:
-            return self._failed(request, error, control)
+            return self._now(self._failed(request, error, control))
 
-    async def _done(self, request: HttpRequest, deed: Deed, control: ControlRequest) -> HttpResponse:
+    async def _answer_later(
+        self, request: HttpRequest, work: Awaitable[Outputs], control: ControlRequest
+    ) -> HttpResponse:
         try:
-            return self._ok(request, encode_response(control.call, await deed(control)))
+            return self._ok(request, encode_response(control.call, await work))
         except (Refusal, UpnpFault, OurFault) as error:
             return self._failed(request, error, control)
 

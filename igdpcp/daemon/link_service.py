@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from igdpcp.daemon.control_request import ControlRequest, Deed, Outputs, Query
+from igdpcp.daemon.control_request import Answer, ControlRequest, Outputs
 from igdpcp.daemon.state_variables import StateVariables
 from igdpcp.errors import Reason, Refusal, UpnpFault
 from igdpcp.upnp.actions import TREE_PREFIX
@@ -17,11 +17,10 @@ class LinkService:
 
     def __init__(self, variables: StateVariables) -> None:
         self._variables = variables
-        self.queries: dict[str, Query] = {
+        self.answers: dict[str, Answer] = {
             "SetDefaultConnectionService": self._set_default,
             "GetActiveConnection": self._active_connection,
         }
-        self.deeds: dict[str, Deed] = {}
 
     def _set_default(self, asked: ControlRequest) -> Outputs:
         wanted = _device_and_service(str(asked.arguments["NewDefaultConnectionService"]))

@@ -162,6 +162,11 @@ class Interworking:
         """SystemUpdateID."""
         return self._table.system_update_id
 
+    @property
+    def knows_external_address(self) -> bool:
+        """Whether ``learn_external_address`` has nothing to do."""
+        return self._upstream.external_address is not None
+
     async def learn_external_address(self) -> None:
         """Have ``external_address`` known where that can be, within the SOAP deadline (RFC 6970 section 5.7)."""
         with suppress(TimeoutError):
