@@ -182,8 +182,8 @@ class Service:
         )
         self._flash_copy = FlashCopy(self._journal, main.state_dir)
         self._closers.append(self._flash_copy.close)
-        backend = await asyncio.to_thread(choose_backend, main.backend, main.nft_table)
-        self._ruleset = GroupCommit(backend, clock=self._loop.time)
+        self._backend = await asyncio.to_thread(choose_backend, main.backend, main.nft_table)
+        self._ruleset = GroupCommit(self._backend, clock=self._loop.time)
         self._closers.append(self._close_ruleset)
         self._local = LocalUpstream(self._router, events.put_nowait)
         self._closers.append(self._local.close)
@@ -232,8 +232,8 @@ class Service:
         news = RulesetNews(self._ruleset.thread_id)
         self._closers.append(news.close)
         self._ruleset_watch = RulesetWatch(
-            news, self._router_leg, self._ports, backend, main.nft_table, self._move_rules
-        )  # fmt: skip
+            news, self._router_leg, self._ports, self._backend, self._config.main.nft_table, self._move_rules
+        )
 
     def _make_pcp(self, secret: bytes) -> PcpUpstream | None:
         if self._upstreams[0].type == "none":
