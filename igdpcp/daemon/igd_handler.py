@@ -168,7 +168,7 @@ class IgdHandler:
     ) -> HttpResponse:
         code = ACTION_FAILED
         if isinstance(error, Refusal):
-            code = translate.fault_code(error, control.call.version)
+            code = translate.fault_code(error, control.call.version, control.call.action.name)
         elif isinstance(error, UpnpFault):
             code = error.code
         return self._fault(request, code, str(error), _asked(control), control.call.service.fault_name(code))

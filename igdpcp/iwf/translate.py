@@ -98,6 +98,9 @@ PINHOLE_CONDITIONS = {
     Reason.NO_TRAFFIC: 709,
 }
 
+# AddAnyPortMapping knows no conflict: it takes another port, and its fault is that there is none (WANIPConnection:2).
+NONE_LEFT = {"AddAnyPortMapping": {718: 728}}
+
 INCONSISTENT_PORTS = 733  # WANIPConnection:2: InconsistentParameters
 
 # WANIPv6FirewallControl:1: what AddPinhole's arguments may have wrong.
@@ -108,15 +111,16 @@ PINHOLE_CLIENT_WILDCARD = 708
 ANY_PROTOCOL = 65535
 
 
-def fault_code(refusal: Refusal, version: int) -> int:
-    """The UPnP error code of this refusal for a request to service version 1 or 2."""
+def fault_code(refusal: Refusal, version: int, action: str) -> int:
+    """The UPnP error code of this refusal for this action of service version 1 or 2."""
     if code := PINHOLE_CONDITIONS.get(refusal.reason):
         return code
     if refusal.reason is Reason.UPSTREAM:
         codes = PCP_RESULTS.get(refusal.result, ACTION_FAILED)
     else:
         codes = CONDITIONS[refusal.reason]
-    return codes.v1 if version == 1 else codes.v2
+    code = codes.v1 if version == 1 else codes.v2
+    return NONE_LEFT.get(action, {}).get(code, code)
 
 
 def result_name(result: int) -> str:

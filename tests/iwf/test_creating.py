@@ -348,11 +348,15 @@ async def test_iwf_084_086_a_port_taken_at_the_carrier_is_a_conflict_at_once(tmp
     assert len(hall.table) == 0
 
 
-@virtual
-async def test_iwf_071_any_port_refused_by_the_carrier_is_translated(tmp_path: Path) -> None:
-    hall = Hall(tmp_path)
-    hall.carrier.refuses(10)
-    assert (await hall.add(8080, any_port=True)).code == 728
+@pytest.mark.parametrize("result", [8, 10, 11])
+def test_iwf_071_any_port_refused_by_the_carrier_is_translated(tmp_path: Path, result: int) -> None:
+    @virtual
+    async def run() -> None:
+        hall = Hall(tmp_path)
+        hall.carrier.refuses(result)
+        assert (await hall.add(8080, any_port=True)).code == 728
+
+    run()
 
 
 @virtual

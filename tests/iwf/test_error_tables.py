@@ -105,7 +105,8 @@ def test_iwf_170_172_each_pcp_result_has_its_code_in_each_version(tmp_path: Path
         hall.carrier.refuses(result)
         codes = (await hall.add(8080)).code, (await hall.add(8081, version=2)).code
         assert codes == RESULTS[result]
-        assert (await hall.add(8082, any_port=True)).code == RESULTS[result][1]
+        of_any_port = (await hall.add(8082, any_port=True)).code
+        assert of_any_port == (728 if RESULTS[result][1] == 718 else RESULTS[result][1]), "it has no conflicts"
         assert len(hall.table) == 0
 
     run()
@@ -133,4 +134,4 @@ def test_iwf_172_no_refusal_gives_version_1_a_code_that_it_does_not_know() -> No
     for reason in set(Reason) - translate.PINHOLE_CONDITIONS.keys():
         results = RESULTS if reason is Reason.UPSTREAM else [0]
         for result in results:
-            assert translate.fault_code(Refusal(reason, result=result), 1) not in IGD2_ONLY
+            assert translate.fault_code(Refusal(reason, result=result), 1, "AddPortMapping") not in IGD2_ONLY
