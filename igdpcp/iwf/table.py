@@ -11,6 +11,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from ipaddress import IPv4Address
+from typing import TypeVar
 
 from igdpcp.errors import Reason, Refusal
 from igdpcp.model import MOVED_PORTS, Endpoint, IPAddress, Mapping, MappingRequest, MappingState, Mode, Protocol
@@ -21,15 +22,18 @@ REST_SECONDS = 30.0  # a freed WAN port is not given to another client before th
 SYSTEM_UPDATE_IDS = 2**32  # SystemUpdateID is a ui4 that wraps (WANIPConnection:2)
 
 PortInUse = Callable[[Protocol, int], bool]
-_Internal = tuple[Protocol, IPv4Address | None, int]
+_Internal = int | Endpoint
 _AnyPort = tuple[Protocol, Endpoint, IPv4Address | None]
+K = TypeVar("K")
+_Ids = dict[Protocol, dict[K, str]]  # by what the mapping has already: a key of both would be an object for each
+
+
+def _no_ids() -> dict[Protocol, dict[K, str]]:
+    return {protocol: {} for protocol in Protocol}
 
 
 def _internal(mapping: Mapping) -> _Internal:
-    client = mapping.request.client
-    if mapping.mode is Mode.ROUTED:
-        return mapping.request.protocol, client.address, client.port
-    return mapping.request.protocol, None, mapping.wan_port
+    return mapping.request.client if mapping.mode is Mode.ROUTED else mapping.wan_port
 
 
 class MappingTable:
@@ -41,9 +45,9 @@ class MappingTable:
     def __init__(self, changed: Callable[[], None] = lambda: None) -> None:
         self._tell_changed = changed
         self._mappings: dict[str, Mapping] = {}
-        self._external: dict[tuple[Protocol, int], str] = {}
-        self._contending: dict[tuple[Protocol, int], str] = {}  # asked upstream for a port that another one holds
-        self._internal: dict[_Internal, str] = {}
+        self._external: _Ids[int] = _no_ids()
+        self._contending: _Ids[int] = _no_ids()  # asked upstream for a port that another one holds
+        self._internal: _Ids[_Internal] = _no_ids()
         self._any_port: dict[_AnyPort, str] = {}
         self._listed: list[str] = []
         self._held: Counter[IPv4Address] = Counter()
@@ -65,23 +69,23 @@ class MappingTable:
 
     def find(self, protocol: Protocol, external_port: int) -> Mapping | None:
         """The mapping that holds this external port, listed or not."""
-        id = self._external.get((protocol, external_port))
+        id = self._external[protocol].get(external_port)
         return self._mappings[id] if id else None
 
     def find_contender(self, protocol: Protocol, external_port: int) -> Mapping | None:
         """The mapping that was planned for this external port while another one held it."""
-        id = self._contending.get((protocol, external_port))
+        id = self._contending[protocol].get(external_port)
         return self._mappings[id] if id else None
 
     def find_client(self, request: MappingRequest) -> Mapping | None:
         """The entry that AddAnyPortMapping refreshes: an earlier one of its own, or the only one routed mode allows."""
         id = self._any_port.get(_any_port(request))
-        id = id or self._internal.get((request.protocol, request.client.address, request.client.port))
+        id = id or self._internal[request.protocol].get(request.client)
         return self._mappings[id] if id else None
 
     def in_ports(self, protocol: Protocol, ports: range) -> list[Mapping]:
         """The mappings that hold external ports of this range, listed or not, by port."""
-        held = sorted((port, id) for (of, port), id in self._external.items() if of is protocol and port in ports)
+        held = sorted((port, id) for port, id in self._external[protocol].items() if port in ports)
         return [self._mappings[id] for _, id in held]
 
     @property
@@ -136,7 +140,7 @@ class MappingTable:
 
     def holds_internal(self, mapping: Mapping) -> bool:
         """Whether the internal tuple of this mapping, which need not be in the table, belongs to one that is."""
-        return _internal(mapping) in self._internal
+        return _internal(mapping) in self._internal[mapping.request.protocol]
 
     def plan(
         self, request: MappingRequest, mode: Mode, now: float, in_use: PortInUse, *, contends: bool = False
@@ -169,7 +173,7 @@ class MappingTable:
 
     def restore(self, mapping: Mapping) -> None:
         """Take in a mapping of an earlier process; raises Refusal when its ports are held."""
-        if self.find(mapping.request.protocol, mapping.external_port) or _internal(mapping) in self._internal:
+        if self.find(mapping.request.protocol, mapping.external_port) or self.holds_internal(mapping):
             raise Refusal(Reason.CONFLICT, f"{mapping.request.protocol.name} {mapping.external_port}")
         self.reserve(mapping.serial)
         self._insert(mapping)
@@ -181,13 +185,16 @@ class MappingTable:
     def update(self, mapping: Mapping) -> None:
         """Put a new version of a mapping in the old one's place; raises Refusal when its new external port is held."""
         old = self._mappings[mapping.id]
-        key = (mapping.request.protocol, mapping.external_port)
-        contends = mapping.grant is None and self._contending.get(key) == mapping.id
-        if self._claims_external(mapping) and not contends and self._external.get(key, mapping.id) != mapping.id:
+        protocol, port = mapping.request.protocol, mapping.external_port
+        contends = mapping.grant is None and self._contends(mapping)
+        if _claims_external(mapping) and not contends and self._external[protocol].get(port, old.id) != old.id:
             reason = Reason.NO_PORT if mapping.request.any_port else Reason.CONFLICT
-            raise Refusal(reason, f"{key[0].name} {key[1]} is another client's")
-        self._unindex(old)
-        self._index(mapping)
+            raise Refusal(reason, f"{protocol.name} {port} is another client's")
+        if _keys(old) != _keys(mapping) or self._contends(old):
+            self._unindex(old)
+            self._index(mapping)
+        self._count(old, -1)
+        self._count(mapping, 1)
         self._mappings[mapping.id] = mapping
         if mapping.visible and not old.visible:
             self._listed.append(mapping.id)
@@ -206,6 +213,7 @@ class MappingTable:
         gone = [self._mappings.pop(id) for id in ids]
         for mapping in gone:
             self._unindex(mapping)
+            self._count(mapping, -1)
             if mapping.mode is Mode.CASCADED:
                 self._rest(mapping, now)
         shown = {mapping.id for mapping in gone if mapping.visible}
@@ -216,7 +224,7 @@ class MappingTable:
     def _choose_wan_port(self, request: MappingRequest, mode: Mode, now: float, in_use: PortInUse) -> int:
         protocol, client = request.protocol, request.client
         if mode is Mode.ROUTED:
-            if (protocol, client.address, client.port) in self._internal:
+            if client in self._internal[protocol]:
                 raise Refusal(Reason.CONFLICT, f"{client} is mapped already")
             return client.port
         for port in _wan_port_candidates(request):
@@ -224,7 +232,7 @@ class MappingTable:
             if mode is Mode.CASCADED and rest and rest[0] > now and rest[1] != client:
                 continue
             shown_elsewhere = mode is Mode.LOCAL and self.find(protocol, port)
-            if (protocol, None, port) not in self._internal and not shown_elsewhere and not in_use(protocol, port):
+            if port not in self._internal[protocol] and not shown_elsewhere and not in_use(protocol, port):
                 return port
             if mode is Mode.LOCAL and not request.any_port:
                 raise Refusal(Reason.PORT_IN_USE, f"{protocol.name} {port}")
@@ -240,53 +248,63 @@ class MappingTable:
     def _insert(self, mapping: Mapping) -> None:
         self._mappings[mapping.id] = mapping
         self._index(mapping)
+        self._count(mapping, 1)
         if mapping.visible:
             self._listed.append(mapping.id)
             self._changed()
 
-    @staticmethod
-    def _claims_external(mapping: Mapping) -> bool:
-        return not mapping.request.any_port or mapping.grant is not None
+    def _contends(self, mapping: Mapping) -> bool:
+        return self._contending[mapping.request.protocol].get(mapping.external_port) == mapping.id
 
     def _index(self, mapping: Mapping) -> None:
-        if self._claims_external(mapping):
-            key = (mapping.request.protocol, mapping.external_port)
-            if self._external.setdefault(key, mapping.id) != mapping.id:
-                self._contending[key] = mapping.id
-        self._internal[_internal(mapping)] = mapping.id
+        protocol, port = mapping.request.protocol, mapping.external_port
+        if _claims_external(mapping) and self._external[protocol].setdefault(port, mapping.id) != mapping.id:
+            self._contending[protocol][port] = mapping.id
+        self._internal[protocol][_internal(mapping)] = mapping.id
         if mapping.request.any_port:
             self._any_port[_any_port(mapping.request)] = mapping.id
-        if mapping.is_shadow:
-            self._shadows[mapping.id] = None
-        elif not mapping.request.requester.owner.is_operators:
-            self._held[mapping.request.client.address] += 1
-        if external := _shown_external(mapping):
-            self._externals[external] += 1
-            self._outlets = None
 
     def _unindex(self, mapping: Mapping) -> None:
-        if self._claims_external(mapping):
-            key = (mapping.request.protocol, mapping.external_port)
-            del (self._contending if self._contending.get(key) == mapping.id else self._external)[key]
-        del self._internal[_internal(mapping)]
+        protocol, port = mapping.request.protocol, mapping.external_port
+        if _claims_external(mapping):
+            del (self._contending if self._contends(mapping) else self._external)[protocol][port]
+        del self._internal[protocol][_internal(mapping)]
         if self._any_port.get(_any_port(mapping.request)) == mapping.id:
             del self._any_port[_any_port(mapping.request)]
-        address = mapping.request.client.address
+
+    def _count(self, mapping: Mapping, sign: int) -> None:
+        """One more of its kind (1), or one less (-1)."""
         if mapping.is_shadow:
-            del self._shadows[mapping.id]
+            if sign > 0:
+                self._shadows[mapping.id] = None
+            else:
+                del self._shadows[mapping.id]
         elif not mapping.request.requester.owner.is_operators:
-            self._held[address] -= 1
-            if not self._held[address]:
-                del self._held[address]
+            _add(self._held, mapping.request.client.address, sign)
         if external := _shown_external(mapping):
+            _add(self._externals, external, sign)
             self._outlets = None
-            self._externals[external] -= 1
-            if not self._externals[external]:
-                del self._externals[external]
 
     def _changed(self) -> None:
         self.system_update_id = (self.system_update_id + 1) % SYSTEM_UPDATE_IDS
         self._tell_changed()
+
+
+def _add(counter: Counter[IPv4Address], key: IPv4Address, count: int) -> None:
+    counter[key] += count
+    if not counter[key]:
+        del counter[key]
+
+
+def _claims_external(mapping: Mapping) -> bool:
+    return not mapping.request.any_port or mapping.grant is not None
+
+
+def _keys(mapping: Mapping) -> tuple[Protocol, int | None, _Internal, _AnyPort | None]:
+    """What it is found by."""
+    request = mapping.request
+    any_port = _any_port(request) if request.any_port else None
+    return request.protocol, mapping.external_port if _claims_external(mapping) else None, _internal(mapping), any_port
 
 
 def _shown_external(mapping: Mapping) -> IPv4Address | None:
