@@ -16,7 +16,6 @@ import logging
 import os
 import secrets
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from io import TextIOWrapper
 from pathlib import Path
@@ -106,13 +105,13 @@ class Journal:
         self._live: dict[str, Entry] = {}
         self._compact = self._appended = 0  # characters of the run-time file: as last rewritten, and since
         self._file: TextIOWrapper | None = None
-        self._ahead: Counter[int] = Counter()  # how many of each there are more, or less, than in the flash copy
+        self._ahead = 0  # sum of all that is worth a flash write, less that of the flash copy: 0 when they are the same
         self._unwritten = False  # the flash copy is not what was to be written last
 
     @property
     def dirty(self) -> bool:
         """Whether the flash copy lacks something that lasts, or holds what is gone."""
-        return self._unwritten or bool(self._ahead)
+        return self._unwritten or self._ahead != 0
 
     def load(self) -> Left:
         """What an earlier process left; a damaged file is set aside and reported."""
@@ -195,7 +194,7 @@ class Journal:
         if not self.dirty:
             return None
         self._unwritten = False
-        self._ahead.clear()
+        self._ahead = 0
         live = [mapping for mapping in self._mappings() if not mapping.is_shadow]  # these end within minutes
         update_id = self._update_id()
 
@@ -216,12 +215,9 @@ class Journal:
 
     def _know(self, key: str, entry: Entry | None) -> None:
         """This is what lives by that key now, None: nothing."""
-        for version, count in ((self._live.get(key), -1), (entry, 1)):
+        for version, sign in ((self._live.get(key), -1), (entry, 1)):
             if isinstance(version, Mapping) and not version.is_shadow:
-                lasting = journal_entries.lasting(version)
-                self._ahead[lasting] += count
-                if not self._ahead[lasting]:
-                    del self._ahead[lasting]
+                self._ahead += sign * journal_entries.lasting(version)
         if entry is None:
             self._live.pop(key, None)
         else:

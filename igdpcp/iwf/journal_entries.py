@@ -38,7 +38,7 @@ def key(entry: Entry) -> str:
 
 
 def lasting(mapping: Mapping) -> int:
-    """What is worth a flash write by itself, as a number: the same for the same, in this process.
+    """What is worth a flash write by itself, as a number nobody can guess: the same for the same, in this process.
 
     Times are not, which renewals move for ever, nor words and leases, which LAN hosts may change at no cost; an entry
     that was deleted and made again is the same one.
