@@ -111,33 +111,30 @@ class PortsInUse:
         self._tried("redirects of uci", lambda: self._keep("uci", self._uci.taken(device, address)))
         self._tried("redirects of the firewall", lambda: self._keep("rules", redirects_by_rules(device, address)))
         self._redirects = PortIndex([taken for source in self._by_source.values() for taken in source])
-        mapped: dict[Port, str] = {
-            (mapping.request.protocol, mapping.wan_port): mapping.id
-            for mapping in mappings
-            if mapping.visible and mapping.mode is not Mode.ROUTED
-        }
+        mapped = [mapping for mapping in mappings if mapping.visible and mapping.mode is not Mode.ROUTED]
         held: set[Port] = set()
         self._asks_kernel = self._tried("listening programs", lambda: self._ask(device, address, mapped, held))
         now = time.monotonic()
         self._held_since = {port: self._held_since.get(port, now) for port in held}
         found: dict[Port, tuple[str, str]] = {}
-        for port, id in mapped.items():
+        for mapping in mapped:
+            port = _wan_port(mapping)
             if port in self._redirects:
-                found[port] = id, self._redirects.by(*port)
+                found[port] = mapping.id, self._redirects.by(*port)
             elif port in held and (port[0] is Protocol.TCP or now - self._held_since[port] >= LASTING_SECONDS):
-                found[port] = id, PROGRAM
+                found[port] = mapping.id, PROGRAM
             elif port == (Protocol.UDP, pcp_port):
-                found[port] = id, "the PCP client of igdpcp itself"
+                found[port] = mapping.id, "the PCP client of igdpcp itself"
         return found
 
     def _keep(self, source: str, taken: list[TakenPorts]) -> None:
         self._by_source[source] = taken
 
-    def _ask(self, device: str, address: IPv4Address | None, mapped: Iterable[Port], held: set[Port]) -> None:
+    def _ask(self, device: str, address: IPv4Address | None, mapped: Iterable[Mapping], held: set[Port]) -> None:
         listeners.check()
         if address is not None:
             with listeners.Listeners(device) as kernel:
-                held |= {each for each in mapped if kernel.hold(each[0], address, each[1])}
+                held |= {port for port in map(_wan_port, mapped) if kernel.hold(port[0], address, port[1])}
 
     def _tried(self, what: str, read: Callable[[], None]) -> bool:
         """Whether it succeeded; a failure is told when it begins, and what was known before stays."""
@@ -151,3 +148,7 @@ class PortsInUse:
             return False
         self._faults.pop(what, None)
         return True
+
+
+def _wan_port(mapping: Mapping) -> Port:
+    return mapping.request.protocol, mapping.wan_port
