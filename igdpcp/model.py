@@ -236,8 +236,8 @@ class Opening:
     by a short-cut. Routed: packets for ``client`` that arrive on ``wan_device`` are forwarded unchanged; ``external``
     is short-cut. ``shown_port``, where it is not 0, is the port that control points take for the external one: LAN
     hosts reach that by a short-cut, too, unless it is really another's. ``remote_host`` None: packets of everybody;
-    ``hairpins`` False: not those of LAN hosts, for they are short-cut past whoever checks. It vanishes by itself after
-    ``lifetime`` seconds where the back-end can do that.
+    ``hairpins`` False: not those of LAN hosts, for they are short-cut past whoever checks. It vanishes by itself at
+    ``ends`` where the back-end can do that.
     """
 
     id: str
@@ -250,14 +250,14 @@ class Opening:
     client: Endpoint
     external: Endpoint
     remote_host: IPv4Address | None
-    lifetime: int
+    ends: float
     shown_port: int = 0
     hairpins: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class PinholeOpening:
-    """What the ruleset must hold for one pinhole, for ``lifetime`` seconds."""
+    """What the ruleset must hold for one pinhole, until it ``ends``."""
 
     id: str
     serial: int
@@ -266,7 +266,7 @@ class PinholeOpening:
     client_port: int
     remote_host: IPv6Address | None
     remote_port: int
-    lifetime: int
+    ends: float
 
 
 AnyOpening = Opening | PinholeOpening

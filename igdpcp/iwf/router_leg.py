@@ -275,7 +275,7 @@ class RouterLeg:
             client=request.client,
             external=grant.external,
             remote_host=None if checked_there else request.remote_host,
-            lifetime=max(1, round(grant.ends - self._loop.time())),
+            ends=grant.ends,
             shown_port=0 if shown == grant.external.port else shown,
             hairpins=request.remote_host is None,
         )
@@ -290,5 +290,5 @@ class RouterLeg:
             client_port=request.client_port,
             remote_host=request.remote_host,
             remote_port=request.remote_port,
-            lifetime=max(1, round(pinhole.lease_ends - self._loop.time())),
+            ends=pinhole.lease_ends,
         )

@@ -18,6 +18,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 from igdpcp.errors import RulesetBusy, RulesetError
@@ -133,7 +134,7 @@ class GroupCommit:
     async def put(self, opening: AnyOpening) -> None:
         """Make the kernel hold the rules of this mapping or pinhole, in place of earlier ones of the same id."""
         waiter = asyncio.get_running_loop().create_future()
-        await self._enqueue(_Job(opening.id, opening, waiter))
+        await self._enqueue(_Job(opening.id, _for_a_day(opening, self._clock()), waiter))
 
     async def remove(self, id: str) -> None:
         """Take the rules of this id away; nothing happens when there are none."""
@@ -298,25 +299,22 @@ class GroupCommit:
         """Want what the jobs say and write the changes; a refused write leaves what is wanted as it was."""
         now = self._clock()
         earlier = {job.id: self._desired.get(job.id) for job in jobs}
-        touched = [job.opening for job in jobs if job.opening] + [held[0] for held in earlier.values() if held]
+        touched = [opening for opening in (*(job.opening for job in jobs), *earlier.values()) if opening]
         before = self._desired.facts(touched)
         for job in jobs:
-            self._want(job.id, job.opening, now)
+            self._desired.set(job.id, job.opening)
         try:
             changes = difference(before, self._desired.facts(touched))
             if changes:
                 write(changes, now)
         except RulesetError:
-            for id, held in earlier.items():
-                self._desired.set(id, *held) if held else self._desired.set(id, None)
+            for id, opening in earlier.items():
+                self._desired.set(id, opening)
             raise
-
-    def _want(self, id: str, opening: AnyOpening | None, now: float) -> None:
-        self._desired.set(id, opening, now + min(opening.lifetime, LIFETIME_CAP) if opening else now)
 
     def _packets(self, id: str) -> int:
         held = self._desired.get(id)
-        return self._backend.packets(pinhole(held[0])) if held and isinstance(held[0], PinholeOpening) else 0
+        return self._backend.packets(pinhole(held)) if isinstance(held, PinholeOpening) else 0
 
     def _intact(self) -> bool:
         return self._backend.intact(self._desired.sample(self._clock() + SAMPLE_SECONDS))
@@ -328,7 +326,7 @@ class GroupCommit:
         now = self._clock()
         wanted = Desired()
         for opening in openings:
-            wanted.set(opening.id, opening, now + min(opening.lifetime, LIFETIME_CAP))
+            wanted.set(opening.id, _for_a_day(opening, now))
         self._backend.sync(wanted.all_facts(now), now)
         self._desired = wanted
 
@@ -343,6 +341,10 @@ def _results(done: asyncio.Future[Sequence[Any]], count: int) -> Sequence[Any]:
         return [RulesetError("cancelled")] * count
     error = done.exception()
     return [error] * count if error else done.result()
+
+
+def _for_a_day(opening: AnyOpening, now: float) -> AnyOpening:
+    return opening if opening.ends <= now + LIFETIME_CAP else replace(opening, ends=now + LIFETIME_CAP)
 
 
 def _named(error: RulesetError, job: _Job) -> RulesetError:

@@ -184,82 +184,79 @@ def _hairpins(opening: Opening) -> Iterator[tuple[Key, Value]]:
         yield Pass(protocol, external.port, client), None
 
 
-@dataclass(slots=True)
-class _Held:
-    """An opening, when it ends, and what it contributes to: one number for each client and port (see ``_anchors``)."""
-
-    opening: AnyOpening
-    ends: float
+_Anchor = tuple[Protocol, int | Endpoint | tuple[IPv6Address, int]]
 
 
-def _anchors(opening: AnyOpening) -> set[int]:
-    """Numbers such that two openings which contribute the same key have one in common.
+def _anchors(opening: AnyOpening) -> set[_Anchor]:
+    """The client and the ports of an opening: two that contribute the same key have one of them in common.
 
     They stand in for an index by key, which would cost 8 entries a mapping instead of 2.
     """
+    protocol = opening.protocol
     if isinstance(opening, PinholeOpening):
-        return {opening.protocol << 144 | int(opening.client) << 16 | opening.client_port}
-    protocol, client = int(opening.protocol), opening.client
-    ports = {opening.external.port} if opening.mode is Mode.ROUTED else {opening.external.port, opening.wan_port}
+        return {(protocol, (opening.client, opening.client_port))}
+    anchors: set[_Anchor] = {(protocol, opening.client), (protocol, opening.external.port)}
+    if opening.mode is not Mode.ROUTED:
+        anchors.add((protocol, opening.wan_port))
     if opening.shown_port:
-        ports.add(opening.shown_port)
-    return {protocol << 48 | int(client.address) << 16 | client.port} | {protocol << 16 | port for port in ports}
+        anchors.add((protocol, opening.shown_port))
+    return anchors
 
 
 class Desired:
     """The openings that must be in force, and the facts that follow from them. Not thread-safe."""
 
     def __init__(self) -> None:
-        self._held: dict[str, _Held] = {}
-        self._by_anchor: dict[int, _Held | tuple[_Held, ...]] = {}  # seldom more than one
+        self._held: dict[str, AnyOpening] = {}
+        self._anchored: dict[Protocol, dict[object, AnyOpening | tuple[AnyOpening, ...]]] = {  # seldom more than one
+            protocol: {} for protocol in Protocol
+        }
 
     def __len__(self) -> int:
         return len(self._held)
 
-    def get(self, id: str) -> tuple[AnyOpening, float] | None:
-        """The opening of this id and when it ends."""
-        held = self._held.get(id)
-        return (held.opening, held.ends) if held else None
+    def get(self, id: str) -> AnyOpening | None:
+        """The opening of this id."""
+        return self._held.get(id)
 
-    def set(self, id: str, opening: AnyOpening | None, ends: float = 0.0) -> None:
+    def set(self, id: str, opening: AnyOpening | None) -> None:
         """Hold this opening in place of the one of the same id; None: hold none."""
         old = self._held.pop(id, None)
-        if old is not None:
-            for anchor in _anchors(old.opening):
-                rest = tuple(held for held in self._at(anchor) if held is not old)
-                if rest:
-                    self._by_anchor[anchor] = rest[0] if len(rest) == 1 else rest
-                else:
-                    del self._by_anchor[anchor]
-        if opening is not None:
-            new = self._held[id] = _Held(opening, ends)
-            for anchor in _anchors(opening):
-                others = self._at(anchor)
-                self._by_anchor[anchor] = (*others, new) if others else new
+        before, after = _anchors(old) if old else set(), _anchors(opening) if opening else set()
+        for protocol, anchor in before | after:
+            here = tuple(held for held in self._at(protocol, anchor) if held is not old)
+            if opening and (protocol, anchor) in after:
+                here = (*here, opening)
+            if here:
+                self._anchored[protocol][anchor] = here if len(here) > 1 else here[0]
+            else:
+                del self._anchored[protocol][anchor]
+        if opening:
+            self._held[id] = opening
 
     def facts(self, openings: Iterable[AnyOpening]) -> dict[Key, Fact]:
         """For each key that these openings contribute to: what all openings held make of it, if anything."""
         openings = list(openings)
         neighbours = {
-            id(held): held for opening in openings for anchor in _anchors(opening) for held in self._at(anchor)
+            id(held): held for opening in openings for anchor in _anchors(opening) for held in self._at(*anchor)
         }
         facts = _merge(neighbours.values())
-        if all(any(held.opening is opening for opening in openings) for held in neighbours.values()):
+        if all(any(held is opening for opening in openings) for held in neighbours.values()):
             return facts  # the usual case: nobody else contributes, so there is no key of others to leave out
         keys = {key for each in openings for key, _ in (*contributions(each), *shown_contributions(each))}
         return {key: fact for key, fact in facts.items() if key in keys}
 
-    def _at(self, anchor: int) -> tuple[_Held, ...]:
-        held = self._by_anchor.get(anchor, ())
+    def _at(self, protocol: Protocol, anchor: object) -> tuple[AnyOpening, ...]:
+        held = self._anchored[protocol].get(anchor, ())
         return held if isinstance(held, tuple) else (held,)
 
     def all_facts(self, now: float) -> dict[Key, Fact]:
         """Every fact of the openings that have not ended."""
-        return _merge(held for held in self._held.values() if held.ends > now)
+        return _merge(opening for opening in self._held.values() if opening.ends > now)
 
     def sample(self, after: float) -> dict[Key, Fact]:
         """The facts that last beyond ``after`` of one opening of each shape: of every kind of key, if there is any."""
-        shapes = {_shape(held.opening): held.opening for held in self._held.values() if held.ends > after}
+        shapes = {_shape(opening): opening for opening in self._held.values() if opening.ends > after}
         return {key: fact for key, fact in self.facts(shapes.values()).items() if fact.ends > after}
 
 
@@ -270,13 +267,13 @@ def _shape(opening: AnyOpening) -> tuple[object, ...]:
     return opening.mode, opening.remote_host is None, opening.shown_port == 0, opening.hairpins
 
 
-def _merge(held: Iterable[_Held]) -> dict[Key, Fact]:
+def _merge(openings: Iterable[AnyOpening]) -> dict[Key, Fact]:
     """The oldest contributor of a key decides its value; it ends with the last one that agrees."""
     facts: dict[Key, Fact] = {}
-    in_order = sorted(held, key=lambda each: each.opening.serial)
+    in_order = sorted(openings, key=lambda opening: opening.serial)
     for contribution in (contributions, shown_contributions):
         for one in in_order:
-            for key, value in contribution(one.opening):
+            for key, value in contribution(one):
                 known = facts.get(key)
                 if known is None or (known.value == value and known.ends < one.ends):
                     facts[key] = Fact(value, one.ends)

@@ -12,7 +12,7 @@ import pytest
 from igdpcp.iwf.interfaces import Released
 from igdpcp.model import Activation, Endpoint, MappingState, Protocol
 from igdpcp.upnp.services import WAN_IP_CONNECTION
-from tests.support.hall import CARRIER, WAN, A, Hall, settle
+from tests.support.hall import CARRIER, WAN, A, Hall, seconds_left, settle
 from tests.support.virtual_time import virtual
 
 
@@ -220,7 +220,7 @@ async def test_a_renewal_that_the_kernel_refuses_is_laid_down_later_with_the_new
     hall.ruleset.fails = 1
     hall.carrier.grant(hall.only.id)
     await asyncio.sleep(13)
-    assert hall.only_rule.lifetime == 588
+    assert seconds_left(hall.only_rule) == 587
     await asyncio.sleep(320)
     assert await hall.ports() == [8080]
 
@@ -238,7 +238,7 @@ async def test_renewals_of_a_moment_share_a_change_and_none_comes_too_late(tmp_p
     await settle()
     assert len(hall.ruleset.puts) == laid
     await asyncio.sleep(0.6)
-    assert [rule.lifetime for rule in hall.ruleset.rules.values()] == [600, 600]
+    assert [seconds_left(rule) for rule in hall.ruleset.rules.values()] == [599, 599]
 
 
 @virtual
@@ -414,7 +414,7 @@ async def test_the_router_alone_keeps_its_own_grants_alive_for_days(tmp_path: Pa
     await hall.add(8080, LeaseDuration=0)
     await asyncio.sleep(3 * 86400)
     assert await hall.ports() == [8080]
-    assert hall.only_rule.lifetime > 1700
+    assert seconds_left(hall.only_rule) > 1700
     await hall.add(8081, LeaseDuration=5000)
     await asyncio.sleep(4999)
     assert await hall.ports() == [8080, 8081]
@@ -468,7 +468,7 @@ async def test_a_renewal_outlives_a_change_of_the_ruleset_that_is_on_its_way(tmp
     await asyncio.sleep(0.01)
     hall.carrier.grant(hall.only.id)
     await asyncio.sleep(1)
-    assert hall.only_rule.lifetime == 600
+    assert seconds_left(hall.only_rule) == 599
     await asyncio.sleep(500)
     assert await hall.ports() == [8080]
     (stored,) = Hall(tmp_path).journal.load().mappings
@@ -562,6 +562,6 @@ def test_of_two_renewals_the_one_whose_rules_end_soon_decides_when_they_are_laid
             hall.carrier.grant(mapping.id, lifetime=600)
             await settle()
         await asyncio.sleep(0.6)
-        assert [round(rule.lifetime, -1) for rule in hall.ruleset.rules.values()] == [600, 600]
+        assert [round(seconds_left(rule), -1) for rule in hall.ruleset.rules.values()] == [600, 600]
 
     run()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import IPv4Address
 
 from hypothesis import given, settings
@@ -31,7 +32,7 @@ TCP = Protocol.TCP
 def facts(*openings: Opening) -> dict[Key, Fact]:
     desired = Desired()
     for at, one in enumerate(openings):
-        desired.set(one.id, one, 100.0 + at)
+        desired.set(one.id, replace(one, ends=100.0 + at))
     return desired.all_facts(0.0)
 
 
@@ -87,7 +88,7 @@ def test_a_restricted_mapping_has_no_hairpin_by_its_shown_port() -> None:
 
 def test_an_opening_that_has_ended_wants_nothing() -> None:
     desired = Desired()
-    desired.set("m1", opening(), 50.0)
+    desired.set("m1", opening(ends=50.0))
     assert desired.all_facts(50.0) == {}
 
 
@@ -117,9 +118,10 @@ def test_the_changes_of_any_history_add_up_to_what_is_wanted_at_its_end(history:
         if serials.setdefault(one.serial, one.id) != one.id:
             continue  # a serial belongs to one mapping
         earlier = desired.get(one.id)
-        touched = [one, *([earlier[0]] if earlier else [])]
+        one = replace(one, ends=1000.0 + at)
+        touched = [one, *([earlier] if earlier else [])]
         before = desired.facts(touched)
-        desired.set(one.id, one if wanted else None, 1000.0 + at)
+        desired.set(one.id, one if wanted else None)
         for change in difference(before, desired.facts(touched)):
             assert kernel.get(change.key) == change.before
             if change.after is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
@@ -39,7 +40,7 @@ class Kernel:
         self.commits: list[int] = []
         self.rewrites = 0
         self.asked = 0
-        self.now = 1000.0
+        self.now = time.monotonic()
         self.down = False
         self.gate = threading.Event()
         self.gate.set()

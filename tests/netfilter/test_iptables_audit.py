@@ -44,7 +44,7 @@ class Router:
         self._backend = IptablesBackend()
         desired = Desired()
         for one in OPENINGS:
-            desired.set(one.id, one, 600.0)
+            desired.set(one.id, one)
         self._facts = desired.all_facts(0.0)
         inside(name, self._begin)
 

@@ -58,20 +58,20 @@ _CLONE_NEWNET = 0x40000000
 _numbers = itertools.count()
 
 
-def opening(id: str = "m1", **other: Any) -> Opening:
+def opening(id: str = "m1", *, lifetime: float = 600, **other: Any) -> Opening:
     """A cascaded TCP mapping of WAN port 4000 to port 4000 of host a, with the changes given."""
     base = Opening(
         id=id, serial=1, mode=Mode.CASCADED, protocol=Protocol.TCP, wan_device="wan0", wan_address=WAN, wan_port=4000,
-        client=Endpoint(A, 4000), external=Endpoint(CARRIER, 4000), remote_host=None, lifetime=600,
+        client=Endpoint(A, 4000), external=Endpoint(CARRIER, 4000), remote_host=None, ends=time.monotonic() + lifetime,
     )  # fmt: skip
     return replace(base, **other)
 
 
-def pinhole(id: str = "pinhole-1", **other: Any) -> PinholeOpening:
+def pinhole(id: str = "pinhole-1", *, lifetime: float = 600, **other: Any) -> PinholeOpening:
     """A TCP pinhole from anywhere to port 4000 of host a, with the changes given."""
     base = PinholeOpening(
         id=id, serial=1, protocol=Protocol.TCP, client=A6, client_port=4000, remote_host=None, remote_port=0,
-        lifetime=600,
+        ends=time.monotonic() + lifetime,
     )  # fmt: skip
     return replace(base, **other)
 

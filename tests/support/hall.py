@@ -108,6 +108,11 @@ class FakeResolver:
         return IPv4Address(self.hosts[name]) if name in self.hosts else None
 
 
+def seconds_left(rule: AnyOpening) -> int:
+    """How long it lasts from now on."""
+    return round(rule.ends - asyncio.get_running_loop().time())
+
+
 class FakeRuleset:
     """Remembers what stands, changes in order; ``fails`` the next that many changes, each takes ``slow`` seconds.
 

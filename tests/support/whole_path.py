@@ -61,7 +61,7 @@ class ExpiringRuleset(FakeRuleset):
 
         def lay() -> None:
             self.rules[opening.id] = opening
-            self.ends[opening.id] = self._clock() + opening.lifetime
+            self.ends[opening.id] = self._expiry(opening)
 
         await self._change(lay)
 
@@ -69,10 +69,15 @@ class ExpiringRuleset(FakeRuleset):
         def lay() -> None:
             rules = [opening for opening in openings if isinstance(opening, Opening)]
             self.rules = {rule.id: rule for rule in rules}
-            self.ends = {rule.id: self._clock() + rule.lifetime for rule in rules}
+            self.ends = {rule.id: self._expiry(rule) for rule in rules}
             self.whole = True
 
         await self._change(lay)
+
+    def _expiry(self, opening: Opening) -> float:
+        """Timeouts are whole seconds."""
+        now = self._clock()
+        return now + max(1, round(opening.ends - now))
 
     async def audit(self) -> Discrepancy:
         return Discrepancy()
