@@ -22,8 +22,9 @@ class Timers(Generic[K]):
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._due: dict[K, tuple[float, Callable[[K], None]]] = {}
-        self._heap: list[tuple[float, K]] = []  # stale where ``_due`` has another time for the id, or none
+        self._due: dict[K, tuple[float, K]] = {}
+        self._callbacks: dict[K, Callable[[K], None]] = {}
+        self._heap: list[tuple[float, K]] = []  # what is not in ``_due`` as well is stale
         self._handle: asyncio.TimerHandle | None = None
         self._ended = False
 
@@ -31,19 +32,22 @@ class Timers(Generic[K]):
         """Call back with the id at this loop time, and not when it was set to before."""
         if self._ended:  # whoever was still waiting then is told only now
             return
-        self._due[id] = at, callback
-        heapq.heappush(self._heap, (at, id))
+        self._due[id] = due = at, id
+        self._callbacks[id] = callback
+        heapq.heappush(self._heap, due)
         if len(self._heap) > max(_COMPACT_ABOVE, 4 * len(self._due)):
-            self._heap = sorted((at, id) for id, (at, _) in self._due.items())
+            self._heap = sorted(self._due.values())
         self._wake_at(self._heap[0][0])
 
     def stop(self, id: K) -> None:
-        self._due.pop(id, None)
+        if self._due.pop(id, None):
+            del self._callbacks[id]
 
     def stop_all(self) -> None:
         """From now on nothing is called back, also what is set later."""
         self._ended = True
         self._due.clear()
+        self._callbacks.clear()
         self._heap.clear()
         if self._handle:
             self._handle.cancel()
@@ -61,10 +65,10 @@ class Timers(Generic[K]):
         self._handle = None
         try:
             while self._heap and self._heap[0][0] <= now:
-                at, id = heapq.heappop(self._heap)
-                if (due := self._due.get(id)) and due[0] == at:
+                due = heapq.heappop(self._heap)
+                if self._due.get(id := due[1]) is due:
                     del self._due[id]
-                    due[1](id)
+                    self._callbacks.pop(id)(id)
         finally:
             if self._heap:
                 self._wake_at(self._heap[0][0])

@@ -176,7 +176,6 @@ def _held(slot: Slot, response: MapResponse, now: float) -> Held:
         response.external_address,
         response.external_port,
         lifetime,
-        since=now,
         ends=now + lifetime,
         capped=response.lifetime < slot.requested,
         filtered=OptionCode.FILTER in slot.sent_options.codes,

@@ -6,7 +6,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections import deque
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 PACKET_RATE = 25.0  # packets per second to one server that nobody waits for: recovery, giving back
 
@@ -14,22 +14,30 @@ WAKE_SPACING = 0.1  # seconds between two wake-ups for renewals
 _COMPACT_ABOVE = 256  # heap entries; below, stale ones cost nothing
 
 
-class Item(Protocol):
-    """What has a timer and a place in the queue; both fields are kept by this module."""
+class Timed(Protocol):
+    """What has a timer; the field is kept by this module."""
 
     timer: float | None
+
+    def __lt__(self, other: Any, /) -> bool:
+        """Which of two is first when their timers fire at the same time."""
+
+
+class Queued(Protocol):
+    """What has a place in the queue; the field is kept by this module."""
+
     queued: bool
 
 
-T = TypeVar("T", bound=Item)
+T = TypeVar("T", bound=Timed)
+Q = TypeVar("Q", bound=Queued)
 
 
 class Timers(Generic[T]):
     """At most one timer per item; moving and stopping one is cheap."""
 
     def __init__(self) -> None:
-        self._heap: list[tuple[float, int, T]] = []
-        self._serial = 0
+        self._heap: list[tuple[float, T]] = []
         self._live = 0
 
     def set(self, item: T, at: float | None) -> None:
@@ -39,14 +47,13 @@ class Timers(Generic[T]):
         self._live += (at is not None) - (item.timer is not None)
         item.timer = at
         if at is not None:
-            self._serial += 1
-            heapq.heappush(self._heap, (at, self._serial, item))
+            heapq.heappush(self._heap, (at, item))
         if len(self._heap) > max(_COMPACT_ABOVE, 2 * self._live):
             self._compact()
 
     def next(self) -> float | None:
         """When the first timer fires."""
-        while self._heap and self._heap[0][2].timer != self._heap[0][0]:
+        while self._heap and self._heap[0][1].timer != self._heap[0][0]:
             heapq.heappop(self._heap)
         return self._heap[0][0] if self._heap else None
 
@@ -55,17 +62,17 @@ class Timers(Generic[T]):
         at = self.next()
         if at is None or at > now:
             return None
-        item = heapq.heappop(self._heap)[2]
+        item = heapq.heappop(self._heap)[1]
         item.timer = None
         self._live -= 1
         return item
 
     def _compact(self) -> None:
-        newest = {id(entry[2]): entry for entry in sorted(self._heap) if entry[2].timer == entry[0]}
-        self._heap = sorted(newest.values())
+        live = {id(item): (at, item) for at, item in self._heap if item.timer == at}
+        self._heap = sorted(live.values())
 
 
-class Pacer(Generic[T]):
+class Pacer(Generic[Q]):
     """Three queues: what somebody waits for leaves at once; renewals at their own rate; the rest at the packet rate.
 
     ``renewal_rate``, in packets per second, is at least the packet rate: what is late for its renewal is lost, and a
@@ -73,23 +80,23 @@ class Pacer(Generic[T]):
     """
 
     def __init__(self) -> None:
-        self._urgent: deque[T] = deque()
-        self._renewals: deque[T] = deque()
-        self._spread: deque[T] = deque()
+        self._urgent: deque[Q] = deque()
+        self._renewals: deque[Q] = deque()
+        self._spread: deque[Q] = deque()
         self._taken_from = self._spread
         self._next_renewal = 0.0
         self._next_spread = 0.0
         self._last = float("-inf")
         self.renewal_rate = PACKET_RATE
 
-    def push(self, item: T, *, urgent: bool) -> None:
+    def push(self, item: Q, *, urgent: bool) -> None:
         """Let the item send when its turn comes; clearing ``queued`` takes it out again."""
         if item.queued and not urgent:
             return
         item.queued = True
         (self._urgent if urgent else self._spread).append(item)
 
-    def push_renewal(self, item: T) -> None:
+    def push_renewal(self, item: Q) -> None:
         """The same for an item that renews what it has."""
         if not item.queued:
             item.queued = True
@@ -106,7 +113,7 @@ class Pacer(Generic[T]):
         at, queue = turn
         return max(math.ceil(at / WAKE_SPACING) * WAKE_SPACING if queue is self._renewals else at, self._last + gap)
 
-    def take(self, now: float, gap: float) -> T | None:
+    def take(self, now: float, gap: float) -> Q | None:
         """The item that may send now."""
         turn = self._turn()
         if turn is None or max(turn[0], self._last + gap) > now:
@@ -124,7 +131,7 @@ class Pacer(Generic[T]):
             self._next_renewal = max(self._next_renewal, now - WAKE_SPACING) + 1 / self.renewal_rate
         self._last = now
 
-    def _turn(self) -> tuple[float, deque[T]] | None:
+    def _turn(self) -> tuple[float, deque[Q]] | None:
         """Which queue has its turn, and when."""
         self._skip_cancelled()
         if self._urgent:

@@ -61,11 +61,15 @@ class Held:
     address: IPAddress
     port: int
     lifetime: int
-    since: float
     ends: float
     capped: bool
     filtered: bool
     sane: bool
+
+    @property
+    def since(self) -> float:
+        """When it was granted."""
+        return self.ends - self.lifetime
 
 
 @dataclass(slots=True, eq=False)
@@ -107,6 +111,10 @@ class Slot:
 
     timer: float | None = None
     queued: bool = False
+
+    def __lt__(self, other: Slot) -> bool:
+        """Any order, but always the same."""
+        return self.internal[2] < other.internal[2]
 
     @property
     def request_key(self) -> Hashable:
