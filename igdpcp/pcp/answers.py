@@ -62,13 +62,14 @@ class Answers:
         A success with a lifetime is the end of the mapping here; its port stays taken there (section 15).
         """
         alive = response.lifetime > 0 or response.result != ResultCode.SUCCESS
-        if slot.create_pending and response.external_port and alive:
-            slot.create_pending = False
+        exchange = slot.exchange
+        if exchange and exchange.create_pending and response.external_port and alive:
+            exchange.create_pending = False
             self._counters["late"] += 1
             if response.result == ResultCode.SUCCESS:
                 held = _held(slot, response, now)
                 self._transactions.hold(slot, held)
-                slot.give_up = held.ends
+                exchange.give_up = held.ends
                 self._transactions.arm(slot)
             return
         if response.result == ResultCode.SUCCESS and (last := slot.last_port):
@@ -90,8 +91,8 @@ class Answers:
         assert slot.wanted is not None
         held = _held(slot, response, now)
         self._transactions.hold(slot, held)
-        slot.assigned_before, slot.only_copy = None, False
-        slot.unconfirmed, slot.suggest_assigned_address, slot.refusals = False, True, 0
+        slot.unconfirmed = False
+        slot.forget_past()
         self._transactions.refusals.forget_request(slot.request_key)
         slot.begin(Phase.HELD)
         slot.attempt = 1
@@ -104,15 +105,15 @@ class Answers:
         if slot.held:
             self._transactions.lose(slot)
         self._transactions.hold(slot, _held(slot, response, now))
-        slot.outdated_port = 0
+        slot.look_back(outdated_port=0)
         self._transactions.delete(slot, now)
 
     def _refused(self, slot: Slot, response: MapResponse, now: float) -> None:
         if self._is_late(slot, response):
             self._counters["late"] += 1
             return
-        if slot.only_copy:
-            slot.exposed = slot.only_copy = False
+        if slot.exchange and slot.exchange.only_copy:
+            slot.exposed = slot.exchange.only_copy = False
         if not self._asks_for_less(slot, response, now):
             self._refused_for_good(slot, response, now)
         elif slot.phase is Phase.CREATING:
@@ -127,7 +128,7 @@ class Answers:
             return True
         if {option.code for option in response.options} & _SHEDDABLE - slot.sent_options.codes:
             return True
-        return not slot.suggest_assigned_address and slot.assigned == _suggested(response)
+        return not slot.past.suggest_address and slot.assigned == _suggested(response)
 
     def _asks_for_less(self, slot: Slot, response: MapResponse, now: float) -> bool:
         """Whether a smaller request may succeed: without an option, or without the address assigned before."""
@@ -139,7 +140,8 @@ class Answers:
             return True
         if response.result != ResultCode.CANNOT_PROVIDE_EXTERNAL or not slot.assigned:
             return False
-        suggested, slot.suggest_assigned_address = slot.suggest_assigned_address, False
+        suggested = slot.past.suggest_address
+        slot.look_back(suggest_address=False)
         return suggested
 
     def _refused_for_good(self, slot: Slot, response: MapResponse, now: float) -> None:
@@ -158,8 +160,8 @@ class Answers:
 
     def _remember_refusal(self, slot: Slot, result: int, lifetime: int, now: float) -> float:
         assert slot.wanted is not None
-        slot.refusals += 1
-        hold = error_lifetime(lifetime, slot.refusals)
+        slot.look_back(refusals=slot.past.refusals + 1)
+        hold = error_lifetime(lifetime, slot.past.refusals)
         self._transactions.refusals.refuse_request(slot.request_key, result, now + hold)
         self._emit(MappingRefused(slot.wanted.key, result, math.ceil(hold)))
         return now + hold

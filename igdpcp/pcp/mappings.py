@@ -61,11 +61,12 @@ class Mappings:
             self._emit(MappingReleased(key, ResultCode.SUCCESS))
 
     def _adopt(self, slot: Slot, wanted: WantedMapping, now: float, urgent: bool) -> None:
-        slot.wanted, slot.refusals = wanted, 0
+        slot.wanted = wanted
+        slot.look_back(refusals=0)
         if slot.phase is not Phase.DELETING:
             slot.exposed = bool(wanted.nonce)
             if address := self._address_to_suggest(wanted):
-                slot.assigned_before = (address, wanted.external_port)
+                slot.look_back(assigned=(address, wanted.external_port))
             self._transactions.create(slot, now, urgent=urgent, tell=True)
 
     def _address_to_suggest(self, wanted: WantedMapping) -> IPAddress | None:
@@ -80,10 +81,10 @@ class Mappings:
         if slot.phase is Phase.DELETING:
             return
         if not slot.held and _suggestion(before) != _suggestion(wanted):
-            slot.assigned_before = None
+            slot.look_back(assigned=None)
         if replace:
             self._replaced(slot)
-            slot.outdated_port, slot.outdated_answers, slot.refusals = current_port, 0, 0
+            slot.look_back(outdated_port=current_port, outdated_answers=0, refusals=0)
             self._transactions.delete(slot, now, urgent=urgent)
         elif slot.phase is Phase.WAITING or set(before.remote_hosts) != set(wanted.remote_hosts):
             self._transactions.create(slot, now, urgent=urgent, tell=True)
@@ -124,8 +125,8 @@ class Mappings:
     def retry(self, now: float) -> None:
         """The server is back: send at once, at the common pace, all that waits for an answer."""
         for slot in list(self._transactions.slots.values()):
-            if slot.phase is Phase.DELETING:
-                slot.timeout, slot.due = None, now
+            if slot.phase is Phase.DELETING and slot.exchange:
+                slot.exchange.timeout, slot.due = None, now
                 self._transactions.arm(slot)
             elif slot.phase is not Phase.HELD:
                 self._transactions.create(slot, now, urgent=False)
@@ -138,8 +139,8 @@ class Mappings:
             if old is not None and slot.internal[1] == old and target not in self._transactions.slots:
                 self._rename(slot, target, now)
         for slot in list(self._transactions.slots.values()):
-            if slot.phase is Phase.DELETING:
-                slot.packet = b""
+            if slot.phase is Phase.DELETING and slot.exchange:
+                slot.exchange.packet = b""
                 self._transactions.send(slot, False)
             elif slot.sent or slot.phase is not Phase.CREATING:
                 slot.unconfirmed = slot.held is not None

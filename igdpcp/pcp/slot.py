@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Hashable
+from dataclasses import replace
 from functools import lru_cache
+from typing import Any
 
 from igdpcp.model import IPAddress, Protocol
 from igdpcp.pcp.events import WantedMapping
@@ -73,13 +75,46 @@ class Held:
 
 
 @dataclass(slots=True, eq=False)
+class Exchange:
+    """A create or delete that is repeated until it is answered; ``give_up``: when a delete is over all the same.
+
+    ``only_copy``: for no other reason than the one packet on its way may the server hold a mapping, so a refusal proves
+    that there is none. ``create_pending``: the delete overtook a create that is unanswered.
+    """
+
+    packet: bytes = b""
+    sent: int = 0
+    timeout: float | None = None
+    give_up: float | None = None
+    only_copy: bool = False
+    create_pending: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What went before a grant: how often it was refused, and what may be suggested.
+
+    ``assigned``: what it held last, or what its host's other mappings let expect. ``outdated_port``: of the mapping
+    that is being replaced, about which a few late answers may come.
+    """
+
+    refusals: int = 0
+    assigned: tuple[IPAddress, int] | None = None
+    suggest_address: bool = True
+    outdated_port: int = 0
+    outdated_answers: int = 0
+
+
+NO_PAST = Past()  # of what is held, as a rule
+
+
+@dataclass(slots=True, eq=False)
 class Slot:
     """State of one internal tuple.
 
-    ``exposed``: the server may hold a mapping; ``only_copy``: for no other reason than the one packet on its way, so a
-    refusal proves that there is none. ``create_pending``: the delete overtook a create that is unanswered.
-    ``unconfirmed``: the server may have lost what it granted. ``assigned_before``: what it held last, while nothing is
-    held, or what its host's other mappings let expect. ``leaving``: keys to be told when the delete is over.
+    ``exposed``: the server may hold a mapping. ``unconfirmed``: the server may have lost what it granted. ``leaving``:
+    keys to be told when the delete is over. ``exchange``: while creating and deleting. What is held for long has few
+    fields, for there are thousands of them.
     """
 
     internal: InternalTuple
@@ -87,27 +122,17 @@ class Slot:
     wanted: WantedMapping | None = None
     phase: Phase = Phase.WAITING
     held: Held | None = None
+    exchange: Exchange | None = None
+    past: Past = NO_PAST
     exposed: bool = False
-    only_copy: bool = False
     unconfirmed: bool = False
-    create_pending: bool = False
     leaving: tuple[str, ...] = ()
 
-    packet: bytes = b""
     requested: int = 0
     sent_options: SentOptions = NO_OPTIONS
-    sent: int = 0
-    timeout: float | None = None
     due: float | None = None
-    give_up: float | None = None
-
     attempt: int = 0
     last_renewal: float = float("-inf")
-    refusals: int = 0
-    assigned_before: tuple[IPAddress, int] | None = None
-    suggest_assigned_address: bool = True
-    outdated_port: int = 0
-    outdated_answers: int = 0
 
     timer: float | None = None
     queued: bool = False
@@ -131,8 +156,27 @@ class Slot:
     def begin(self, phase: Phase) -> None:
         """Enter a phase; nothing of it was sent yet."""
         self.phase = phase
-        self.packet, self.sent, self.timeout, self.due, self.give_up = b"", 0, None, None, None
-        self.queued = False
+        self.exchange = Exchange() if phase in (Phase.CREATING, Phase.DELETING) else None
+        self.due, self.queued = None, False
+
+    def look_back(self, **changes: Any) -> None:
+        """Remember this of what went before a grant."""
+        self.past = replace(self.past, **changes)
+
+    def forget_past(self) -> None:
+        """It is granted: only late answers about what it replaced may yet come."""
+        port, answers = self.past.outdated_port, self.past.outdated_answers
+        self.past = Past(outdated_port=port, outdated_answers=answers) if port else NO_PAST
+
+    @property
+    def sent(self) -> int:
+        """How often the request on its way was sent."""
+        return self.exchange.sent if self.exchange else 0
+
+    @property
+    def give_up(self) -> float | None:
+        """When a delete is over without an answer."""
+        return self.exchange.give_up if self.exchange else None
 
     def must_be_replaced(self, wanted: WantedMapping) -> bool:
         """Whether the server holds, or may hold, what stands in the way of ``wanted``: another port or nonce."""
@@ -152,7 +196,7 @@ class Slot:
     @property
     def assigned(self) -> tuple[IPAddress, int] | None:
         """The external endpoint that it holds or held last."""
-        return (self.held.address, self.held.port) if self.held else self.assigned_before
+        return (self.held.address, self.held.port) if self.held else self.past.assigned
 
     @property
     def last_port(self) -> int:
@@ -166,7 +210,7 @@ class Slot:
         port, address = wanted.external_port, wanted.external_address
         if self.assigned:
             port = (wanted.exact and port) or self.assigned[1]
-            address = self.assigned[0] if self.suggest_assigned_address else None
+            address = self.assigned[0] if self.past.suggest_address else None
         if address is None:
             address = ANY_IPV4 if self.internal[1].version == 4 else ANY_IPV6
         self.requested = lifetime
@@ -217,9 +261,9 @@ class Slot:
 
     def is_outdated(self, response: MapResponse) -> bool:
         """Whether a success that does not fit is a late word about the mapping that this one replaces."""
-        if response.external_port != self.outdated_port or self.outdated_answers >= UPDATE_COPIES:
+        if response.external_port != self.past.outdated_port or self.past.outdated_answers >= UPDATE_COPIES:
             return False
-        self.outdated_answers += 1
+        self.look_back(outdated_answers=self.past.outdated_answers + 1)
         return True
 
 

@@ -13,7 +13,7 @@ from igdpcp.pcp.events import Event, MappingLost, MappingRefused, MappingRelease
 from igdpcp.pcp.message import ResultCode, encode
 from igdpcp.pcp.pacing import Timers
 from igdpcp.pcp.refusals import Refusal, Refusals
-from igdpcp.pcp.slot import Held, InternalTuple, Phase, Slot
+from igdpcp.pcp.slot import Exchange, Held, InternalTuple, Phase, Slot
 from igdpcp.pcp.timing import RENEWAL_GAP, Timing, remaining, renewal
 
 RENEWALS_AHEAD = 2.5  # of each mapping in its lifetime; with 2, the last of those made at one moment would be late
@@ -107,9 +107,10 @@ class Transactions:
 
     def delete(self, slot: Slot, now: float, *, urgent: bool = True) -> None:
         """Begin to delete, and go on until it is answered or the mapping has ended by itself."""
-        slot.create_pending = slot.phase is Phase.CREATING and slot.sent > 0
+        create_pending = slot.phase is Phase.CREATING and slot.sent > 0
         slot.begin(Phase.DELETING)
-        slot.give_up = slot.held.ends if slot.held else now + self._timing.patience
+        give_up = slot.held.ends if slot.held else now + self._timing.patience
+        slot.exchange = Exchange(give_up=give_up, create_pending=create_pending)
         self.send(slot, urgent)
         self.arm(slot)
 
@@ -123,10 +124,10 @@ class Transactions:
             self.refusals.forget_quota()
         slot.leaving = ()
         self.hold(slot, None)
-        slot.assigned_before = None
-        slot.exposed = slot.create_pending = slot.unconfirmed = False
+        slot.look_back(assigned=None)
+        slot.exposed = slot.unconfirmed = False
         if slot.wanted is not None:
-            self.create(slot, now, tell=not slot.refusals)
+            self.create(slot, now, tell=not slot.past.refusals)
             return
         slot.begin(Phase.WAITING)
         self._timers.set(slot, None)
@@ -154,7 +155,8 @@ class Transactions:
     def lose(self, slot: Slot) -> None:
         """The grant is no more."""
         assert slot.wanted is not None
-        slot.assigned_before, slot.unconfirmed = slot.assigned, False
+        slot.look_back(assigned=slot.assigned)
+        slot.unconfirmed = False
         self.hold(slot, None)
         self.emit(MappingLost(slot.wanted.key))
 
@@ -234,20 +236,24 @@ class Transactions:
         if self.wait(slot, now, tell=True):
             self.arm(slot)
             return None
-        if not slot.packet:
-            slot.packet = encode(slot.create_request(own, self._lifetime(slot, now), self.refusals.shed(now)))
-        slot.only_copy = not slot.exposed
+        exchange = slot.exchange
+        assert exchange is not None
+        if not exchange.packet:
+            exchange.packet = encode(slot.create_request(own, self._lifetime(slot, now), self.refusals.shed(now)))
+        exchange.only_copy = not slot.exposed
         slot.exposed = True
-        self._transmitted(slot, now)
-        return slot.packet
+        self._transmitted(slot, exchange, now)
+        return exchange.packet
 
     def _delete_packet(self, slot: Slot, own: IPAddress, now: float) -> bytes:
-        slot.packet = slot.packet or encode(slot.delete_request(own))
-        self._transmitted(slot, now)
-        if not slot.held and slot.sent >= DELETE_TRANSMISSIONS:
+        exchange = slot.exchange
+        assert exchange is not None
+        exchange.packet = exchange.packet or encode(slot.delete_request(own))
+        self._transmitted(slot, exchange, now)
+        if not slot.held and exchange.sent >= DELETE_TRANSMISSIONS:
             slot.due = None
             self.arm(slot)
-        return slot.packet
+        return exchange.packet
 
     def _renewal_packet(self, slot: Slot, own: IPAddress, now: float) -> bytes | None:
         lifetime = self._lifetime(slot, now)
@@ -263,8 +269,8 @@ class Transactions:
         assert slot.wanted is not None
         return min(remaining(slot.wanted.until, now), self.conduct.lifetime_cap)
 
-    def _transmitted(self, slot: Slot, now: float) -> None:
-        slot.sent += 1
-        slot.timeout = self._timing.retransmission(slot.timeout, self._rng)
-        slot.due = now + slot.timeout
+    def _transmitted(self, slot: Slot, exchange: Exchange, now: float) -> None:
+        exchange.sent += 1
+        exchange.timeout = self._timing.retransmission(exchange.timeout, self._rng)
+        slot.due = now + exchange.timeout
         self.arm(slot)
