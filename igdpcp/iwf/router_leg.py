@@ -21,6 +21,7 @@ from igdpcp.model import AnyOpening, Discrepancy, Grant, Mapping, Mode, Opening,
 
 LOG = logging.getLogger("igdpcp.iwf")
 EXTEND_SECONDS = 2.0  # renewals wait so long for others to share a change with
+LEAST_SECONDS = 1.0
 RESYNC_SECONDS = 10.0  # after a change failed, the whole ruleset is laid down anew
 # Comparing every rule takes long where there are thousands, and changes wait for it: so it is done when somebody has
 # changed something and a first look finds nothing, not oftener than this, and for no larger share of the time.
@@ -275,10 +276,14 @@ class RouterLeg:
             client=request.client,
             external=grant.external,
             remote_host=None if checked_there else request.remote_host,
-            ends=grant.ends,
+            ends=self._end_of(grant.ends),
             shown_port=0 if shown == grant.external.port else shown,
             hairpins=request.remote_host is None,
         )
+
+    def _end_of(self, ends: float) -> float:
+        """What is just over is laid all the same: that it ends is for others to say, who remove it or renew it."""
+        return max(ends, self._loop.time() + LEAST_SECONDS)
 
     def _pinhole_opening(self, pinhole: Pinhole) -> PinholeOpening:
         request = pinhole.request
@@ -290,5 +295,5 @@ class RouterLeg:
             client_port=request.client_port,
             remote_host=request.remote_host,
             remote_port=request.remote_port,
-            ends=pinhole.lease_ends,
+            ends=self._end_of(pinhole.lease_ends),
         )

@@ -565,3 +565,15 @@ def test_of_two_renewals_the_one_whose_rules_end_soon_decides_when_they_are_laid
         assert [round(seconds_left(rule), -1) for rule in hall.ruleset.rules.values()] == [600, 600]
 
     run()
+
+
+@virtual
+async def test_rules_that_are_laid_down_anew_when_their_grant_has_just_ended_are_still_laid(tmp_path: Path) -> None:
+    hall = Hall(tmp_path)
+    hall.carrier.longest, hall.carrier.releases = 2, None
+    await hall.add(8080)
+    deletion = asyncio.ensure_future(hall.delete(8080))
+    await asyncio.sleep(3)
+    await hall.leg.sync()
+    assert seconds_left(hall.only_rule) == 1
+    await deletion
