@@ -21,7 +21,7 @@ from igdpcp.model import AnyOpening, Discrepancy, Grant, Mapping, Mode, Opening,
 
 LOG = logging.getLogger("igdpcp.iwf")
 EXTEND_SECONDS = 2.0  # renewals wait so long for others to share a change with
-LEAST_SECONDS = 1.0
+LEAST_SECONDS = 1.0  # that rules last, whatever they are for
 RESYNC_SECONDS = 10.0  # after a change failed, the whole ruleset is laid down anew
 # Comparing every rule takes long where there are thousands, and changes wait for it: so it is done when somebody has
 # changed something and a first look finds nothing, not oftener than this, and for no larger share of the time.
