@@ -174,7 +174,7 @@ class Gateway:
         assert mine is not None
         assert (mine.request, mine.state) == (self._mapping.request, MappingState.ACTIVE)
         rule = hall.ruleset.rules[self._mapping.id]
-        assert replace(rule, lifetime=self._rule.lifetime) == self._rule
+        assert replace(rule, ends=self._rule.ends) == self._rule
         assert hall.pinhole_table.get(NEIGHBOURS_PINHOLE) == self._pinhole
         assert hall.ruleset.pinhole_rules[self._pinhole.name] == self._pinhole_rule
         for mapping in hall.table:
