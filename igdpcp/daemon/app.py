@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from igdpcp import __version__, config, jsonio, log
+from igdpcp.daemon import heap
 from igdpcp.errors import ConfigError, OurFault
 from igdpcp.net import counters
 from igdpcp.option_values import CONTROL_SOCKET
@@ -60,6 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(work: Coroutine[Any, Any, int]) -> int:
     """The exit code of ``work``. The process ends with it soon, even if a thread hangs, which Python would wait for."""
+    heap.share()
     with asyncio.Runner() as runner:
         code = runner.run(work)
         last_resort = threading.Timer(EXIT_SECONDS, os._exit, (code,))
