@@ -711,7 +711,7 @@ async def test_of_two_grants_in_one_moment_only_the_latter_has_rules(
 
     hall.carrier.answer = answer
     assert (await hall.add(8080)).code == 0
-    assert [rule.lifetime for rule in hall.ruleset.puts] == [1200]
+    assert [seconds_left(rule) for rule in hall.ruleset.puts] == [1200]
     assert "task_failed" not in caplog.text
 
 

@@ -233,7 +233,7 @@ async def test_packets_for_a_port_that_one_is_shown_and_another_was_given_go_to_
     await hall.add(GIVEN, B)
     desired = Desired()
     for rule in hall.ruleset.rules.values():
-        desired.set(rule.id, rule, 1.0)
+        desired.set(rule.id, rule)
     facts = desired.all_facts(0.0)
     reached = [facts[Hairpin(CARRIER, Protocol.TCP, port)].value for port in (WANTED, GIVEN, GIVEN + 1)]
     assert [target.client.address for target in reached if isinstance(target, HairpinTarget)] == [

@@ -389,7 +389,7 @@ def test_a_program_that_takes_no_lock_and_gets_between_does_not_fail_a_change(
 
 def test_a_change_that_one_table_refuses_is_in_none(router: str, monkeypatch: pytest.MonkeyPatch) -> None:
     backend, wanted, commits = IptablesBackend(), Desired(), iter([True, False])
-    wanted.set("m1", opening(), 600.0)
+    wanted.set("m1", opening())
 
     def refuse_the_second(edit: Edit, commit: Callable[[Edit], None] = Edit.commit) -> None:
         if not next(commits, True):
