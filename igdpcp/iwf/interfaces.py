@@ -144,6 +144,13 @@ class Fallback(Upstream, Interface):
     async def learn_address(self) -> None:
         """Ask for the external address if it is not known; returns when it is, or when that cannot be told."""
 
+    def stands(self, id: str, grant: Grant) -> bool:
+        """Whether this grant of ``id`` is the answer to what is asked now.
+
+        False: the router has another address since, or none, another server is asked, or the server may have lost it.
+        A server that is only silent changes nothing: what it granted is open until that ends.
+        """
+
     def overdue(self, id: str) -> bool:
         """The request ``id`` was not answered in time; True: it is granted locally now, False: it stays unanswered."""
 

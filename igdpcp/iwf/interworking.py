@@ -249,6 +249,8 @@ class Interworking:
             held = await self._lifecycle.join(held.id)
         elif held.state is MappingState.HIDDEN:
             held = await self._lifecycle.reveal(held)
+        else:
+            held = await self._lifecycle.confirmed(held)
         current = self._table.get(held.id)
         if current is None or current.state is MappingState.ENDING:
             raise Refusal(Reason.CANCELLED)
@@ -312,11 +314,14 @@ class Interworking:
         return False
 
     async def _in_time(self, work: Awaitable[Mapping]) -> Mapping:
-        """What one call may take, however many answers it waits for one after the other."""
+        """What one call may take, however many answers it waits for one after the other.
+
+        Whatever happened on the way, a success is one at the moment at which it leaves.
+        """
         deadline = self._main.soap_deadline
         try:
             async with asyncio.timeout(deadline + LOCAL_SECONDS):
-                return await work
+                return await self._lifecycle.confirmed(await work)
         except TimeoutError:
             raise Refusal(Reason.UNREACHABLE, f"not done in {deadline:g} s") from None
 

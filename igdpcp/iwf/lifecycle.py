@@ -150,6 +150,18 @@ class Lifecycle:
         finally:
             self.hidden.wait_for_retry(id)
 
+    async def confirmed(self, mapping: Mapping) -> Mapping:
+        """Its latest version, when that is nothing that is being asked for anew; as ``open``.
+
+        What the router has lost its address for, or the server its state, is asked for at once: somebody waits.
+        """
+        while (latest := self._table.get(mapping.id)) and latest.state is MappingState.ACTIVE:
+            if latest.id not in self._commits and latest.grant and self._upstream.stands(latest.id, latest.grant):
+                break
+            self._upstream_leg.ask(latest)
+            await self.join(latest.id)
+        return latest or mapping
+
     async def reveal(self, mapping: Mapping) -> Mapping:
         """The retry for a grant that came too late: put its rules in place; as ``open``."""
         self._commit_again(mapping)
@@ -202,6 +214,7 @@ class Lifecycle:
         for mapping in mappings:
             if mapping.visible:
                 self._timers.stop(mapping.id)
+                self._waiters.refuse(mapping.id, Refusal(Reason.CANCELLED))
             else:
                 self.give_up(mapping)
         return await self._deletions.delete(shown) if shown else {}
@@ -253,6 +266,7 @@ class Lifecycle:
         self._journal.renewed(renewed)
         self._timers.watch(renewed)
         self._router_leg.extend(mapping.id, mapping.grant.ends)
+        self._waiters.tell(renewed)
 
     def _commit_again(self, mapping: Mapping) -> None:
         if grant := self._commits.grant_of(mapping):
@@ -269,6 +283,7 @@ class Lifecycle:
     def _not_in_force(self, mapping: Mapping, grant: Grant, error: RulesetError) -> None:
         """A failure on the first grant gives it back."""
         if mapping.state is MappingState.ACTIVE:
+            self._waiters.refuse(mapping.id, Refusal(Reason.RULESET, str(error)))
             self._activate(mapping, grant)  # what is granted is so; the router's leg is repaired by itself
         else:
             self.give_up(mapping, Refusal(Reason.RULESET, str(error)))

@@ -141,6 +141,10 @@ class PcpClient:
         """The grant that ``key`` has now."""
         return self._mappings.grant(key)
 
+    def doubts(self, key: str) -> bool:
+        """Whether the server may have lost what it granted ``key``, and has not answered since."""
+        return self._mappings.doubts(key)
+
     def wants(self, key: str) -> bool:
         """Whether ``key`` is wanted, and not dropped."""
         return key in self._mappings

@@ -29,6 +29,11 @@ class Mappings:
             return None
         return granted_event(key, slot, slot.held)
 
+    def doubts(self, key: str) -> bool:
+        """Whether the server may have lost the grant that ``key`` has."""
+        slot = self._transactions.by_key.get(key)
+        return slot is not None and slot.unconfirmed
+
     def __contains__(self, key: str) -> bool:
         return key in self._transactions.by_key
 
@@ -92,6 +97,10 @@ class Mappings:
             self._transactions.extend(slot, now, urgent=urgent)
         elif not slot.held and _suggestion(before) != _suggestion(wanted):
             self._transactions.create(slot, now, urgent=urgent)
+        elif urgent and not slot.sent:  # recovery has time, whoever waits for it has not
+            slot.due = None
+            self._transactions.send(slot, True)
+            self._transactions.arm(slot)
 
     def _replaced(self, slot: Slot) -> None:
         if slot.held and slot.wanted and slot.phase is not Phase.DELETING:

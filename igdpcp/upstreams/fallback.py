@@ -9,7 +9,7 @@ from ipaddress import IPv4Address
 
 from igdpcp.iwf.interfaces import Emit, Granted, Lost, Refused, StateChanged, UpstreamEvent
 from igdpcp.log import line
-from igdpcp.model import Activation, Mode, UpstreamRequest
+from igdpcp.model import Activation, Grant, Mode, UpstreamRequest
 from igdpcp.pcp.message import ResultCode
 from igdpcp.upstreams.local import RETRY_AFTER, LocalUpstream
 from igdpcp.upstreams.pcp import PcpUpstream
@@ -112,6 +112,11 @@ class FallbackUpstream:
     async def learn_address(self) -> None:
         if self._pcp:
             await self._pcp.learn_address()
+
+    def stands(self, id: str, grant: Grant) -> bool:
+        if grant.upstream == self._local.name:
+            return grant.external.address == self._local.external_address
+        return self._pcp is not None and self._pcp.stands(id, grant)
 
     def overdue(self, id: str) -> bool:
         if self.state is Activation.ACTIVE or not self.may_fall_back or self._routed:

@@ -156,9 +156,13 @@ class PcpUpstream:
         """Whether the server's grant of ``id`` is running."""
         request, engine = self._requests.get(id), self._line.engine
         held = engine.grant(id) if engine else None
-        if not (held and request and request.grant and is_way_in(held.external_address, self._is_local)):
-            return False
-        return request.grant.internal == self._wishes.internal(request)
+        known = request.grant if request else None
+        return bool(held and known and is_way_in(held.external_address, self._is_local) and self.stands(id, known))
+
+    def stands(self, id: str, grant: Grant) -> bool:
+        """As ``Fallback.stands``; what an earlier process was granted does so, too."""
+        request, engine = self._requests.get(id), self._line.engine
+        return bool(engine and request and self._wishes.are_met(request, grant) and not engine.doubts(id))
 
     def map(self, request: UpstreamRequest, *, urgent: bool = True) -> None:
         known = self._requests.get(request.id)

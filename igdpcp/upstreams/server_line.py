@@ -99,6 +99,11 @@ class ServerLine:
         return self._sockets.port is not None
 
     @property
+    def wan_is_up(self) -> bool:
+        """Whether the WAN has an address at all."""
+        return self._wan_address is not None
+
+    @property
     def peer(self) -> PcpPeer | None:
         """Whose packets the router has to let in, to which port; None while nobody is asked."""
         port = self._sockets.port

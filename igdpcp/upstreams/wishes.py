@@ -8,7 +8,7 @@ from ipaddress import IPv4Address
 from typing import TypeGuard
 
 from igdpcp.config import MainConfig
-from igdpcp.model import UNKNOWN_ADDRESS, Endpoint, IPAddress, Protocol, UpstreamRequest
+from igdpcp.model import UNKNOWN_ADDRESS, Endpoint, Grant, IPAddress, Protocol, UpstreamRequest
 from igdpcp.pcp.client import ServerState, WantedMapping
 from igdpcp.pcp.conduct import Conduct
 from igdpcp.pcp.discovery import Origin
@@ -58,6 +58,12 @@ class Wishes:
         """Whether what was granted for it is held by a server that is not asked now."""
         server = self._line.server
         return request.grant is not None and server is not None and not server.made(request.grant.server)
+
+    def are_met(self, request: UpstreamRequest, grant: Grant) -> bool:
+        """Whether the request was granted this last, by the server that is asked, for the tuple that is ours now."""
+        if not self._line.wan_is_up or request.grant is None or not request.grant.leads_as(grant):
+            return False
+        return grant.internal == self.internal(request) and not self.is_of_another_server(request)
 
     def internal(self, request: UpstreamRequest) -> Endpoint:
         """Its internal endpoint, with the router's own address in the place of UNKNOWN_ADDRESS."""

@@ -24,11 +24,11 @@ def mend(hall: Hall) -> None:
 
 
 @virtual
-async def test_a_refresh_meanwhile_names_the_tuple_that_the_grant_has(tmp_path: Path) -> None:
+async def test_a_request_meanwhile_names_the_tuple_that_the_grant_has_and_is_refused(tmp_path: Path) -> None:
     hall = Hall(tmp_path)
     await hall.add(8080)
     cut(hall)
-    assert (await hall.add(8080, LeaseDuration=7200)).code == 0
+    assert (await hall.add(8080, LeaseDuration=7200)).code == 501
     mend(hall)
     await settle()
     assert [asked.internal.address for asked in hall.carrier.asked] == [WAN, UNKNOWN_ADDRESS, WAN]

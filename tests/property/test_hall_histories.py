@@ -257,8 +257,9 @@ class History(RuleBasedStateMachine):
         """What a 200 promises, at the moment at which it leaves."""
         path = self.path
         mapping = path.hall.table.find(Protocol.TCP, port)
-        if self.closing or path.own is None:  # what is open comes back with the WAN
+        if self.closing:
             return
+        assert path.own is not None
         assert mapping is not None
         assert mapping.visible
         assert mapping.grant
@@ -269,10 +270,9 @@ class History(RuleBasedStateMachine):
             assert rule_of.external == mapping.grant.external
         if mapping.grant.upstream == Mode.LOCAL:
             assert mapping.wan_port == port
-        elif not path.disturbed and (
-            mapping.mode is Mode.ROUTED or mapping.grant.internal.address == path.own
-        ):  # else asked for anew
-            assert path_of(mapping) in path.carrier_holds()
+        else:
+            assert mapping.mode is Mode.ROUTED or mapping.grant.internal.address == path.own
+            assert path.disturbed or path_of(mapping) in path.carrier_holds()
 
     async def _query(self, host: str, port: int) -> None:
         reply = await self.path.hall.specific(port, host)

@@ -228,6 +228,10 @@ class FakeCarrier:
     def grants(self, id: str) -> bool:
         return id in self.running
 
+    def stands(self, id: str, grant: Grant) -> bool:
+        wanted = self.wanted.get(id)
+        return wanted is not None and self._settled(wanted).internal == grant.internal and self.own() is not None
+
     def map(self, request: UpstreamRequest, *, urgent: bool = True) -> None:
         request = self._settled(request)
         self.wanted[request.id] = request
