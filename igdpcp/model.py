@@ -7,6 +7,7 @@ Times called ``ends`` or ``until`` are seconds of the event loop's monotonic clo
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 
@@ -19,6 +20,7 @@ MOVED_PORTS = range(49152, 65536)  # other hosts' packets are moved here from ma
 LEASE_INFINITE = 0  # IGD:1, PortMappingLeaseDuration 0: until deleted
 LEASE_MAX_IGD2 = 604800  # WANIPConnection:2, 2.3.16: one week, also the meaning of 0 there
 PINHOLE_LEASES = range(1, 86401)  # WANIPv6FirewallControl:1, A_ARG_TYPE_LeaseTime
+REMOTE_HOSTS_MAX = 35  # of one mapping: with every other option a PCP request still has less than 1100 octets
 UNIQUE_IDS = range(1, 65536)  # WANIPv6FirewallControl:1, A_ARG_TYPE_UniqueID: a ui2
 
 
@@ -141,13 +143,22 @@ class Grant:
 
 
 @dataclass(frozen=True, slots=True)
+class Entry:
+    """What else a mapping was asked for: the same path for another remote host, with a lease of its own."""
+
+    request: MappingRequest
+    lease_ends: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Mapping:
-    """One entry of the mapping table: what was asked for, and what it got.
+    """One mapping of the table: what was asked for, and what it got.
 
     ``external_port`` is the port that control points are shown; with ``port_policy alias`` that of ``grant`` may be
     another one, which is where the internet comes in. ``wan_port`` is the port on the router's WAN address
     (cascaded and local) or the client's own port (routed): the internal port that the upstream is asked for.
-    ``lease_ends`` None: infinite. ``serial`` orders entries by age.
+    ``lease_ends`` None: infinite. ``serial`` orders mappings by age. ``request`` is the oldest of those that are to be
+    met; ``others`` lead to the same client port, each for another remote host, and come behind it by age.
     """
 
     id: str
@@ -159,6 +170,62 @@ class Mapping:
     state: MappingState
     lease_ends: float | None
     grant: Grant | None = None
+    others: tuple[Entry, ...] = ()
+
+    @property
+    def entries(self) -> tuple[Mapping, ...]:
+        """What control points see of it, one for each remote host: the mapping as it were for that alone."""
+        if not self.others:
+            return (self,)
+        first = replace(self, others=())
+        others = (replace(first, request=each.request, lease_ends=each.lease_ends) for each in self.others)
+        return first, *others
+
+    def entry(self, remote_host: IPv4Address | None) -> Mapping | None:
+        """The one for this remote host."""
+        return next((each for each in self.entries if each.request.remote_host == remote_host), None)
+
+    def with_entry(self, new: Entry) -> Mapping:
+        """With this in the place of its entry for the same remote host, or behind all."""
+        if self.request.remote_host == new.request.remote_host:
+            return replace(self, request=new.request, lease_ends=new.lease_ends)
+        hosts = [each.request.remote_host for each in self.others]
+        if new.request.remote_host not in hosts:
+            return replace(self, others=(*self.others, new))
+        at = hosts.index(new.request.remote_host)
+        return replace(self, others=(*self.others[:at], new, *self.others[at + 1 :]))
+
+    def keeping(self, wanted: Callable[[Mapping], bool]) -> Mapping | None:
+        """With those of its entries only, the mapping itself when that is all; None: none is left."""
+        entries = self.entries
+        kept = [each for each in entries if wanted(each)]
+        if len(kept) == len(entries) or not kept:
+            return self if kept else None
+        others = tuple(Entry(each.request, each.lease_ends) for each in kept[1:])
+        return replace(self, request=kept[0].request, lease_ends=kept[0].lease_ends, others=others)
+
+    @property
+    def remote_hosts(self) -> tuple[IPv4Address, ...]:
+        """Who may come in, empty: everybody."""
+        hosts = self.request.remote_host, *(each.request.remote_host for each in self.others)
+        return tuple(host for host in hosts if host) if None not in hosts else ()
+
+    @property
+    def needed_until(self) -> float | None:
+        """When the last lease ends, None: never."""
+        ends = self.lease_ends, *(each.lease_ends for each in self.others)
+        return None if None in ends else max(end for end in ends if end is not None)
+
+    @property
+    def first_end(self) -> float | None:
+        """When the first lease ends, None: none does."""
+        ends = self.lease_ends, *(each.lease_ends for each in self.others)
+        return min((end for end in ends if end is not None), default=None)
+
+    @property
+    def exact(self) -> bool:
+        """Whether somebody has asked for this very external port."""
+        return not (self.request.any_port and all(each.request.any_port for each in self.others))
 
     @property
     def visible(self) -> bool:
@@ -212,7 +279,8 @@ class UpstreamRequest:
     ``internal`` is the internal tuple as the upstream sees it; its address UNKNOWN_ADDRESS stands for the router's own.
     ``external_port`` 0: no preference. ``exact``: refuse rather than grant another port (PREFER_FAILURE, RFC 6887
     section 13.2). ``aliased``: a carrier may grant another port all the same, since the exact one is only what control
-    points are shown. ``until`` None: as long as possible. ``grant``: what it was granted before; its nonce owns that.
+    points are shown. ``until`` None: as long as possible. ``remote_hosts``: who may come in, empty: everybody.
+    ``grant``: what it was granted before; its nonce owns that.
     """
 
     id: str
@@ -221,7 +289,7 @@ class UpstreamRequest:
     external_port: int
     exact: bool
     until: float | None
-    remote_host: IPv4Address | None = None
+    remote_hosts: tuple[IPv4Address, ...] = ()
     description: str = ""
     grant: Grant | None = None
     aliased: bool = False
@@ -235,7 +303,7 @@ class Opening:
     packets leave with ``wan_port`` as source port, and LAN hosts reach ``wan_address``:``wan_port`` and ``external``
     by a short-cut. Routed: packets for ``client`` that arrive on ``wan_device`` are forwarded unchanged; ``external``
     is short-cut. ``shown_port``, where it is not 0, is the port that control points take for the external one: LAN
-    hosts reach that by a short-cut, too, unless it is really another's. ``remote_host`` None: packets of everybody;
+    hosts reach that by a short-cut, too, unless it is really another's. ``remote_hosts`` empty: packets of everybody;
     ``hairpins`` False: not those of LAN hosts, for they are short-cut past whoever checks. It vanishes by itself at
     ``ends`` where the back-end can do that.
     """
@@ -249,7 +317,7 @@ class Opening:
     wan_port: int
     client: Endpoint
     external: Endpoint
-    remote_host: IPv4Address | None
+    remote_hosts: tuple[IPv4Address, ...]
     ends: float
     shown_port: int = 0
     hairpins: bool = True
@@ -288,8 +356,8 @@ class Flows:
     """Established flows that lead to a port of a LAN host: those sent to one of ``destinations``.
 
     A destination that is the host itself stands for untranslated packets, which then came from outside of the LANs.
-    They may be from ``remote_host`` and ``remote_port`` only (None, 0: any). ``outgoing``: also those that the host
-    began from that port, and that left from a destination.
+    They may be from ``remote_host`` and ``remote_port`` only (None, 0: any), and not from ``spared``. ``outgoing``:
+    also those that the host began from that port, and that left from a destination.
     """
 
     protocol: Protocol
@@ -299,6 +367,7 @@ class Flows:
     remote_host: IPAddress | None = None
     remote_port: int = 0
     outgoing: bool = False
+    spared: frozenset[IPAddress] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,7 +119,10 @@ class Status:
 
     async def mappings(self) -> list[dict[str, Any]]:
         """Every mapping, also those that control points are not shown, and every pinhole."""
-        return [*map(self.row, self._table), *map(self.pinhole_row, self._pinholes)]
+        return [
+            *(self.row(entry) for mapping in self._table for entry in mapping.entries),
+            *map(self.pinhole_row, self._pinholes),
+        ]
 
     def row(self, mapping: Mapping) -> dict[str, Any]:
         """One mapping for people and programs; times are seconds from now."""
@@ -220,7 +223,7 @@ class Status:
         }
 
     def _counts(self) -> dict[str, Any]:
-        mappings = list(self._table)
+        mappings = [entry for mapping in self._table for entry in mapping.entries]
         return {
             "active": self._table.listed,
             "local_only": sum(self._local_only(mapping) for mapping in mappings),

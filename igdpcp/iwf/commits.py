@@ -7,13 +7,13 @@ So only the latest one counts when its rules are there; the others were for the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from igdpcp.errors import RulesetError
 from igdpcp.iwf.background import Tasks
 from igdpcp.iwf.router_leg import RouterLeg
 from igdpcp.iwf.table import MappingTable
-from igdpcp.model import Grant, Mapping, MappingState, Mode
+from igdpcp.model import Entry, Grant, Mapping, MappingState, Mode
 from igdpcp.values import dataclass
 
 
@@ -29,6 +29,7 @@ class Commits:
 
     ``in_force`` is called with the latest version of the mapping when the kernel has the grant's rules, ``refused``
     when it has none of them; neither for what has ended meanwhile, whose rules are removed behind this change.
+    ``joining`` names entries that come into force with it, by a mapping's id.
     """
 
     def __init__(
@@ -37,12 +38,14 @@ class Commits:
         tasks: Tasks,
         table: MappingTable,
         router_leg: RouterLeg,
+        joining: Callable[[str], tuple[Entry, ...]],
         in_force: Callable[[Mapping, Grant], None],
         refused: Callable[[Mapping, Grant, RulesetError], None],
     ) -> None:
         self._tasks = tasks
         self._table = table
         self._router_leg = router_leg
+        self._joining = joining
         self._in_force = in_force
         self._refused = refused
         self._latest: dict[str, _Commit] = {}
@@ -74,14 +77,16 @@ class Commits:
         try:
             if (mapping := self._wanted(id, commit)) is None:
                 return
+            joining = self._joining(id)
             try:
-                await self._router_leg.put(mapping, commit.grant)
+                await self._router_leg.put(_with(mapping, joining), commit.grant)
             except RulesetError as error:
                 if mapping := self._wanted(id, commit):
                     self._refused(mapping, commit.grant, error)
                 return
             if mapping := self._wanted(id, commit):
-                self._in_force(mapping, commit.grant)
+                still = self._joining(id)
+                self._in_force(_with(mapping, [each for each in joining if each in still]), commit.grant)
         finally:
             if self._latest.get(id) is commit:
                 del self._latest[id]
@@ -92,3 +97,9 @@ class Commits:
         if mapping is None or mapping.state is MappingState.ENDING or self._latest.get(id) is not commit:
             return None
         return mapping
+
+
+def _with(mapping: Mapping, joining: Iterable[Entry]) -> Mapping:
+    for entry in joining:
+        mapping = mapping.with_entry(entry)
+    return mapping

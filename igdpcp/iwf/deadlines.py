@@ -23,7 +23,7 @@ class Deadlines(Timers[str]):
 
     def watch(self, mapping: Mapping) -> None:
         """To be called with each new version of a mapping."""
-        grant, lease_ends = mapping.grant, mapping.lease_ends
+        grant, lease_ends = mapping.grant, mapping.first_end
         counts = grant and mapping.state is MappingState.ACTIVE
         if grant and counts and (lease_ends is None or grant.ends + ROUNDING < lease_ends):
             self.set(mapping.id, grant.ends, self._grant_ended)

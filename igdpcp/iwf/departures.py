@@ -12,10 +12,13 @@ from igdpcp.model import IPAddress, Mapping, Owner
 
 
 class Departures:
-    """``end`` is called with each mapping that has to end; ``on_lan`` says whether a LAN that is served has it."""
+    """``on_lan`` says whether a LAN that is served has an address.
+
+    ``end`` is called with each mapping that has to end, and what is left of it where only some of its entries have to.
+    """
 
     def __init__(
-        self, table: MappingTable, on_lan: Callable[[IPAddress], bool], end: Callable[[Mapping], None]
+        self, table: MappingTable, on_lan: Callable[[IPAddress], bool], end: Callable[[Mapping, Mapping | None], None]
     ) -> None:
         self._table = table
         self._end = end
@@ -39,8 +42,9 @@ class Departures:
 
     def _end_all(self, clients: Collection[IPAddress], event: str, spared: tuple[Owner, ...]) -> None:
         for mapping in self._table:
-            request = mapping.request
-            if request.client.address not in clients or request.requester.owner in spared:
+            if mapping.request.client.address not in clients:
                 continue
-            self._log.tell(event, mapping)
-            self._end(mapping)  # also what is being deleted: a carrier that does not answer would keep it open
+            left = mapping.keeping(lambda entry: entry.request.requester.owner in spared)
+            if left is not mapping:
+                self._log.tell(event, mapping)  # also of what is being deleted: a silent carrier would keep it open
+                self._end(mapping, left)

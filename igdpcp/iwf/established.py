@@ -37,8 +37,13 @@ class Established:
             external = {(opening.external.address, port) for port in ports}
             await self._cut(opening.protocol, before, {wan, *external}, outgoing=True)
 
-    async def closed(self, mapping: Mapping) -> None:
-        """The rules of this mapping are gone."""
+    async def narrowed(self, gone: Mapping, left: Mapping) -> None:
+        """The rules of this entry are gone, those of the others that its mapping has are not."""
+        if left.remote_hosts:
+            await self.closed(gone, frozenset(left.remote_hosts))
+
+    async def closed(self, mapping: Mapping, spared: frozenset[IPAddress] = frozenset()) -> None:
+        """The rules of this mapping are gone; flows of ``spared`` remote hosts go on in any case."""
         request, grant = mapping.request, mapping.grant
         routed = mapping.mode is Mode.ROUTED
         if request.protocol is Protocol.UDP and not routed and grant:
@@ -48,7 +53,8 @@ class Established:
             return
         destinations = {(grant.external.address, port) for port in (grant.external.port, mapping.external_port)}
         destinations.add((request.client.address, request.client.port) if routed else (wan, mapping.wan_port))
-        await self._cut(request.protocol, request.client, destinations, remote_host=request.remote_host)
+        for host in mapping.remote_hosts or (None,):
+            await self._cut(request.protocol, request.client, destinations, remote_host=host, spared=spared)
 
     async def pinhole_closed(self, pinhole: Pinhole) -> None:
         """The rules of this pinhole are gone."""
@@ -68,8 +74,9 @@ class Established:
         *,
         remote_host: IPv4Address | None = None,
         outgoing: bool = False,
+        spared: frozenset[IPAddress] = frozenset(),
     ) -> None:
-        flows = Flows(protocol, client.address, client.port, frozenset(destinations), remote_host, 0, outgoing)
+        flows = Flows(protocol, client.address, client.port, frozenset(destinations), remote_host, 0, outgoing, spared)
         await self._flow_table.cut(flows)
 
     def _remember(self, port: int, client: Endpoint) -> None:

@@ -26,10 +26,14 @@ from igdpcp.values import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Granted:
-    """The mapping ``id`` has a grant: its first, a renewed one, or one with another external endpoint."""
+    """The mapping ``id`` has a grant: its first, a renewed one, or one with another external endpoint.
+
+    ``remote_hosts``: for whom it was asked, empty: for everybody.
+    """
 
     id: str
     grant: Grant
+    remote_hosts: tuple[IPv4Address, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

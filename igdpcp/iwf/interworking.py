@@ -67,14 +67,21 @@ class Interworking:
     ) -> Mapping:
         """Close a mapping of the requester, upstream first (RFC 6970 section 5.8); returns what it was."""
         mapping = self._table.find(protocol, external_port)
-        if mapping is None or mapping.request.remote_host != remote_host or _is_hidden(mapping):
+        entry = mapping.entry(remote_host) if mapping else None
+        if mapping is None or entry is None or _is_hidden(mapping):
             raise Refusal(Reason.NO_SUCH_ENTRY, f"{protocol.name} {external_port}")
-        await self.delete(requester, mapping)
-        return mapping
+        self._policy.may_delete(requester, entry)
+        left = mapping.keeping(lambda each: each.request.remote_host != remote_host)
+        if left and mapping.state is not MappingState.ENDING:
+            await asyncio.shield(self._lifecycle.remote_hosts.narrow(mapping, left))
+        else:
+            await self._close(mapping)
+        return entry
 
     async def delete(self, requester: Requester, mapping: Mapping) -> None:
         """Close this mapping, listed or not, for who may; raises Refusal when it has to stay."""
-        self._policy.may_delete(requester, mapping)
+        for entry in mapping.entries:
+            self._policy.may_delete(requester, entry)
         await self._close(mapping)
 
     async def _close(self, mapping: Mapping) -> None:
@@ -89,11 +96,16 @@ class Interworking:
         With ``manage`` that is more than its own entries, where the policy says so (RFC 6970 section 5.8).
         """
         held = [each for each in self._table.in_ports(protocol, ports) if not _is_hidden(each)]
-        closable = [each for each in held if self._closable(requester, each, manage)]
+        remains = {each.id: each.keeping(lambda entry: not self._closable(requester, entry, manage)) for each in held}
+        closable = [each for each in held if remains[each.id] is not each]
         if not closable:
             foreign = manage and any(each.visible for each in held)
             raise Refusal(Reason.FOREIGN_ENTRY if foreign else Reason.NOTHING_IN_RANGE, _range_text(protocol, ports))
-        refusals = await self._lifecycle.close(closable)
+        partly = [(each, left) for each in closable if (left := remains[each.id])]
+        narrowed = [self._lifecycle.remote_hosts.narrow(each, left) for each, left in partly]
+        refusals = await self._lifecycle.close([each for each in closable if not remains[each.id]])
+        if narrowed:
+            await asyncio.wait(narrowed)
         closed = [each for each in closable if each.id not in refusals]
         if not closed:
             raise next(iter(refusals.values()))
@@ -111,7 +123,8 @@ class Interworking:
         if mapping is None or mapping.is_shadow:
             await self._ask_for(requester, protocol, external_port)
             mapping = self._table.find(protocol, external_port)  # somebody may have opened it meanwhile
-        if mapping is None or not mapping.visible or mapping.request.remote_host != remote_host:
+        mapping = mapping.entry(remote_host) if mapping else None
+        if mapping is None or not mapping.visible:
             raise Refusal(Reason.NO_SUCH_ENTRY, f"{protocol.name} {external_port}")
         if not self._policy.may_see(requester, mapping):
             raise Refusal(Reason.FOREIGN_ENTRY, f"{mapping.request.client.address}'s")
@@ -147,7 +160,8 @@ class Interworking:
         Without ``manage`` the requester's own ones, with it all that it may see.
         """
         wanted = self._policy.may_see if manage else self._policy.owns
-        shown = [each for each in self._table.in_ports(protocol, ports) if each.visible and wanted(requester, each)]
+        visible = (each for each in self._table.in_ports(protocol, ports) if each.visible)
+        shown = [entry for each in visible for entry in each.entries if wanted(requester, entry)]
         if not shown:
             raise Refusal(Reason.NOTHING_IN_RANGE, _range_text(protocol, ports))
         return shown[: limit or None]
@@ -203,14 +217,17 @@ class Interworking:
         while held := await self._queries.holder(request):
             if held.is_shadow:
                 return await self._take_over(held, request)
-            if self._policy.is_kept_from(request.requester, held):
+            entry = held.entry(request.remote_host)
+            if self._policy.is_kept_from(request.requester, entry or held):
                 raise Refusal(Reason.OPERATORS_ENTRY)
             if held.request.client.address != request.client.address:
                 return await self._contend(request, held)
-            if not _same_host(held, request):
-                raise Refusal(Reason.CONFLICT, f"it is open for {held.request.remote_host or 'any remote host'}")
             if held.state is not MappingState.ENDING:
-                return await self._repeat(held, request)
+                if entry:
+                    return await self._repeat(entry, request)
+                if joined := await self._lifecycle.remote_hosts.join(held, request):
+                    return joined
+                continue
             await self._lifecycle.closed(held.id)
             if self._table.get(held.id) is held:
                 raise Refusal(Reason.UNREACHABLE, "its deletion is not answered")
@@ -238,8 +255,16 @@ class Interworking:
         if (held := await self._queries.holder(request)) and held.is_shadow:
             return await self._take_over(held, request)
         for held in (self._table.find_client(request), self._table.find(request.protocol, request.external_port)):
-            if held and self._refreshes(held, request) and not self._policy.is_kept_from(request.requester, held):
-                return await self._repeat(held, request)
+            if held is None or not self._refreshes(held, request):
+                continue
+            entry = held.entry(request.remote_host)
+            if self._policy.is_kept_from(request.requester, entry or held):
+                continue
+            if entry:
+                return await self._repeat(entry, request)
+            one_tuple = held.mode is Mode.ROUTED  # of which there is one mapping upstream
+            if one_tuple and (joined := await self._lifecycle.remote_hosts.join(held, request)):
+                return joined
         return await self._open(request)
 
     async def _repeat(self, held: Mapping, request: MappingRequest) -> Mapping:
@@ -250,12 +275,16 @@ class Interworking:
         elif held.state is MappingState.HIDDEN:
             held = await self._lifecycle.reveal(held)
         else:
-            held = await self._lifecycle.confirmed(held)
+            held = await self._lifecycle.refreshing.confirmed(held)
         current = self._table.get(held.id)
-        if current is None or current.state is MappingState.ENDING:
+        entry = current.entry(request.remote_host) if current else None
+        if current is None or entry is None or current.state is MappingState.ENDING:
             raise Refusal(Reason.CANCELLED)
-        if self._policy.is_kept_from(request.requester, current):
+        if self._policy.is_kept_from(request.requester, entry):
             raise Refusal(Reason.OPERATORS_ENTRY)
+        held = entry
+        if current.others and held.request.client != request.client:
+            raise Refusal(Reason.CONFLICT, f"its other remote hosts are led to port {held.request.client.port}")
         if held.mode is Mode.ROUTED and held.request.client != request.client:
             await self._close(current)
             return await self._open(request)
@@ -263,10 +292,10 @@ class Interworking:
                         description=request.description)  # fmt: skip
         if joined and asked == held.request:
             return held
-        refreshed = await self._lifecycle.refresh(current, asked)
+        refreshed = await self._lifecycle.refreshing.refresh(current, asked)
         if current.state is MappingState.RETRYING:
-            return await self._lifecycle.join(current.id)
-        return refreshed
+            refreshed = await self._lifecycle.join(current.id)
+        return refreshed.entry(request.remote_host) or refreshed
 
     async def _take_over(self, shadow: Mapping, request: MappingRequest) -> Mapping:
         """What a query asked for, and the carrier has granted or is about to, is what is wanted now."""
@@ -302,7 +331,7 @@ class Interworking:
 
     def _refreshes(self, held: Mapping, request: MappingRequest) -> bool:
         """Whether AddAnyPortMapping asks again for what this entry gives; an alias does not give what it shows."""
-        same = held.request.client == request.client and _same_host(held, request)
+        same = held.request.client == request.client
         return same and held.state is not MappingState.ENDING and not self._port_policy.only_shows(held)
 
     def _closable(self, requester: Requester, mapping: Mapping, manage: bool) -> bool:
@@ -321,7 +350,7 @@ class Interworking:
         deadline = self._main.soap_deadline
         try:
             async with asyncio.timeout(deadline + LOCAL_SECONDS):
-                return await self._lifecycle.confirmed(await work)
+                return await self._lifecycle.refreshing.confirmed(await work)
         except TimeoutError:
             raise Refusal(Reason.UNREACHABLE, f"not done in {deadline:g} s") from None
 

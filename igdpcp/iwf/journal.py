@@ -24,7 +24,7 @@ from typing import Any
 from igdpcp import jsonio
 from igdpcp.errors import OurFault
 from igdpcp.iwf import journal_entries
-from igdpcp.iwf.journal_entries import Entry
+from igdpcp.iwf.journal_entries import Record
 from igdpcp.log import line
 from igdpcp.model import Mapping, Pinhole
 from igdpcp.values import dataclass
@@ -102,7 +102,7 @@ class Journal:
         self._clock = clock
         self._update_id = update_id
         self._persists = persists
-        self._live: dict[str, Entry] = {}
+        self._live: dict[str, Record] = {}
         self._compact = self._appended = 0  # characters of the run-time file: as last rewritten, and since
         self._file: TextIOWrapper | None = None
         self._ahead = 0  # sum of all that is worth a flash write, less that of the flash copy: 0 when they are the same
@@ -142,7 +142,7 @@ class Journal:
             )
         return Left()
 
-    def record(self, entry: Entry) -> None:
+    def record(self, entry: Record) -> None:
         """Store this version of an entry before what it says is acted upon; raises OurFault when that fails."""
         if not self._persists:
             return
@@ -157,7 +157,7 @@ class Journal:
                 self._know(key, None)
             raise OurFault(f"cannot write {self._run}: {error}") from error
 
-    def note(self, entry: Entry) -> None:
+    def note(self, entry: Record) -> None:
         """Store this version of an entry that is true already; a failure is logged."""
         try:
             self.record(entry)
@@ -213,7 +213,7 @@ class Journal:
             with contextlib.suppress(OSError):  # what could not be flushed is in the next snapshot
                 file.close()
 
-    def _know(self, key: str, entry: Entry | None) -> None:
+    def _know(self, key: str, entry: Record | None) -> None:
         """This is what lives by that key now, None: nothing."""
         for version, sign in ((self._live.get(key), -1), (entry, 1)):
             if isinstance(version, Mapping) and not version.is_shadow:
@@ -245,16 +245,16 @@ class Journal:
     def _mappings(self) -> list[Mapping]:
         return [entry for entry in self._live.values() if isinstance(entry, Mapping)]
 
-    def _snapshot(self, entries: Iterable[Entry], update_id: int) -> Iterator[str]:
+    def _snapshot(self, entries: Iterable[Record], update_id: int) -> Iterator[str]:
         """The lines of a whole file, made one by one: of many mappings they are as large as all else that is held."""
         yield _line({"igdpcp": FORMAT, "boot": boot_id(), "at": boottime(), "update_id": update_id})
         for entry in entries:
             yield _line(self._encode(entry))
 
-    def _encode(self, entry: Entry) -> journal_entries.Line:
+    def _encode(self, entry: Record) -> journal_entries.Line:
         return journal_entries.encode(entry, boottime() - self._clock())
 
-    def _read(self, path: Path) -> tuple[dict[str, Entry], int]:
+    def _read(self, path: Path) -> tuple[dict[str, Record], int]:
         octets = path.read_bytes()
         if path == self._run:  # the process ended in the middle of the last line, so what it says was not acted upon
             octets = octets[: octets.rfind(b"\n") + 1]
@@ -268,7 +268,7 @@ class Journal:
             if jsonio.loads(last).get("sha256") != _digest(body):
                 raise ValueError("checksum does not match")
         ahead = boottime() if header["boot"] == boot_id() else float(header["at"])
-        entries: dict[str, Entry] = {}
+        entries: dict[str, Record] = {}
         update_id = int(header.get("update_id", 0))
         for text in rest:
             try:

@@ -15,6 +15,7 @@ from typing import Any
 from igdpcp.model import (
     UNIQUE_IDS,
     Endpoint,
+    Entry,
     Grant,
     IPAddress,
     Mapping,
@@ -28,11 +29,11 @@ from igdpcp.model import (
     Requester,
 )
 
-Entry = Mapping | Pinhole
+Record = Mapping | Pinhole
 Line = dict[str, Any]
 
 
-def key(entry: Entry) -> str:
+def key(entry: Record) -> str:
     """What the journal knows the entry by."""
     return entry.id if isinstance(entry, Mapping) else entry.name
 
@@ -43,14 +44,14 @@ def lasting(mapping: Mapping) -> int:
     Times are not, which renewals move for ever, nor words and leases, which LAN hosts may change at no cost; an entry
     that was deleted and made again is the same one.
     """
-    request = mapping.request
+    request, others = mapping.request, frozenset(each.request.remote_host for each in mapping.others)
     return hash((
         mapping.state, mapping.mode, mapping.external_port, mapping.wan_port, request.protocol, request.external_port,
-        request.client, request.remote_host, request.any_port, request.requester.owner.is_operators,
+        request.client, request.remote_host, request.any_port, request.requester.owner.is_operators, others,
     ))  # fmt: skip
 
 
-def encode(entry: Entry, shift: float) -> Line:
+def encode(entry: Record, shift: float) -> Line:
     """The entry as one line."""
     return _mapping_line(entry, shift) if isinstance(entry, Mapping) else _pinhole_line(entry, shift)
 
@@ -61,7 +62,7 @@ def encode_renewal(mapping: Mapping, shift: float) -> Line:
     return {"renewed": mapping.id, "lifetime": mapping.grant.lifetime, "ends": mapping.grant.ends + shift}
 
 
-def renewed(entry: Entry, fields: Line, shift: float) -> Entry:
+def renewed(entry: Record, fields: Line, shift: float) -> Record:
     """The entry with the times of a line that ``encode_renewal`` made."""
     if not isinstance(entry, Mapping) or entry.grant is None:
         raise ValueError("what has no grant cannot be renewed")
@@ -69,30 +70,23 @@ def renewed(entry: Entry, fields: Line, shift: float) -> Entry:
     return replace(entry, grant=replace(entry.grant, lifetime=lifetime, ends=ends))
 
 
-def decode(entry: Line, shift: float) -> Entry:
+def decode(entry: Line, shift: float) -> Record:
     """The entry of one line."""
     return _pinhole(entry, shift) if "pinhole" in entry else _mapping(entry, shift)
 
 
 def _mapping_line(mapping: Mapping, shift: float) -> Line:
     request, grant = mapping.request, mapping.grant
+    others = [_entry_line(each.request, each.lease_ends, shift) for each in mapping.others]
     return {
         "id": mapping.id,
         "serial": mapping.serial,
         "state": mapping.state.value,
         "mode": mapping.mode.value,
-        **_requester_fields(request.requester),
-        "protocol": request.protocol.name,
-        "wanted": request.external_port,
-        "client": str(request.client.address),
-        "client_port": request.client.port,
-        "remote_host": str(request.remote_host or ""),
-        "lease": request.lease,
-        "description": request.description,
-        "any": request.any_port,
+        **_entry_line(request, mapping.lease_ends, shift),
         "external_port": mapping.external_port,
         "wan_port": mapping.wan_port,
-        "lease_ends": None if mapping.lease_ends is None else mapping.lease_ends + shift,
+        **({"others": others} if others else {}),
         "grant": grant
         and {
             "upstream": grant.upstream,
@@ -107,25 +101,47 @@ def _mapping_line(mapping: Mapping, shift: float) -> Line:
     }
 
 
+def _entry_line(request: MappingRequest, lease_ends: float | None, shift: float) -> Line:
+    return {
+        **_requester_fields(request.requester),
+        "protocol": request.protocol.name,
+        "wanted": request.external_port,
+        "client": str(request.client.address),
+        "client_port": request.client.port,
+        "remote_host": str(request.remote_host or ""),
+        "lease": request.lease,
+        "description": request.description,
+        "any": request.any_port,
+        "lease_ends": None if lease_ends is None else lease_ends + shift,
+    }
+
+
+def _entry(entry: Line, shift: float) -> Entry:
+    request = MappingRequest(
+        requester=_requester(entry),
+        protocol=Protocol[entry["protocol"]],
+        external_port=_port(entry["wanted"]),
+        client=Endpoint(IPv4Address(_text(entry["client"])), _port(entry["client_port"])),
+        remote_host=IPv4Address(_text(entry["remote_host"])) if entry["remote_host"] else None,
+        lease=_whole(entry["lease"]),
+        description=_text(entry["description"]),
+        any_port=bool(entry["any"]),
+    )
+    return Entry(request, None if entry["lease_ends"] is None else entry["lease_ends"] + shift)
+
+
 def _mapping(entry: Line, shift: float) -> Mapping:
+    first = _entry(entry, shift)
     return Mapping(
         id=_text(entry["id"]),
         serial=_whole(entry["serial"]),
-        request=MappingRequest(
-            requester=_requester(entry),
-            protocol=Protocol[entry["protocol"]],
-            external_port=_port(entry["wanted"]),
-            client=Endpoint(IPv4Address(_text(entry["client"])), _port(entry["client_port"])),
-            remote_host=IPv4Address(_text(entry["remote_host"])) if entry["remote_host"] else None,
-            lease=_whole(entry["lease"]),
-            description=_text(entry["description"]),
-            any_port=bool(entry["any"]),
-        ),
+        request=first.request,
         mode=Mode(entry["mode"]),
         external_port=_port(entry["external_port"]),
         wan_port=_port(entry["wan_port"]),
         state=MappingState(entry["state"]),
-        lease_ends=None if entry["lease_ends"] is None else entry["lease_ends"] + shift,
+        lease_ends=first.lease_ends,
+        others=tuple(_entry(each, shift) for each in entry.get("others", ())),
         grant=None if entry["grant"] is None else _grant(entry["grant"], shift),
     )
 

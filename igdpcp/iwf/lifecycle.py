@@ -37,6 +37,7 @@ from igdpcp.iwf.mapping_log import MappingLog
 from igdpcp.iwf.policy import Policy
 from igdpcp.iwf.port_policy import PortPolicy, granted
 from igdpcp.iwf.refreshing import Refreshing
+from igdpcp.iwf.remote_hosts import RemoteHosts
 from igdpcp.iwf.resends import Resends
 from igdpcp.iwf.router_leg import RouterLeg
 from igdpcp.iwf.table import MappingTable
@@ -83,7 +84,7 @@ class Lifecycle:
         self._resends = Resends(main, table, self._waiters, upstream_leg)
         self._timers = Deadlines(lease_ended=self._lease_ended, unrenewed=self._unrenewed)
         self._tasks = Tasks()
-        self.departures = Departures(table, policy.serves, self.give_up)
+        self.departures = Departures(table, policy.serves, self._end)
         self._log = MappingLog()
         self._news = UpstreamNews(lambda: upstream.name, changed)
         self._opens = True
@@ -96,11 +97,17 @@ class Lifecycle:
             journal=journal, reopen=self._reopen,
         )  # fmt: skip
         self._commits = Commits(
-            tasks=self._tasks, table=table, router_leg=router_leg, in_force=self._in_force, refused=self._not_in_force
-        )
-        self._refreshing = Refreshing(
-            table=table, router_leg=router_leg, upstream_leg=upstream_leg, keep=self._keep,
-            grant_of=self._commits.grant_of,
+            tasks=self._tasks, table=table, router_leg=router_leg, joining=lambda id: self.remote_hosts.joining(id),
+            in_force=self._in_force, refused=self._not_in_force,
+        )  # fmt: skip
+        self.refreshing = Refreshing(
+            table=table, upstream=upstream, router_leg=router_leg, upstream_leg=upstream_leg, commits=self._commits,
+            keep=self._keep, join=self.join,
+        )  # fmt: skip
+        self.remote_hosts = RemoteHosts(
+            main=main, tasks=self._tasks, table=table, policy=policy, upstream=upstream, router_leg=router_leg,
+            upstream_leg=upstream_leg, hidden=self.hidden, refreshing=self.refreshing, outcome=self.join,
+            keep=self._keep, grant_of=self._commits.grant_of, commit_again=self._commit_again,
         )  # fmt: skip
         self._handlers: dict[type, Callable[[Any], None]] = {
             Granted: self._granted,
@@ -150,18 +157,6 @@ class Lifecycle:
         finally:
             self.hidden.wait_for_retry(id)
 
-    async def confirmed(self, mapping: Mapping) -> Mapping:
-        """Its latest version, when that is nothing that is being asked for anew; as ``open``.
-
-        What the router has lost its address for, or the server its state, is asked for at once: somebody waits.
-        """
-        while (latest := self._table.get(mapping.id)) and latest.state is MappingState.ACTIVE:
-            if latest.id not in self._commits and latest.grant and self._upstream.stands(latest.id, latest.grant):
-                break
-            self._upstream_leg.ask(latest)
-            await self.join(latest.id)
-        return latest or mapping
-
     async def reveal(self, mapping: Mapping) -> Mapping:
         """The retry for a grant that came too late: put its rules in place; as ``open``."""
         self._commit_again(mapping)
@@ -177,10 +172,6 @@ class Lifecycle:
         self._opens = False
 
     # -- changing ------------------------------------------------------------------------------------------------
-
-    async def refresh(self, mapping: Mapping, asked: MappingRequest) -> Mapping:
-        """The request was repeated with ``asked``; as ``Refreshing.refresh``."""
-        return await self._refreshing.refresh(mapping, asked)
 
     def wan_changed(self) -> None:
         """The router's WAN device or address is another one: rewrite the rules of what is open, and ask from there."""
@@ -198,8 +189,9 @@ class Lifecycle:
         Raises Refusal when its ports are held, or when it may not be any more.
         """
         grant = mapping.grant
-        for port in (mapping.external_port, grant.external.port if grant else mapping.external_port):
-            self._policy.permit(mapping.request, port)
+        for entry in mapping.entries:
+            for port in (mapping.external_port, grant.external.port if grant else mapping.external_port):
+                self._policy.permit(entry.request, port)
         if grant is None or grant.ends <= self._loop.time():
             mapping = replace(mapping, state=MappingState.RETRYING)
         self._table.restore(mapping)
@@ -214,7 +206,7 @@ class Lifecycle:
         for mapping in mappings:
             if mapping.visible:
                 self._timers.stop(mapping.id)
-                self._waiters.refuse(mapping.id, Refusal(Reason.CANCELLED))
+                self._refuse(mapping.id, Refusal(Reason.CANCELLED))
             else:
                 self.give_up(mapping)
         return await self._deletions.delete(shown) if shown else {}
@@ -225,11 +217,22 @@ class Lifecycle:
 
     def give_up(self, mapping: Mapping, why: Refusal | None = None, *, urgent: bool = False) -> None:
         """Forget a mapping at once, and tell who waits for it why; rules and grant follow in the background."""
-        self._waiters.refuse(mapping.id, why or Refusal(Reason.CANCELLED))
+        self._refuse(mapping.id, why or Refusal(Reason.CANCELLED))
         self._timers.stop(mapping.id)
         self._table.forget([mapping.id], self._loop.time())
         self._upstream_leg.give_back_unseen(mapping, urgent=urgent)
         self._tasks.start(self._router_leg.remove(mapping))
+
+    def _refuse(self, id: str, why: Refusal) -> None:
+        self._waiters.refuse(id, why)
+        self.remote_hosts.refuse(id, why)
+
+    def _end(self, mapping: Mapping, left: Mapping | None) -> None:
+        """As ``give_up``, but for what is to be left of it."""
+        if left is None:
+            self.give_up(mapping)
+        else:
+            self.remote_hosts.narrow(mapping, left)
 
     def _reopen(self, mapping: Mapping) -> None:
         """The deletion failed: the entry is as it was, and wanted upstream again."""
@@ -241,13 +244,13 @@ class Lifecycle:
     def _granted(self, event: Granted) -> None:
         if (mapping := self._table.get(event.id)) is None or mapping.state is MappingState.ENDING:
             return
-        port = event.grant.external.port
+        port, somebody_joins = event.grant.external.port, self.remote_hosts.heard(event)
         if not self._policy.permits(mapping.request, port):
             self._log.tell("grant_not_permitted", mapping, granted_port=port)
             self.give_up(mapping, Refusal(Reason.NO_PORT, f"port {port} was granted, which is not permitted"))
         elif self.hidden.keeps(mapping):
             self.hidden.hide(mapping, event.grant)
-        elif self._only_for_longer(mapping, event.grant):
+        elif not somebody_joins and self._only_for_longer(mapping, event.grant):
             self._renewed(mapping, event.grant)
         else:
             self._commits.start(event.id, event.grant)
@@ -283,7 +286,7 @@ class Lifecycle:
     def _not_in_force(self, mapping: Mapping, grant: Grant, error: RulesetError) -> None:
         """A failure on the first grant gives it back."""
         if mapping.state is MappingState.ACTIVE:
-            self._waiters.refuse(mapping.id, Refusal(Reason.RULESET, str(error)))
+            self._refuse(mapping.id, Refusal(Reason.RULESET, str(error)))
             self._activate(mapping, grant)  # what is granted is so; the router's leg is repaired by itself
         else:
             self.give_up(mapping, Refusal(Reason.RULESET, str(error)))
@@ -301,6 +304,7 @@ class Lifecycle:
         if mapping.grant and mapping.grant.external.address != grant.external.address:
             self._changed()  # where it comes out is what its client is shown as the external address
         self._waiters.tell(active)
+        self.remote_hosts.joined(active)
 
     def _refused(self, event: Refused) -> None:
         if (mapping := self._table.get(event.id)) is None or mapping.state is MappingState.ENDING:
@@ -319,13 +323,15 @@ class Lifecycle:
         if mapping.state is MappingState.HIDDEN and event.id in self._waiters:
             self.give_up(mapping, refusal)  # whoever is told so finds nothing open
             return
+        if self.remote_hosts.refuse(event.id, refusal) and mapping.state is MappingState.ACTIVE:
+            return  # it is what was asked for beyond what is open
         self._waiters.refuse(event.id, refusal)
         local = mapping.grant is not None and mapping.grant.upstream == Mode.LOCAL
         self._log.warn("grant_refused", mapping, result=result, local_only=int(local))
         if mapping.state is MappingState.ACTIVE and mapping.grant and mapping.grant.ends <= self._loop.time():
             self._unserved(mapping)
         elif translate.external_port_is_taken(event.result) and not local:
-            if mapping.request.any_port and mapping.external_port:
+            if not mapping.exact and mapping.external_port:
                 self._retry(replace(mapping, external_port=0, grant=None))
             else:
                 self.give_up(mapping)
@@ -342,10 +348,10 @@ class Lifecycle:
 
     def _unserved(self, mapping: Mapping) -> None:
         """Nobody grants it now: a finite lease ends, an infinite one retries."""
-        if mapping.lease_ends is not None:
-            self.give_up(mapping)
+        if left := mapping.keeping(lambda entry: entry.lease_ends is None):
+            self._retry(left)
         else:
-            self._retry(mapping)
+            self.give_up(mapping)
 
     def _retry(self, mapping: Mapping) -> None:
         """Shown to nobody until it is granted again."""
@@ -365,9 +371,10 @@ class Lifecycle:
         self._timers.stop_all()
         self._resends.stop()
         self.departures.stop()
-        self._waiters.refuse_all(Refusal(Reason.CANCELLED, "the service stops"))
+        for waiters in (self._waiters, self.remote_hosts):
+            waiters.refuse_all(Refusal(Reason.CANCELLED, "the service stops"))
         await self._deletions.stop()
-        await self._refreshing.stop()
+        await self.refreshing.stop()
         await self._tasks.stop()
 
     def _keep(self, mapping: Mapping) -> None:
@@ -385,5 +392,6 @@ class Lifecycle:
 
     def _lease_ended(self, id: str) -> None:
         if (mapping := self._table.get(id)) and mapping.state is not MappingState.ENDING:
+            ended = max(self._loop.time(), mapping.first_end or 0.0)
             self._log.tell("lease_ended", mapping)
-            self.give_up(mapping)
+            self._end(mapping, mapping.keeping(lambda entry: entry.lease_ends is None or entry.lease_ends > ended))

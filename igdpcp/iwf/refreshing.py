@@ -5,41 +5,59 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from igdpcp.errors import Reason, Refusal, RulesetError
 from igdpcp.iwf.background import Tasks
+from igdpcp.iwf.commits import Commits
+from igdpcp.iwf.interfaces import Fallback
 from igdpcp.iwf.router_leg import RouterLeg
 from igdpcp.iwf.table import MappingTable
 from igdpcp.iwf.upstream_leg import UpstreamLeg
-from igdpcp.model import Grant, Mapping, MappingRequest, MappingState
+from igdpcp.model import Entry, Grant, Mapping, MappingRequest, MappingState
 
 
 class Refreshing:
     """The table changes at once, since more requests may follow in the same turn.
 
-    ``keep`` stores a version; ``grant_of`` says which grant a mapping has, or will have in a moment.
+    ``keep`` stores a version; ``join`` waits for what has been asked for.
     """
 
     def __init__(
         self,
         *,
         table: MappingTable,
+        upstream: Fallback,
         router_leg: RouterLeg,
         upstream_leg: UpstreamLeg,
+        commits: Commits,
         keep: Callable[[Mapping], None],
-        grant_of: Callable[[Mapping], Grant | None],
+        join: Callable[[str], Awaitable[Mapping]],
     ) -> None:
         self._table = table
+        self._upstream = upstream
         self._router_leg = router_leg
         self._upstream_leg = upstream_leg
+        self._commits = commits
         self._keep = keep
-        self._grant_of = grant_of
+        self._join = join
         self._loop = asyncio.get_running_loop()
         self._tasks = Tasks()
         self._leading: Counter[str] = Counter()  # redirections on their way, by id
         self._led: dict[str, Mapping] = {}  # the version that the rules of these lead to so far
+
+    async def confirmed(self, entry: Mapping) -> Mapping:
+        """Its latest version, when that is nothing that is being asked for anew; raises Refusal as the upstream does.
+
+        What the router has lost its address for, or the server its state, is asked for at once: somebody waits.
+        """
+        while (latest := self._table.get(entry.id)) and latest.state is MappingState.ACTIVE:
+            if latest.id not in self._commits and latest.grant and self._upstream.stands(latest.id, latest.grant):
+                break
+            self._upstream_leg.ask(latest)
+            await self._join(latest.id)
+        return (latest and latest.entry(entry.request.remote_host)) or entry
 
     async def refresh(self, mapping: Mapping, asked: MappingRequest) -> Mapping:
         """What was asked for now instead; ``mapping`` is the latest version. Returns the refreshed one.
@@ -48,8 +66,8 @@ class Refreshing:
         its caller is cancelled, so that table, kernel and journal agree.
         """
         lease_ends = self._loop.time() + asked.lease if asked.lease else None
-        self._want(refreshed := replace(mapping, request=asked, lease_ends=lease_ends))
-        grant = self._grant_of(refreshed)
+        self._want(refreshed := mapping.with_entry(Entry(asked, lease_ends)))
+        grant = self._commits.grant_of(refreshed)
         if refreshed.visible and grant and (mapping.id in self._leading or mapping.request.client != asked.client):
             self._leading[mapping.id] += 1
             self._led.setdefault(mapping.id, mapping)
@@ -67,7 +85,9 @@ class Refreshing:
         except RulesetError:
             current, before = self._table.get(mapping.id), self._led[mapping.id]
             if current and current.request is mapping.request:
-                self._want(replace(current, request=before.request, lease_ends=before.lease_ends))
+                others = tuple(replace(each, request=replace(each.request, client=before.request.client))
+                               for each in current.others)  # fmt: skip
+                self._want(replace(current, request=before.request, lease_ends=before.lease_ends, others=others))
             raise
         else:
             self._led[mapping.id] = mapping

@@ -63,11 +63,12 @@ class Restart:
         self._pinholes.restore(found.pinholes)
         for mapping in found.mappings:
             self._table.reserve(mapping.serial)
-            if not self._adoptable(mapping):
+            running = mapping.keeping(lambda entry: entry.lease_ends is None or entry.lease_ends > self._now())
+            if running is None or not self._adoptable(mapping):
                 left.append(mapping)
                 continue
             try:
-                self._lifecycle.adopt(replace(mapping, mode=self._upstream.mode))
+                self._lifecycle.adopt(replace(running, mode=self._upstream.mode))
             except Refusal as refusal:
                 self._log.warn("not_adopted", mapping, reason=refusal)
                 left.append(mapping)
@@ -95,12 +96,10 @@ class Restart:
         LOG.info(line("released", unanswered=len(self._upstream_leg.leaving)))
 
     def _adoptable(self, mapping: Mapping) -> bool:
-        """Once granted, with the lease still running, and built the way mappings are built now."""
+        """Once granted, and built the way mappings are built now."""
         if (mapping.mode is Mode.ROUTED) is not (self._upstream.mode is Mode.ROUTED):
             return False
-        if mapping.state not in (MappingState.ACTIVE, MappingState.RETRYING):
-            return False
-        return mapping.lease_ends is None or mapping.lease_ends > self._now()
+        return mapping.state in (MappingState.ACTIVE, MappingState.RETRYING)
 
     def _return_to_upstream(self, mapping: Mapping) -> None:
         if self._table.holds_internal(mapping):

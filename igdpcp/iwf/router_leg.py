@@ -113,6 +113,13 @@ class RouterLeg:
         await self._remove(mapping.id)
         await self._established.closed(mapping)
 
+    async def keep_out(self, gone: Iterable[Mapping], left: Mapping, grant: Grant) -> None:
+        """Takes the rules of these entries of a mapping away, those of what is ``left`` of it stay; as ``remove``."""
+        with contextlib.suppress(RulesetError):
+            await self.put(left, grant)
+        for each in gone:
+            await self._established.narrowed(each, left)
+
     async def put_pinhole(self, pinhole: Pinhole) -> None:
         """As ``put``."""
         try:
@@ -275,10 +282,10 @@ class RouterLeg:
             wan_port=mapping.wan_port,
             client=request.client,
             external=grant.external,
-            remote_host=None if checked_there else request.remote_host,
+            remote_hosts=() if checked_there else mapping.remote_hosts,
             ends=self._end_of(grant.ends),
             shown_port=0 if shown == grant.external.port else shown,
-            hairpins=request.remote_host is None,
+            hairpins=not mapping.remote_hosts,
         )
 
     def _end_of(self, ends: float) -> float:

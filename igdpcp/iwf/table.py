@@ -51,6 +51,7 @@ class MappingTable:
         self._any_port: dict[_AnyPort, str] = {}
         self._listed: list[str] = []
         self._held: Counter[IPv4Address] = Counter()
+        self._more = 0  # entries, than there are mappings
         self._shadows: dict[str, None] = {}
         self._externals: Counter[IPv4Address] = Counter()
         self._outlets: dict[IPAddress, IPv4Address] | None = None  # of each client; made when somebody asks
@@ -83,6 +84,11 @@ class MappingTable:
         id = id or self._internal[request.protocol].get(request.client)
         return self._mappings[id] if id else None
 
+    def expect(self, request: MappingRequest, count: int = 1) -> None:
+        """One more entry of a mapping is on its way, or (-1) is not: it counts for its host from now on."""
+        self._more += count
+        self._hold(request, count)
+
     def in_ports(self, protocol: Protocol, ports: range) -> list[Mapping]:
         """The mappings that hold external ports of this range, listed or not, by port."""
         held = sorted((port, id) for port, id in self._external[protocol].items() if port in ports)
@@ -90,8 +96,8 @@ class MappingTable:
 
     @property
     def counted(self) -> int:
-        """How many there are of which quotas speak: all but shadows."""
-        return len(self._mappings) - len(self._shadows)
+        """How many entries there are of which quotas speak: all but shadows."""
+        return len(self._mappings) + self._more - len(self._shadows)
 
     @property
     def shadows(self) -> list[Mapping]:
@@ -104,14 +110,21 @@ class MappingTable:
         return len(self._listed)
 
     def at(self, index: int) -> Mapping:
-        """The listed mapping at this 0-based index; raises Refusal past the end."""
+        """The listed entry at this 0-based index; raises Refusal past the end."""
         if not 0 <= index < len(self._listed):
             raise Refusal(Reason.NO_SUCH_INDEX, str(index))
-        return self._mappings[self._listed[index]]
+        mapping = self._mappings[self._listed[index]]
+        return mapping.entries[self._listed[:index].count(mapping.id)] if mapping.others else mapping
 
     def listing(self) -> Iterator[Mapping]:
-        """The listed mappings in the order of their index; to be read before the table changes."""
-        return (self._mappings[id] for id in self._listed)
+        """The listed entries in the order of their index; to be read before the table changes."""
+        passed: Counter[str] = Counter()
+        for mapping in (self._mappings[id] for id in self._listed):
+            if mapping.others:
+                yield mapping.entries[passed[mapping.id]]
+                passed[mapping.id] += 1
+            else:
+                yield mapping
 
     def external_address_of(self, client: IPAddress, usual: IPv4Address) -> IPv4Address:
         """Where the youngest listed mapping of this client comes out; ``usual`` where it has none."""
@@ -130,7 +143,7 @@ class MappingTable:
         return frozenset(self._held)
 
     def held_by(self, client: IPv4Address) -> int:
-        """How many mappings lead to this client, those not granted yet included, the operator's and shadows not."""
+        """How many entries lead to this client, those not granted yet included, the operator's and shadows not."""
         return self._held[client]
 
     @property
@@ -196,10 +209,7 @@ class MappingTable:
         self._count(old, -1)
         self._count(mapping, 1)
         self._mappings[mapping.id] = mapping
-        if mapping.visible and not old.visible:
-            self._listed.append(mapping.id)
-        elif old.visible and not mapping.visible:
-            self._listed.remove(mapping.id)
+        self._relist(old, mapping)
         if _shown(old) != _shown(mapping):
             self._changed()
 
@@ -250,11 +260,23 @@ class MappingTable:
         self._index(mapping)
         self._count(mapping, 1)
         if mapping.visible:
-            self._listed.append(mapping.id)
+            self._listed += [mapping.id] * len(mapping.entries)
             self._changed()
 
     def _contends(self, mapping: Mapping) -> bool:
         return self._contending[mapping.request.protocol].get(mapping.external_port) == mapping.id
+
+    def _relist(self, old: Mapping, new: Mapping) -> None:
+        """An id is listed once for each entry, so that the list is by age: what is new is at its end."""
+        if old.visible is new.visible and not (old.others or new.others):
+            return
+        before = [each.request.remote_host for each in old.entries] if old.visible else []
+        after = [each.request.remote_host for each in new.entries] if new.visible else []
+        if gone := [n for n, host in enumerate(before) if host not in after]:
+            places = [at for at, id in enumerate(self._listed) if id == new.id]
+            for n in reversed(gone):
+                del self._listed[places[n]]
+        self._listed += [new.id for host in after if host not in before]
 
     def _index(self, mapping: Mapping) -> None:
         protocol, port = mapping.request.protocol, mapping.external_port
@@ -279,11 +301,17 @@ class MappingTable:
                 self._shadows[mapping.id] = None
             else:
                 del self._shadows[mapping.id]
-        elif not mapping.request.requester.owner.is_operators:
-            _add(self._held, mapping.request.client.address, sign)
+        else:
+            self._hold(mapping.request, sign)
+        for each in mapping.others:
+            self.expect(each.request, sign)
         if external := _shown_external(mapping):
             _add(self._externals, external, sign)
             self._outlets = None
+
+    def _hold(self, request: MappingRequest, count: int) -> None:
+        if not request.requester.owner.is_operators:
+            _add(self._held, request.client.address, count)
 
     def _changed(self) -> None:
         self.system_update_id = (self.system_update_id + 1) % SYSTEM_UPDATE_IDS
@@ -316,8 +344,9 @@ def _any_port(request: MappingRequest) -> _AnyPort:
     return request.protocol, request.client, request.remote_host
 
 
-def _shown(mapping: Mapping) -> tuple[MappingRequest, int] | None:
-    return (mapping.request, mapping.external_port) if mapping.visible else None
+def _shown(mapping: Mapping) -> tuple[object, ...] | None:
+    others = (each.request for each in mapping.others)
+    return (mapping.external_port, mapping.request, *others) if mapping.visible else None
 
 
 def _wan_port_candidates(request: MappingRequest) -> Iterator[int]:

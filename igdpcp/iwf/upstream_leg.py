@@ -11,7 +11,7 @@ from igdpcp.iwf import translate
 from igdpcp.iwf.interfaces import Fallback
 from igdpcp.iwf.journal import Journal
 from igdpcp.iwf.port_policy import PortPolicy
-from igdpcp.model import UNKNOWN_ADDRESS, Endpoint, Mapping, MappingState, Mode, UpstreamRequest
+from igdpcp.model import UNKNOWN_ADDRESS, Endpoint, Entry, Mapping, MappingState, Mode, UpstreamRequest
 
 UNTOLD_MAX = 4096  # as many as the upstream owes; beyond it the oldest are left to their lifetime
 
@@ -26,6 +26,7 @@ class UpstreamLeg:
         self._journal = journal
         self._some_released = asyncio.Event()
         self._untold: dict[str, None] = {}  # journalled, and not answered for; the oldest first
+        self.joining: dict[str, tuple[Entry, ...]] = {}  # what is asked for beyond what the table has, by id
         self.leaving: set[str] = set()
 
     def ask(self, mapping: Mapping, *, urgent: bool = True) -> None:
@@ -88,6 +89,8 @@ class UpstreamLeg:
 
         The router's own address is for the upstream to know: it is the one that its server sees.
         """
+        for entry in self.joining.get(mapping.id, ()):
+            mapping = mapping.with_entry(entry)
         request, grant = mapping.request, mapping.grant
         own = Endpoint(UNKNOWN_ADDRESS, mapping.wan_port)
         return UpstreamRequest(
@@ -95,9 +98,9 @@ class UpstreamLeg:
             protocol=request.protocol,
             internal=request.client if mapping.mode is Mode.ROUTED else own,
             external_port=mapping.external_port,
-            exact=not request.any_port,
-            until=mapping.lease_ends,
-            remote_host=request.remote_host if self._main.remote_host != "local" else None,
+            exact=mapping.exact,
+            until=mapping.needed_until,
+            remote_hosts=mapping.remote_hosts if self._main.remote_host != "local" else (),
             description=request.description if self._main.description_option else "",
             grant=grant if grant and grant.upstream != Mode.LOCAL else None,
             aliased=self._port_policy.aliases(request),

@@ -58,9 +58,9 @@ class Waiters:
                 if not outcome.done():
                     self._outcomes.pop(id, None)
 
-    def tell(self, mapping: Mapping) -> None:
-        """It is open."""
-        outcome = self._outcomes.pop(mapping.id, None)
+    def tell(self, mapping: Mapping, id: str = "") -> None:
+        """It is open; ``id``: what it was waited for by, where that is not its own."""
+        outcome = self._outcomes.pop(id or mapping.id, None)
         if outcome and not outcome.done():
             outcome.set_result(mapping)
 

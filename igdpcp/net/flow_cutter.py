@@ -151,6 +151,8 @@ class FlowCutter:
         if origin.destination == host and self._is_local(origin.source[0]):
             return False
         remote_host, remote_port = origin.source
+        if remote_host in flows.spared:
+            return False
         return flows.remote_host in (None, remote_host) and flows.remote_port in (0, remote_port)
 
 

@@ -141,9 +141,11 @@ def contributions(opening: AnyOpening) -> Iterator[tuple[Key, Value]]:
         return
     protocol, client, external = opening.protocol, opening.client, opening.external
     if opening.mode is Mode.ROUTED:
-        yield Admit(opening.wan_device, protocol, client, opening.remote_host), None
+        for host in opening.remote_hosts or (None,):
+            yield Admit(opening.wan_device, protocol, client, host), None
     else:
-        yield Redirect(opening.wan_device, protocol, opening.wan_port, opening.remote_host), client
+        for host in opening.remote_hosts or (None,):
+            yield Redirect(opening.wan_device, protocol, opening.wan_port, host), client
         yield SourcePort(opening.wan_device, protocol, client), opening.wan_port
         yield OwnPort(opening.wan_device, protocol, opening.wan_port), None
         yield Pass(protocol, opening.wan_port, client), None
@@ -162,7 +164,7 @@ def shown_contributions(opening: AnyOpening) -> Iterator[tuple[Key, Value]]:
 
 
 def _is_for_all(opening: Opening) -> bool:
-    return opening.hairpins and opening.remote_host is None
+    return opening.hairpins and not opening.remote_hosts
 
 
 def pinhole(opening: PinholeOpening) -> Pinhole:
@@ -264,7 +266,7 @@ def _shape(opening: AnyOpening) -> tuple[object, ...]:
     """Openings of the same shape contribute to the same kinds of keys."""
     if isinstance(opening, PinholeOpening):
         return PinholeOpening, opening.remote_host is None, opening.remote_port == 0
-    return opening.mode, opening.remote_host is None, opening.shown_port == 0, opening.hairpins
+    return opening.mode, not opening.remote_hosts, opening.shown_port == 0, opening.hairpins
 
 
 def _merge(openings: Iterable[AnyOpening]) -> dict[Key, Fact]:

@@ -49,6 +49,8 @@ class Answers:
             self._gone(slot, now)
         elif not slot.usable(response):
             self._counters["unusable_grant"] += 1
+        elif slot.is_for_hosts_before(response):
+            self._counters["late"] += 1
         elif slot.fits(response):
             self._granted(slot, response, now)
         elif slot.is_outdated(response):
@@ -133,10 +135,10 @@ class Answers:
     def _asks_for_less(self, slot: Slot, response: MapResponse, now: float) -> bool:
         """Whether a smaller request may succeed: without an option, or without the address assigned before."""
         until = now + error_lifetime(response.lifetime)
-        if self._transactions.refusals.shed_for(
-            response.result, slot.sent_options.codes - self._transactions.conduct.insists_on,
-            slot.sent_options.clear_filters, now, until,
-        ):  # fmt: skip
+        sent, kept = slot.sent_options, self._transactions.conduct.insists_on
+        if not sent.add_filters:
+            kept |= {OptionCode.FILTER}  # they are shed by now, and the ones before are still to be cleared
+        if self._transactions.refusals.shed_for(response.result, sent.codes - kept, sent.clear_filters, now, until):
             return True
         if response.result != ResultCode.CANNOT_PROVIDE_EXTERNAL or not slot.assigned:
             return False
@@ -169,7 +171,7 @@ class Answers:
 
 def granted_event(key: str, slot: Slot, held: Held) -> MappingGranted:
     """The event that tells of a grant."""
-    return MappingGranted(key, held.address, held.port, held.lifetime, held.ends, slot.nonce)
+    return MappingGranted(key, held.address, held.port, held.lifetime, held.ends, slot.nonce, held.hosts)
 
 
 def _held(slot: Slot, response: MapResponse, now: float) -> Held:
@@ -180,7 +182,7 @@ def _held(slot: Slot, response: MapResponse, now: float) -> Held:
         lifetime,
         ends=now + lifetime,
         capped=response.lifetime < slot.requested,
-        filtered=OptionCode.FILTER in slot.sent_options.codes,
+        hosts=slot.wanted.remote_hosts if slot.wanted and slot.sent_options.add_filters else (),
         sane=lifetime == response.lifetime,
     )
 

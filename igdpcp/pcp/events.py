@@ -45,7 +45,8 @@ class WantedMapping:
 class MappingGranted:
     """The server granted ``key``: first, renewed, changed, or by a Mapping Update (RFC 6887 section 14.2).
 
-    ``lifetime`` in seconds, at most a day: a longer one is renewed as if it were a day (section 15).
+    ``lifetime`` in seconds, at most a day: a longer one is renewed as if it were a day (section 15). ``remote_hosts``:
+    for whom it was asked, of which the server need not know.
     """
 
     key: str
@@ -54,6 +55,7 @@ class MappingGranted:
     lifetime: int
     ends: float
     nonce: bytes
+    remote_hosts: tuple[IPv4Address, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,7 +91,7 @@ class Mappings:
             self._replaced(slot)
             slot.look_back(outdated_port=current_port, outdated_answers=0, refusals=0)
             self._transactions.delete(slot, now, urgent=urgent)
-        elif slot.phase is Phase.WAITING or set(before.remote_hosts) != set(wanted.remote_hosts):
+        elif slot.phase is Phase.WAITING or slot.has_other_hosts(before, wanted):
             self._transactions.create(slot, now, urgent=urgent, tell=True)
         elif slot.phase is Phase.HELD:
             self._transactions.extend(slot, now, urgent=urgent)

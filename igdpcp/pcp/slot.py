@@ -11,9 +11,10 @@ import enum
 from collections.abc import Hashable
 from dataclasses import replace
 from functools import lru_cache
+from ipaddress import IPv4Address
 from typing import Any
 
-from igdpcp.model import IPAddress, Protocol
+from igdpcp.model import REMOTE_HOSTS_MAX, IPAddress, Protocol
 from igdpcp.pcp.events import WantedMapping
 from igdpcp.pcp.message import MapRequest, MapResponse
 from igdpcp.pcp.options import (
@@ -30,7 +31,6 @@ from igdpcp.pcp.options import (
 from igdpcp.pcp.refusals import Shed
 from igdpcp.values import dataclass
 
-FILTERED_HOSTS_MAX = 35  # with every other option a request still has less than 1100 octets; beyond: no FILTER
 UPDATE_COPIES = 3  # RFC 6887 section 14.2: a Mapping Update is sent three times
 
 InternalTuple = tuple[int, IPAddress, int]
@@ -47,25 +47,29 @@ class Phase(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class SentOptions:
-    """What is remembered of the options in the request on its way: their codes, and whether FILTERs were cleared."""
+    """What is remembered of the options in the request on its way: their codes, and what FILTERs did."""
 
     codes: frozenset[int]
     clear_filters: bool
+    add_filters: bool
 
 
-NO_OPTIONS = SentOptions(frozenset(), False)
+NO_OPTIONS = SentOptions(frozenset(), False, False)
 
 
 @dataclass(slots=True)
 class Held:
-    """What the server granted; ``capped``: less than was asked for, ``sane``: its lifetime is no more than a day."""
+    """What the server granted; ``hosts``: whom it was asked to let in, empty: everybody.
+
+    ``capped``: less than was asked for, ``sane``: its lifetime is no more than a day.
+    """
 
     address: IPAddress
     port: int
     lifetime: int
     ends: float
     capped: bool
-    filtered: bool
+    hosts: tuple[IPv4Address, ...]
     sane: bool
 
     @property
@@ -233,12 +237,18 @@ class Slot:
         options: list[Option] = []
         if wanted.exact and wanted.external_port and not shed.prefer_failure:
             options.append(PreferFailure())
-        filtered = wanted.remote_hosts or (self.held and self.held.filtered)
-        if filtered and not shed.filters and len(wanted.remote_hosts) <= FILTERED_HOSTS_MAX:
-            options += filters_for(wanted.remote_hosts)[1 if shed.clearing_filter else 0 :]
+        options += self._filters(wanted.remote_hosts, shed)
         if wanted.description and not shed.description:
             options.append(describe(wanted.description))
         return tuple(options)
+
+    def _filters(self, hosts: tuple[IPv4Address, ...], shed: Shed) -> tuple[Option, ...]:
+        """None where there are none to set or to replace; only the clearing one where the server takes no other."""
+        held = self.held.hosts if self.held else ()
+        if shed.filters or len(hosts) > REMOTE_HOSTS_MAX:
+            somebody_new = not hosts or not set(hosts) <= set(held)
+            held, hosts = held if somebody_new else (), ()
+        return filters_for(hosts)[1 if shed.clearing_filter else 0 :] if hosts or held else ()
 
     def usable(self, response: MapResponse) -> bool:
         """Whether a success names an endpoint that mappings of this tuple can have."""
@@ -259,6 +269,21 @@ class Slot:
         address_fits = known is not None or wanted.external_address in (None, response.external_address)
         return response.external_port == wanted.external_port and address_fits
 
+    def has_other_hosts(self, before: WantedMapping, wanted: WantedMapping) -> bool:
+        """Whether the server has to be told who may come in, for ``wanted`` in the place of what was wanted before."""
+        hosts = set(wanted.remote_hosts)
+        refused = self.phase is Phase.HELD and self.held is not None and set(self.held.hosts) == hosts
+        return hosts != set(before.remote_hosts) and not refused
+
+    def is_for_hosts_before(self, response: MapResponse) -> bool:
+        """Whether a success may be the answer to the last request that had other filters."""
+        if not (self.held and self.wanted and self.phase is Phase.CREATING):
+            return False
+        before, now = set(self.held.hosts), set(self.wanted.remote_hosts)
+        filters = (option for option in response.options if isinstance(option, Filter))
+        echoed = {option.address for option in filters if option.prefix_length != CLEAR_PREFIX}
+        return before != now and (not self.sent or (bool(echoed) and echoed == before))
+
     def is_outdated(self, response: MapResponse) -> bool:
         """Whether a success that does not fit is a late word about the mapping that this one replaces."""
         if response.external_port != self.past.outdated_port or self.past.outdated_answers >= UPDATE_COPIES:
@@ -268,8 +293,9 @@ class Slot:
 
 
 def _sent(options: tuple[Option, ...]) -> SentOptions:
-    clear_filters = any(isinstance(option, Filter) and option.prefix_length == CLEAR_PREFIX for option in options)
-    return _shared(SentOptions(frozenset(option.code for option in options), clear_filters))
+    prefixes = [option.prefix_length for option in options if isinstance(option, Filter)]
+    clear, add = CLEAR_PREFIX in prefixes, any(prefix != CLEAR_PREFIX for prefix in prefixes)
+    return _shared(SentOptions(frozenset(option.code for option in options), clear, add))
 
 
 @lru_cache(maxsize=32)  # there are few kinds, and every mapping keeps one

@@ -95,4 +95,5 @@ class LocalUpstream:
         if left == LIFETIME:
             self._renewals[id] = self._loop.call_later(LIFETIME / 2, self._grant, id)
         endpoint = Endpoint(address, request.internal.port)
-        self._emit(Granted(id, Grant(self.name, endpoint, endpoint, left, now + left)))
+        grant = Grant(self.name, endpoint, endpoint, left, now + left)
+        self._emit(Granted(id, grant, request.remote_hosts))

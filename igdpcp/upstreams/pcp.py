@@ -361,7 +361,7 @@ class PcpUpstream:
             server=self._line.server.mark,
         )
         self._requests[event.key] = replace(request, grant=grant)
-        self._emit(Granted(event.key, grant))
+        self._emit(Granted(event.key, grant, event.remote_hosts))
         self._probe.end()
 
     def _set_state(self, state: Activation, reason: str) -> None:

@@ -96,7 +96,7 @@ class Wishes:
             exact=request.exact and not request.aliased,
             until=request.until,
             external_address=grant.external.address if grant else None,
-            remote_hosts=(request.remote_host,) if request.remote_host else (),
+            remote_hosts=request.remote_hosts,
             description=request.description,
             nonce=grant.nonce if grant else b"",
         )

@@ -29,7 +29,7 @@ async def test_iwf_031_a_remote_host_given_as_a_name_is_resolved_wherever_it_is_
     hall.resolver.hosts = {"peer.example": "198.51.100.9"}
     key = {"RemoteHost": "peer.example", "ExternalPort": 8080, "Protocol": "TCP"}
     assert (await hall.add(8080, A, version=2, RemoteHost="peer.example")).code == 0
-    assert hall.carrier.asked[0].remote_host == hall.only_rule.remote_host == IPv4Address("198.51.100.9")
+    assert hall.carrier.asked[0].remote_hosts == hall.only_rule.remote_hosts == (IPv4Address("198.51.100.9"),)
     assert (await hall.soap("GetSpecificPortMappingEntry", A, 2, **key)).code == 0
     assert (await hall.soap("DeletePortMapping", A, 2, **key)).code == 0
     assert hall.resolver.asked == ["peer.example"]

@@ -73,8 +73,8 @@ async def test_iwf_163_a_refresh_wants_what_was_wanted_with_a_later_end(tmp_path
     await asyncio.sleep(20)
     await hall.add(8080, LeaseDuration=60)
     first, again = hall.carrier.asked
-    assert (again.internal, again.external_port, again.exact, again.remote_host) == (
-        first.internal, first.external_port, first.exact, first.remote_host,
+    assert (again.internal, again.external_port, again.exact, again.remote_hosts) == (
+        first.internal, first.external_port, first.exact, first.remote_hosts,
     )  # fmt: skip
     assert hall.carrier.returned == []
 

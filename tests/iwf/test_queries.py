@@ -318,7 +318,7 @@ def test_iwf_095_118_what_lets_everybody_in_is_not_handed_to_a_request_for_one_h
         assert (await hall.add(9000, A, RemoteHost="62.0.0.9")).code == 0
         assert (await asking).code == 714
         assert (hall.carrier.returned, hall.only.id == shadow.id) == ([shadow.id], False)
-        assert hall.carrier.wanted[hall.only.id].remote_host == IPv4Address("62.0.0.9")
+        assert hall.carrier.wanted[hall.only.id].remote_hosts == (IPv4Address("62.0.0.9"),)
 
     run()
 

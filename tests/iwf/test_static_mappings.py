@@ -63,7 +63,7 @@ async def test_it_is_open_from_the_start_without_an_end_and_listed(tmp_path: Pat
 async def test_both_protocols_and_the_remote_host_are_as_written(tmp_path: Path) -> None:
     far = IPv4Address("62.0.0.200")
     hall = await started(tmp_path, replace(WEB, protocols=tuple(Protocol), remote_host=far))
-    assert sorted((rule.protocol, rule.remote_host) for rule in hall.ruleset.rules.values()) == [
+    assert sorted((rule.protocol, *rule.remote_hosts) for rule in hall.ruleset.rules.values()) == [
         (Protocol.TCP, far), (Protocol.UDP, far)
     ]  # fmt: skip
 

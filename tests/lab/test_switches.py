@@ -68,6 +68,29 @@ def test_iwf_095_only_the_remote_host_reaches_the_client_whoever_checks(lab: Lab
     assert let_in(lab) == []
 
 
+@pytest.mark.parametrize("firewall", ["fw4", "iptables"])
+def test_iwf_097_each_remote_host_of_a_client_comes_in_by_the_same_port_until_it_is_deleted(firewall: str) -> None:
+    with Lab(firewall) as lab:
+        carrier = SimulatedCarrier(lab)
+        daemon = Igdpcpd(lab, "iptables" if firewall == "iptables" else "nftables", main={"external_ip_probe": "off"})
+        daemon.wait_for_activation()
+        lab.listen(lab.lan, "tcp", PORT)
+        client = soap_client(lab.lan)
+
+        assert client.add("tcp", PORT, LAN_ADDRESS, PORT, remote_host=INTERNET_ADDRESS)
+        assert let_in(lab) == [INTERNET_ADDRESS]
+        assert client.add("tcp", PORT, LAN_ADDRESS, PORT, remote_host=INTERNET2_ADDRESS)
+        (held,) = carrier.table()
+        assert held.filters == (INTERNET_ADDRESS, INTERNET2_ADDRESS)
+        assert let_in(lab) == [INTERNET_ADDRESS, INTERNET2_ADDRESS]
+
+        assert client.delete("tcp", PORT, remote_host=INTERNET_ADDRESS)
+        assert let_in(lab) == [INTERNET2_ADDRESS]
+        poll(lambda: [each.filters for each in carrier.table()] == [(INTERNET2_ADDRESS,)], 5, "the other filter to go")
+        assert client.delete("tcp", PORT, remote_host=INTERNET2_ADDRESS)
+        assert (let_in(lab), carrier.table()) == ([], [])
+
+
 @pytest.mark.parametrize(("switch", "code"), [("filter", 501), ("both", 0)])
 def test_iwf_174_a_carrier_without_filters_is_enough_only_where_the_router_checks(
     lab: Lab, switch: str, code: int

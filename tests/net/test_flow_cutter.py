@@ -98,6 +98,7 @@ def test_only_the_flows_that_are_named_are_cut(host: str, address: str) -> None:
         {"port": 1},
         {"destinations": frozenset([(ip_address("127.0.0.2"), 9)])},
         {"remote_host": ip_address("127.0.0.2")},
+        {"spared": frozenset([ip_address("127.0.0.1")])},
         {"remote_port": 1},
     ],
 )

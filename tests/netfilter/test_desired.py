@@ -48,7 +48,7 @@ def test_the_port_before_translation_is_let_through_for_both_ways_in() -> None:
 
 
 def test_a_restricted_mapping_has_no_hairpin() -> None:
-    for restricted in opening(remote_host=SERVER), opening(hairpins=False):
+    for restricted in opening(remote_hosts=(SERVER,)), opening(hairpins=False):
         assert not [key for key, _ in contributions(restricted) if isinstance(key, Hairpin)]
 
 
@@ -82,7 +82,7 @@ def test_a_shown_port_is_a_hairpin_unless_somebody_really_has_it() -> None:
 
 
 def test_a_restricted_mapping_has_no_hairpin_by_its_shown_port() -> None:
-    held = facts(opening(remote_host=SERVER, external=Endpoint(CARRIER, 6000), shown_port=5000))
+    held = facts(opening(remote_hosts=(SERVER,), external=Endpoint(CARRIER, 6000), shown_port=5000))
     assert not [key for key in held if isinstance(key, Hairpin)]
 
 
@@ -103,7 +103,7 @@ _openings = st.builds(
     wan_port=_ports,
     client=st.builds(Endpoint, _addresses, _ports),
     external=st.builds(Endpoint, st.sampled_from([WAN, CARRIER]), _ports),
-    remote_host=st.sampled_from([None, SERVER, IPv4Address("192.0.2.7")]),
+    remote_hosts=st.sampled_from([(), (SERVER,), (SERVER, IPv4Address("192.0.2.7"))]),
     shown_port=st.sampled_from([0, 1, 2, 3]),
 )
 

@@ -117,7 +117,7 @@ def test_a_further_mapping_costs_three_rules(router: str, instance: Instance) ->
 
 
 def test_a_routed_mapping_is_an_accept_and_its_short_cut(router: str, instance: Instance) -> None:
-    routed = opening(mode=Mode.ROUTED, protocol=Protocol.UDP, remote_host=SERVER)
+    routed = opening(mode=Mode.ROUTED, protocol=Protocol.UDP, remote_hosts=(SERVER,))
     assert added_by(router, instance, routed) == {
         "-A IGDPCP-ADMIT -p udp -m udp --dport 0:4095 -g IGDPCP-ADMIT/u0",
         "-A IGDPCP-ADMIT/u0 -p udp -m udp --dport 3840:4095 -g IGDPCP-ADMIT/u0f",
@@ -129,7 +129,7 @@ def test_removing_mappings_takes_away_exactly_what_they_brought_and_no_empty_cha
     router: str, instance: Instance
 ) -> None:
     before = saved(router)
-    instance.put(opening(), opening("m2", serial=2, wan_port=4001, client=Endpoint(B, 6), remote_host=SERVER))
+    instance.put(opening(), opening("m2", serial=2, wan_port=4001, client=Endpoint(B, 6), remote_hosts=(SERVER,)))
     instance.remove("m1")
     assert not FIRST.issubset(rules(router))
     assert ":IGDPCP-S-wan0/t00 -" in saved(router)

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.lab
 OPENINGS = [
     opening(),
     opening("m2", serial=2, wan_port=4001, client=Endpoint(B, 81), external=Endpoint(CARRIER, 5001)),
-    opening("m3", serial=3, mode=Mode.ROUTED, client=Endpoint(B, 82), remote_host=SERVER),
+    opening("m3", serial=3, mode=Mode.ROUTED, client=Endpoint(B, 82), remote_hosts=(SERVER,)),
     pinhole("pinhole-4", serial=4),
     pinhole("pinhole-5", serial=5, remote_host=SERVER6, remote_port=9),
 ]

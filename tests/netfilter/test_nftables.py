@@ -161,7 +161,7 @@ def test_putting_again_what_expired_is_a_change_of_that_mapping_alone(router: st
 
 
 def test_removing_the_last_of_two_that_share_an_element_takes_it_away(router: str, fw4: Instance) -> None:
-    fw4.put(opening("m1", remote_host=WAN), opening("m2", serial=2, remote_host=CARRIER))
+    fw4.put(opening("m1", remote_hosts=(WAN,)), opening("m2", serial=2, remote_hosts=(CARRIER,)))
     fw4.remove("m1")
     assert len(elements(router)["pass4"]) == 1
     fw4.remove("m2")
@@ -169,7 +169,9 @@ def test_removing_the_last_of_two_that_share_an_element_takes_it_away(router: st
 
 
 def test_a_shared_element_lives_as_long_as_the_longest_that_needs_it(router: str, fw4: Instance) -> None:
-    fw4.put(opening("m1", remote_host=WAN, lifetime=60), opening("m2", serial=2, remote_host=CARRIER, lifetime=600))
+    fw4.put(
+        opening("m1", remote_hosts=(WAN,), lifetime=60), opening("m2", serial=2, remote_hosts=(CARRIER,), lifetime=600)
+    )
     assert timeouts(router, "own4") == [600]
 
 

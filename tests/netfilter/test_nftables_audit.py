@@ -33,10 +33,10 @@ def everything() -> list[AnyOpening]:
     return [
         opening("m1", serial=1),
         opening("m2", serial=2, protocol=Protocol.UDP, wan_port=0x1000, client=Endpoint(A, 0x2000)),
-        opening("m3", serial=3, wan_port=4003, client=Endpoint(B, 4003), remote_host=OTHER),
+        opening("m3", serial=3, wan_port=4003, client=Endpoint(B, 4003), remote_hosts=(OTHER,)),
         opening("m4", serial=4, mode=Mode.ROUTED, client=Endpoint(B, 4004), external=Endpoint(B, 4004)),
         opening("m5", serial=5, mode=Mode.ROUTED, client=Endpoint(B, 4005), external=Endpoint(B, 4005),
-                remote_host=OTHER),
+                remote_hosts=(OTHER,)),
         pinhole("p1", client_port=5001),
         pinhole("p2", client_port=5002, remote_host=OTHER6),
         pinhole("p3", client_port=5003, remote_port=7),

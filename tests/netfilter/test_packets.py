@@ -236,7 +236,7 @@ def test_routed_packets_are_let_through_to_the_client_until_the_mapping_goes(ben
 
 
 def test_a_remote_host_is_let_in_and_nobody_else(bench: Bench) -> None:
-    bench.instance.put(opening(remote_host=SERVER))
+    bench.instance.put(opening(remote_hosts=(SERVER,)))
     assert tcp(bench.net.outside, (WAN, 4000), bench.net.a, Endpoint(A, 4000), (SERVER, 30010)) is not None
     assert tcp(bench.net.outside, (WAN, 4000), bench.net.a, Endpoint(A, 4000), (OTHER, 30011)) is None
     assert tcp(bench.net.b, (WAN, 4000), bench.net.a, Endpoint(A, 4000)) is None
@@ -244,14 +244,28 @@ def test_a_remote_host_is_let_in_and_nobody_else(bench: Bench) -> None:
 
 @refusing
 def test_a_remote_host_is_let_in_and_nobody_else_where_the_client_is_routed(bench: Bench) -> None:
-    bench.instance.put(opening(mode=Mode.ROUTED, remote_host=SERVER))
+    bench.instance.put(opening(mode=Mode.ROUTED, remote_hosts=(SERVER,)))
     assert tcp(bench.net.outside, (A, 4000), bench.net.a, Endpoint(A, 4000), (SERVER, 30014)) is not None
     assert tcp(bench.net.outside, (A, 4000), bench.net.a, Endpoint(A, 4000), (OTHER, 30015)) is None
 
 
+def test_iwf_097_each_remote_host_of_a_mapping_is_let_in_until_it_is_none_any_more(bench: Bench) -> None:
+    def comes_in(source: str, port: int) -> bool:
+        return tcp(bench.net.outside, (WAN, 4000), bench.net.a, Endpoint(A, 4000), (source, port)) is not None
+
+    bench.instance.put(opening(remote_hosts=(SERVER, OTHER)))
+    assert comes_in(SERVER, 30020)
+    assert comes_in(OTHER, 30021)
+    bench.instance.put(opening(remote_hosts=(OTHER,)))
+    assert comes_in(OTHER, 30022)
+    assert not comes_in(SERVER, 30023)
+    bench.instance.remove("m1")
+    assert not comes_in(OTHER, 30024)
+
+
 def test_two_remote_hosts_of_one_port_reach_different_clients(bench: Bench) -> None:
     bench.instance.put(
-        opening("m1", remote_host=SERVER), opening("m2", serial=2, remote_host=OTHER, client=Endpoint(B, 4000))
+        opening("m1", remote_hosts=(SERVER,)), opening("m2", serial=2, remote_hosts=(OTHER,), client=Endpoint(B, 4000))
     )
     assert tcp(bench.net.outside, (WAN, 4000), bench.net.a, Endpoint(A, 4000), (SERVER, 30012)) is not None
     assert tcp(bench.net.outside, (WAN, 4000), bench.net.b, Endpoint(B, 4000), (OTHER, 30013)) is not None
@@ -259,7 +273,7 @@ def test_two_remote_hosts_of_one_port_reach_different_clients(bench: Bench) -> N
 
 def test_a_remote_hosts_mapping_goes_before_one_for_everybody(bench: Bench) -> None:
     bench.instance.put(opening("m1", client=Endpoint(B, 4000)))
-    bench.instance.put(opening("m2", serial=2, remote_host=SERVER))
+    bench.instance.put(opening("m2", serial=2, remote_hosts=(SERVER,)))
     assert tcp(bench.net.outside, (WAN, 4000), bench.net.a, Endpoint(A, 4000), (SERVER, 30016)) is not None
     assert tcp(bench.net.outside, (WAN, 4000), bench.net.b, Endpoint(B, 4000), (OTHER, 30017)) is not None
 

@@ -62,7 +62,7 @@ def opening(id: str = "m1", *, lifetime: float = 600, **other: Any) -> Opening:
     """A cascaded TCP mapping of WAN port 4000 to port 4000 of host a, with the changes given."""
     base = Opening(
         id=id, serial=1, mode=Mode.CASCADED, protocol=Protocol.TCP, wan_device="wan0", wan_address=WAN, wan_port=4000,
-        client=Endpoint(A, 4000), external=Endpoint(CARRIER, 4000), remote_host=None, ends=time.monotonic() + lifetime,
+        client=Endpoint(A, 4000), external=Endpoint(CARRIER, 4000), remote_hosts=(), ends=time.monotonic() + lifetime,
     )  # fmt: skip
     return replace(base, **other)
 

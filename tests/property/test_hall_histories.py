@@ -25,6 +25,7 @@ from tests.support.whole_path import OTHER_OWN, OWN, WholePath, path_of
 HOSTS = st.sampled_from([A, B])
 PORTS = st.integers(8000, 8004)
 CLIENT_PORTS = st.integers(8000, 8002)
+REMOTE_HOSTS = st.sampled_from(["", "", "198.51.100.9", "198.51.100.10"])
 LEASES = st.sampled_from([0, 1, 20, 200, 3600])
 PAUSES = st.sampled_from([0.0, 0.001, 0.015, 0.03, 1.0, 6.0, 40.0])
 LIFETIME = 600  # seconds that the carrier grants at most
@@ -68,17 +69,23 @@ class History(RuleBasedStateMachine):
 
     # -- what control points do ----------------------------------------------------------------------------------
 
-    @rule(host=HOSTS, port=PORTS, client_port=CLIENT_PORTS, lease=LEASES, version=st.sampled_from([1, 2]), pause=PAUSES)
-    def adds(self, host: str, port: int, client_port: int, lease: int, version: int, pause: float) -> None:
-        self._ask(self._add(host, port, client_port, lease, version, any_port=False), pause)
+    @rule(
+        host=HOSTS, port=PORTS, client_port=CLIENT_PORTS, remote=REMOTE_HOSTS, lease=LEASES,
+        version=st.sampled_from([1, 2]), pause=PAUSES,
+    )  # fmt: skip
+    def adds(self, host: str, port: int, client_port: int, remote: str, lease: int, version: int, pause: float) -> None:
+        self._ask(self._add(host, port, client_port, remote, lease, version, any_port=False), pause)
 
-    @rule(host=HOSTS, port=st.one_of(st.just(0), PORTS), client_port=CLIENT_PORTS, lease=LEASES, pause=PAUSES)
-    def adds_any(self, host: str, port: int, client_port: int, lease: int, pause: float) -> None:
-        self._ask(self._add(host, port, client_port, lease, 2, any_port=True), pause)
+    @rule(
+        host=HOSTS, port=st.one_of(st.just(0), PORTS), client_port=CLIENT_PORTS, remote=REMOTE_HOSTS, lease=LEASES,
+        pause=PAUSES,
+    )  # fmt: skip
+    def adds_any(self, host: str, port: int, client_port: int, remote: str, lease: int, pause: float) -> None:
+        self._ask(self._add(host, port, client_port, remote, lease, 2, any_port=True), pause)
 
-    @rule(host=HOSTS, port=PORTS, pause=PAUSES)
-    def deletes(self, host: str, port: int, pause: float) -> None:
-        self._ask(self._delete(host, port), pause)
+    @rule(host=HOSTS, port=PORTS, remote=REMOTE_HOSTS, pause=PAUSES)
+    def deletes(self, host: str, port: int, remote: str, pause: float) -> None:
+        self._ask(self._delete(host, port, remote), pause)
 
     @rule(host=HOSTS, first=PORTS, last=PORTS, pause=PAUSES)
     def deletes_a_range(self, host: str, first: int, last: int, pause: float) -> None:
@@ -156,6 +163,8 @@ class History(RuleBasedStateMachine):
             table = self.path.hall.table
             assert table.counted - len(self._static()) <= ALTOGETHER
             assert len(table.shadows) <= SPARE_SLOTS
+            shown = [entry for each in table if each.visible for entry in each.entries]
+            assert table.listed == len(list(table.listing())) == len(shown)
             assert all(table.held_by(each.request.client.address) <= PER_HOST for each in table)
 
     @invariant()
@@ -165,7 +174,7 @@ class History(RuleBasedStateMachine):
         now, ruleset, hall = self.path.loop.time(), self.path.ruleset, self.path.hall
         shown = {mapping.id: mapping for mapping in hall.table if mapping.visible}
         for mapping in shown.values():
-            assert mapping.lease_ends is None or mapping.lease_ends > now - 1
+            assert mapping.first_end is None or mapping.first_end > now - 1
             assert mapping.state is MappingState.ENDING or (mapping.grant and mapping.grant.ends > now - 1)
         if self._in_flight() or hall.leg.problem or not ruleset.whole or self.path.own is None:
             return
@@ -173,7 +182,8 @@ class History(RuleBasedStateMachine):
         for id, rule_of in ruleset.live.items():
             mapping = shown[id]
             assert mapping.grant is not None
-            assert rule_of.client == mapping.request.client
+            assert {rule_of.client} == {entry.request.client for entry in mapping.entries}
+            assert rule_of.remote_hosts == mapping.remote_hosts
             assert rule_of.external == mapping.grant.external
             assert rule_of.wan_port == mapping.wan_port
             assert rule_of.wan_address == self.path.own
@@ -213,7 +223,10 @@ class History(RuleBasedStateMachine):
         assert path.hall.leg.problem is None
         taken = path.strangers_ports()
         assert path.carrier_holds() == path.promised()
+        filters = path.carrier_filters()
         for mapping in path.hall.table:
+            if mapping.visible and mapping.grant and mapping.grant.upstream != Mode.LOCAL:
+                assert filters[path_of(mapping)] == set(mapping.remote_hosts)
             assert mapping.state in (MappingState.ACTIVE, MappingState.RETRYING)
             local = mapping.grant is not None and mapping.grant.upstream == Mode.LOCAL
             if local or mapping.state is MappingState.RETRYING:
@@ -240,20 +253,23 @@ class History(RuleBasedStateMachine):
 
     # -- how it is done ------------------------------------------------------------------------------------------
 
-    async def _add(self, host: str, port: int, client_port: int, lease: int, version: int, any_port: bool) -> None:
+    async def _add(
+        self, host: str, port: int, client_port: int, remote: str, lease: int, version: int, any_port: bool
+    ) -> None:
         began = self.path.loop.time()
         reply = await self.path.hall.add(
-            port, host, version=version, any_port=any_port, InternalPort=client_port, LeaseDuration=lease
-        )
+            port, host, version=version, any_port=any_port, InternalPort=client_port, LeaseDuration=lease,
+            RemoteHost=remote,
+        )  # fmt: skip
         if reply.code:
             assert reply.code in REFUSALS, reply.code
             return
         if any_port:
             port = int(reply["ReservedPort"])
         if not lease or self.path.loop.time() < began + lease:  # else it has ended before it was answered
-            self._is_open(host, port, client_port)
+            self._is_open(host, port, client_port, remote)
 
-    def _is_open(self, host: str, port: int, client_port: int) -> None:
+    def _is_open(self, host: str, port: int, client_port: int, remote: str) -> None:
         """What a 200 promises, at the moment at which it leaves."""
         path = self.path
         mapping = path.hall.table.find(Protocol.TCP, port)
@@ -264,10 +280,12 @@ class History(RuleBasedStateMachine):
         assert mapping.visible
         assert mapping.grant
         assert str(mapping.request.client.address) == host
+        assert mapping.entry(IPv4Address(remote) if remote else None)
         if not path.hall.leg.problem and path.ruleset.whole:
             rule_of = path.ruleset.live[mapping.id]
             assert str(rule_of.client) == f"{host}:{client_port}"
             assert rule_of.external == mapping.grant.external
+            assert not rule_of.remote_hosts or IPv4Address(remote) in rule_of.remote_hosts
         if mapping.grant.upstream == Mode.LOCAL:
             assert mapping.wan_port == port
         else:
@@ -288,10 +306,12 @@ class History(RuleBasedStateMachine):
         await asyncio.sleep(0)
         self.closing -= 1
 
-    async def _delete(self, host: str, port: int) -> None:
+    async def _delete(self, host: str, port: int, remote: str) -> None:
         self.closing += 1
         try:
-            reply = await self.path.hall.delete(port, host)
+            reply = await self.path.hall.soap(
+                "DeletePortMapping", host, 1, RemoteHost=remote, ExternalPort=port, Protocol="TCP"
+            )
         finally:
             self.closing -= 1
         assert reply.code in {0, 501, 606, 714}, reply.code

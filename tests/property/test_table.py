@@ -13,10 +13,11 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 
 from igdpcp.errors import Refusal
 from igdpcp.iwf.table import REST_SECONDS, SYSTEM_UPDATE_IDS, MappingTable
-from igdpcp.model import Endpoint, Grant, Mapping, MappingRequest, MappingState, Mode, Owner, Protocol, Requester
+from igdpcp.model import Endpoint, Entry, Grant, Mapping, MappingRequest, MappingState, Mode, Owner, Protocol, Requester
 
 HOSTS = [IPv4Address(f"192.168.1.{n}") for n in (50, 60, 70)]
 CARRIERS = [IPv4Address(f"62.0.0.{n}") for n in (1, 2)]
+REMOTES = st.sampled_from([None, IPv4Address("198.51.100.9"), IPv4Address("198.51.100.10")])
 PORTS = st.sampled_from([8080, 8081, 8082, 9000])
 SHOWN = (MappingState.ACTIVE, MappingState.ENDING)
 
@@ -84,7 +85,18 @@ class Histories(RuleBasedStateMachine):
         mapping = self.table.get(id)
         if mapping is not None and mapping.mode is not Mode.ROUTED:
             client = Endpoint(mapping.request.client.address, client_port)
-            self.table.update(replace(mapping, request=replace(mapping.request, client=client)))
+            self.table.update(mapping.with_entry(Entry(replace(mapping.request, client=client), None)))
+
+    @rule(id=ids, host=REMOTES)
+    def join(self, id: str, host: IPv4Address | None) -> None:
+        if mapping := self.table.get(id):
+            self.table.update(mapping.with_entry(Entry(replace(mapping.request, remote_host=host), None)))
+
+    @rule(id=ids, host=REMOTES)
+    def part(self, id: str, host: IPv4Address | None) -> None:
+        mapping = self.table.get(id)
+        if mapping and (left := mapping.keeping(lambda entry: entry.request.remote_host != host)):
+            self.table.update(left)
 
     @rule(id=ids)
     def lose(self, id: str) -> None:
@@ -117,9 +129,11 @@ class Histories(RuleBasedStateMachine):
 
     @invariant()
     def the_listing_is_what_is_shown_in_any_order_of_index(self) -> None:
-        listed = [self.table.at(index).id for index in range(self.table.listed)]
-        assert len(listed) == len(set(listed))
-        assert set(listed) == {mapping.id for mapping in self.table if mapping.state in SHOWN}
+        listed = [self.table.at(index) for index in range(self.table.listed)]
+        assert listed == list(self.table.listing())
+        names = [(entry.id, entry.request.remote_host) for entry in listed]
+        shown = {(entry.id, entry.request.remote_host) for entry in self._entries() if entry.state in SHOWN}
+        assert (len(names), set(names)) == (len(shown), shown)
         with pytest.raises(Refusal):
             self.table.at(self.table.listed)
 
@@ -141,7 +155,8 @@ class Histories(RuleBasedStateMachine):
     @invariant()
     def each_host_holds_what_leads_to_it(self) -> None:
         for host in HOSTS:
-            assert self.table.held_by(host) == sum(m.request.client.address == host for m in self.table)
+            assert self.table.held_by(host) == sum(each.request.client.address == host for each in self._entries())
+        assert self.table.counted == len(self._entries())
 
     @invariant()
     def each_host_comes_out_where_its_youngest_mapping_does(self) -> None:
@@ -153,12 +168,15 @@ class Histories(RuleBasedStateMachine):
 
     @invariant()
     def the_update_id_grows_with_each_change_that_is_shown(self) -> None:
-        shown = {m.id: (m.request, m.external_port) for m in self.table if m.visible}
+        shown = {(m.id, m.request.remote_host): (m.request, m.external_port) for m in self._entries() if m.visible}
         if shown != self.shown:
             assert self.table.system_update_id == (self.update_id + 1) % SYSTEM_UPDATE_IDS
         else:
             assert self.table.system_update_id == self.update_id
         self.shown, self.update_id = shown, self.table.system_update_id  # type: ignore[assignment]
+
+    def _entries(self) -> list[Mapping]:
+        return [entry for mapping in self.table for entry in mapping.entries]
 
 
 def _internal(mapping: Mapping) -> tuple[object, ...]:

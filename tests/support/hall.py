@@ -230,7 +230,7 @@ class FakeCarrier:
 
     def stands(self, id: str, grant: Grant) -> bool:
         wanted = self.wanted.get(id)
-        return wanted is not None and self._settled(wanted).internal == grant.internal and self.own() is not None
+        return wanted is not None and wanted.internal == grant.internal and self.state is not Activation.NO_WAN
 
     def map(self, request: UpstreamRequest, *, urgent: bool = True) -> None:
         request = self._settled(request)
@@ -278,7 +278,11 @@ class FakeCarrier:
         seconds = min(left, self.longest) if lifetime is None else lifetime
         external = Endpoint(address, port or request.external_port or 40000 + len(self.asked))
         self.running.add(id)
-        self.emit(Granted(id, Grant(self.name, request.internal, external, seconds, now + seconds, nonce)))
+        self.emit(
+            Granted(
+                id, Grant(self.name, request.internal, external, seconds, now + seconds, nonce), request.remote_hosts
+            )
+        )
 
     def refuse(self, id: str, result: int, lifetime: int = 1800) -> None:
         self.emit(Refused(id, result, lifetime))

@@ -189,7 +189,7 @@ class WholePath:
         """Nothing runs on, and nothing more is written."""
         self.hall.kill()
         self.pcp.close()
-        self.hall.lifecycle._refreshing._tasks.cancel()
+        self.hall.lifecycle.refreshing._tasks.cancel()
         await _cancelled()
 
     def journalled(self) -> list[Mapping]:
@@ -276,10 +276,16 @@ class WholePath:
 
     def carrier_holds(self) -> set[CarrierPath]:
         """All that the carrier holds for us, but for what it holds for an address that we no longer have."""
+        return set(self.carrier_filters())
+
+    def carrier_filters(self) -> dict[CarrierPath, set[IPv4Address]]:
+        """The same, and whom it lets in by each (none: everybody)."""
         routed = self.hall.fallback.mode is Mode.ROUTED
         rows = [row for row in self.server.listing(self.loop.time()) if row["address"] != STRANGER]
         return {
-            CarrierPath(row["protocol"], row["address"], row["port"], row["external_port"])
+            CarrierPath(row["protocol"], row["address"], row["port"], row["external_port"]): set(
+                map(IPv4Address, row["filters"])
+            )
             for row in rows
             if routed or row["address"] == str(self.own)
         }

@@ -20,6 +20,7 @@ from igdpcp.iwf import journal
 from igdpcp.iwf.journal import Journal, load_secret
 from igdpcp.model import (
     Endpoint,
+    Entry,
     Grant,
     Mapping,
     MappingRequest,
@@ -84,6 +85,18 @@ def test_every_field_survives_a_kill_and_a_power_cut(tmp_path: Path) -> None:
     assert _journal(tmp_path).load().mappings == (OPEN,)
     (tmp_path / "run" / "journal").unlink()
     assert _journal(tmp_path).load().mappings == (OPEN,)
+
+
+def test_iwf_097_each_remote_host_of_a_mapping_survives_with_its_own_lease_and_words(tmp_path: Path) -> None:
+    one = replace(REQUEST, remote_host=IPv4Address("198.51.100.10"), description="two", lease=60)
+    many = replace(OPEN, others=(Entry(one, 1060.0), Entry(replace(one, remote_host=None, lease=0), None)))
+    written = _journal(tmp_path)
+    written.record(OPEN)
+    written.save()
+    written.record(many)
+    assert written.dirty
+    written.renewed(many)
+    assert _journal(tmp_path).load().mappings == (many,)
 
 
 def test_an_operators_infinite_mapping_without_a_grant_survives_too(tmp_path: Path) -> None:

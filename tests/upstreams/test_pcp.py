@@ -19,7 +19,7 @@ from tests.upstreams.line import ANSWERED, EXTERNAL, NONCE, OTHER, OTHER_SERVER,
 async def test_iwf_002_080_a_wish_becomes_a_map_request_and_its_answer_a_grant(monkeypatch: pytest.MonkeyPatch) -> None:
     with Line(monkeypatch) as line:
         await line.up()
-        line.upstream.map(request(description="abc", remote_host=IPv4Address("198.51.100.9")))
+        line.upstream.map(request(description="abc", remote_hosts=(IPv4Address("198.51.100.9"),)))
         await asyncio.sleep(ANSWERED)
         (sent,) = line.carrier.maps
         assert (sent.internal_port, sent.suggested_port) == (8080, 8080)

@@ -145,7 +145,7 @@ def test_iwf_174_without_filters_the_carrier_is_asked_only_where_the_router_enfo
         with Line(monkeypatch, remote_host=switch) as line:
             line.carrier.script.refuse = {FILTER: (5, 1800)}
             await line.up()
-            line.upstream.map(request(remote_host=REMOTE))
+            line.upstream.map(request(remote_hosts=(REMOTE,)))
             await asyncio.sleep(10)
             assert any(FILTER not in sent.codes for sent in line.carrier.maps) is (switch == "both")
             assert [event.result for event in line.of(Refused)] == ([5] if switch == "filter" else [])

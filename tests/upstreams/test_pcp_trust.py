@@ -46,7 +46,7 @@ async def test_log_wire_shows_every_packet_of_both_directions(
         receive = line.carrier.script.receive
         monkeypatch.setattr(line.carrier.script, "receive", lambda sent: _kept(receive(sent), answers))
         await line.up()
-        line.upstream.map(request(description="d" * 200, remote_host=IPv4Address("198.51.100.9")))
+        line.upstream.map(request(description="d" * 200, remote_hosts=(IPv4Address("198.51.100.9"),)))
         await asyncio.sleep(ANSWERED)
         sent = [packet.octets for packet in line.carrier.sent]
     assert _shown(caplog, "pcp_sent") == sent

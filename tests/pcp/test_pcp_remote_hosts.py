@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A mapping whose remote hosts change while it is held: which answer is for whom."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address
+
+from igdpcp.pcp.client import MappingGranted, MappingLost, MappingRefused
+from igdpcp.pcp.message import ResultCode
+from tests.support.pcp_script import FILTER, Dialogue, Sent, answer, mapped
+
+X, Y = IPv4Address("198.51.100.9"), IPv4Address("198.51.100.10")
+EXCESSIVE = ResultCode.EXCESSIVE_REMOTE_PEERS
+
+
+def filters(sent: Sent) -> list[tuple[int, bytes]]:
+    """Prefix length and address of each."""
+    return [(data[1], data[4:20]) for code, data in sent.options if code == FILTER]
+
+
+def hosts(sent: Sent) -> list[IPv4Address]:
+    return [IPv4Address(address[12:]) for prefix, address in filters(sent) if prefix == 128]
+
+
+def granted(talk: Dialogue) -> list[tuple[IPv4Address, ...]]:
+    return [event.remote_hosts for event in talk.of(MappingGranted)]  # type: ignore[attr-defined]
+
+
+def test_iwf_097_the_event_says_for_whom_it_is() -> None:
+    talk = Dialogue()
+    for wanted in (X,), (X, Y), (Y,), ():
+        talk.want(remote_hosts=wanted)
+        talk.run(1)
+    assert [hosts(sent) for sent in talk.maps] == [[X], [X, Y], [Y], []]
+    assert all(filters(sent)[0][0] == 0 for sent in talk.maps)
+    assert granted(talk) == [(X,), (X, Y), (Y,), ()]
+    assert not talk.of(MappingLost)
+
+
+def test_iwf_097_a_late_answer_about_those_before_is_not_the_answer() -> None:
+    talk = Dialogue()
+    talk.want(remote_hosts=(X,), lease=None)
+    talk.run(1)
+    talk.server.silent = True
+    talk.want(remote_hosts=(X, Y), lease=None)
+    talk.deliver(answer(talk.maps[0].octets, epoch=talk.server.epoch(talk.now)))
+    assert (granted(talk), talk.client.counters["late"]) == ([(X,)], 1)
+    talk.server.silent = False
+    talk.run(10)
+    assert (hosts(talk.maps[-1]), granted(talk)) == ([X, Y], [(X,), (X, Y)])
+
+
+def test_iwf_097_what_is_taken_back_after_a_refusal_costs_no_packet() -> None:
+    talk = Dialogue()
+    talk.want(remote_hosts=(X,))
+    talk.run(1)
+    talk.server.refuse = {0: (ResultCode.NOT_AUTHORIZED, 1800)}
+    talk.want(remote_hosts=(X, Y))
+    talk.run(1)
+    talk.want(remote_hosts=(X,))
+    talk.run(1)
+    assert [hosts(sent) for sent in talk.maps] == [[X], [X, Y]]
+    assert (len(talk.of(MappingRefused)), talk.of(MappingLost)) == (1, [])
+    assert talk.client.grant("web")
+
+
+def test_iwf_097_where_the_server_takes_no_more_filters_those_before_are_cleared() -> None:
+    talk = Dialogue()
+    talk.server.scripted = lambda sent: (
+        [answer(sent.octets, epoch=talk.server.epoch(sent.at), result=EXCESSIVE, lifetime=1800)]
+        if len(hosts(sent)) > 1
+        else None
+    )
+    talk.want(remote_hosts=(X,))
+    talk.run(1)
+    talk.want(remote_hosts=(X, Y))
+    talk.run(1)
+    assert [filters(sent) for sent in talk.maps[1:]] == [
+        [(0, mapped("0.0.0.0")), (128, mapped(str(X))), (128, mapped(str(Y)))],
+        [(0, mapped("0.0.0.0"))],
+    ]
+    assert granted(talk) == [(X,), ()]
+
+
+def test_iwf_097_filters_that_cannot_be_cleared_either_are_a_refusal() -> None:
+    talk = Dialogue()
+    talk.want(remote_hosts=(X,))
+    talk.run(1)
+    talk.server.refuse = {FILTER: (EXCESSIVE, 1800)}
+    talk.want(remote_hosts=(X, Y))
+    talk.run(10)
+    assert [event.result for event in talk.of(MappingRefused)] == [EXCESSIVE]  # type: ignore[attr-defined]
+    assert (len(talk.maps), talk.client.grant("web") is not None) == (3, True)
