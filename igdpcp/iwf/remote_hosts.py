@@ -18,7 +18,6 @@ from igdpcp.iwf.background import Tasks
 from igdpcp.iwf.hidden import Hidden
 from igdpcp.iwf.interfaces import Fallback, Granted
 from igdpcp.iwf.policy import Policy
-from igdpcp.iwf.refreshing import Refreshing
 from igdpcp.iwf.router_leg import RouterLeg
 from igdpcp.iwf.table import MappingTable
 from igdpcp.iwf.upstream_leg import UpstreamLeg
@@ -44,7 +43,6 @@ class RemoteHosts:
         router_leg: RouterLeg,
         upstream_leg: UpstreamLeg,
         hidden: Hidden,
-        refreshing: Refreshing,
         outcome: Callable[[str], Awaitable[Mapping]],
         keep: Callable[[Mapping], None],
         grant_of: Callable[[Mapping], Grant | None],
@@ -58,7 +56,6 @@ class RemoteHosts:
         self._upstream_leg = upstream_leg
         self._policy = policy
         self._hidden = hidden
-        self._refreshing = refreshing
         self._outcome = outcome
         self._keep = keep
         self._grant_of = grant_of
@@ -78,10 +75,8 @@ class RemoteHosts:
             self._hidden.give_back(held)
             await self._hidden.returned(held)
         else:
-            await self._refreshing.confirmed(held)
-            if self._table.get(held.id) is held:
-                self._policy.has_room(request)
-                return await self.add(held, request)
+            self._policy.has_room(request)
+            return await self.add(held, request)
         return None
 
     async def add(self, mapping: Mapping, request: MappingRequest) -> Mapping:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from igdpcp.iwf.interfaces import Granted
 from igdpcp.model import REMOTE_HOSTS_MAX, Activation, Owner, Requester
 from igdpcp.pcp.message import MapRequest, ResultCode, decode_request
 from igdpcp.pcp.options import CLEAR_PREFIX, Filter
@@ -150,7 +151,9 @@ def test_iwf_097_one_that_is_refused_leaves_the_others_as_they_were(tmp_path: Pa
                 hall.carrier.become(Activation.LOST)
             case "kernel":
                 hall.ruleset.fails = 1
+        began = hall.loop.time()
         assert (await hall.add(8080, RemoteHost=Y)).code == 501
+        assert (hall.loop.time() > began) is (trouble == "silent")
         await asyncio.sleep(20)
         assert (asked(hall), let_in(hall), await shown(hall)) == ([X], [X], [X])
         assert hall.interworking.system_update_id == update_id
@@ -322,6 +325,9 @@ async def test_iwf_097_flows_of_a_remote_host_that_goes_are_cut_and_no_others(tm
     assert (await hall.add(8080, RemoteHost="")).code == 0
     assert await removed(hall, "") == 0
     assert [(cut.remote_host, cut.spared) for cut in hall.flows.cuts[1:]] == [(None, {IPv4Address(X)})]
+    assert (await hall.add(8080, RemoteHost="")).code == 0
+    assert await removed(hall, X) == 0
+    assert len(hall.flows.cuts) == 2
 
 
 @virtual
@@ -336,6 +342,43 @@ async def test_iwf_097_what_comes_meanwhile_takes_those_that_join_along(tmp_path
     assert (asked(hall), let_in(hall), await shown(hall)) == ([X, Y], [X], [X])
     hall.carrier.grant(hall.only.id)
     assert ((await adding).code, let_in(hall)) == (0, [X, Y])
+
+
+@virtual
+async def test_iwf_097_what_is_renewed_meanwhile_for_the_others_lets_nobody_else_in(tmp_path: Path) -> None:
+    hall = await opened(tmp_path, X)
+    assert hall.only.grant
+    hall.carrier.silent = True
+    adding = asyncio.ensure_future(hall.add(8080, RemoteHost=Y))
+    await settle()
+    hall.carrier.emit(Granted(hall.only.id, hall.only.grant, (IPv4Address(X),)))
+    await settle()
+    assert (adding.done(), let_in(hall)) == (False, [X])
+    assert (await adding).code == 501
+
+
+@virtual
+async def test_iwf_097_what_the_kernel_has_too_late_is_taken_away_again(tmp_path: Path) -> None:
+    hall = await opened(tmp_path, X)
+    hall.carrier.silent, hall.ruleset.slow = True, 5.0
+    adding = asyncio.ensure_future(hall.add(8080, RemoteHost=Y))
+    await settle()
+    hall.carrier.grant(hall.only.id)
+    assert (await adding).code == 501
+    await asyncio.sleep(20)
+    assert (let_in(hall), asked(hall), await shown(hall)) == ([X], [X], [X])
+
+
+@virtual
+async def test_iwf_097_a_late_grant_that_was_told_to_nobody_is_not_what_somebody_joins(tmp_path: Path) -> None:
+    hall = Hall(tmp_path, unreachable_policy="error")
+    hall.carrier.silent = True
+    assert (await hall.add(8080, RemoteHost=X)).code == 501
+    hall.carrier.grant(id := hall.only.id)
+    await settle()
+    hall.carrier.silent = False
+    assert (await hall.add(8080, RemoteHost=Y)).code == 0
+    assert (await shown(hall), asked(hall), hall.carrier.returned) == ([Y], [Y], [id])
 
 
 @virtual
