@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ctypes
+import threading
 from typing import Any
 
 from igdpcp import jsonio
@@ -26,6 +27,11 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
 }
 
 
+# Contexts do not make threads independent of one another: what prints JSON keeps its place in a variable of the whole
+# process, and aborts when another thread has moved it.
+_one_thread = threading.Lock()
+
+
 def load() -> ctypes.CDLL:
     """The library with its functions typed; raises OurFault that names the package to install."""
     try:
@@ -43,7 +49,8 @@ class Nft:
 
     def __init__(self) -> None:
         self._library = load()
-        self._context = self._library.nft_ctx_new(0)
+        with _one_thread:
+            self._context = self._library.nft_ctx_new(0)
         if not self._context:
             raise OurFault("libnftables gives no context: no nf_tables in this kernel, or not root")
         self._library.nft_ctx_buffer_output(self._context)
@@ -66,12 +73,14 @@ class Nft:
     def close(self) -> None:
         """Give the context back; the ruleset stays as it is."""
         if self._context:
-            self._library.nft_ctx_free(self._context)
+            with _one_thread:
+                self._library.nft_ctx_free(self._context)
             self._context = None
 
     def _call(self, text: str, flags: int) -> str:
         self._library.nft_ctx_output_set_flags(self._context, flags)
-        status = self._library.nft_run_cmd_from_buffer(self._context, text.encode())
+        with _one_thread:
+            status = self._library.nft_run_cmd_from_buffer(self._context, text.encode())
         output: bytes = self._library.nft_ctx_get_output_buffer(self._context) or b""
         errors: bytes = self._library.nft_ctx_get_error_buffer(self._context) or b""
         if status:

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 LIBRARIES = Path("/usr/lib/x86_64-linux-gnu") if Path("/usr/lib/x86_64-linux-gnu").is_dir() else Path("/usr/lib")
 MAP_ONE_PORT = """
 from igdpcp.errors import OurFault
-from igdpcp.netfilter.desired import Change, Fact, contributions
+from igdpcp.netfilter.desired import Fact, contributions
 from igdpcp.netfilter.iptables import IptablesBackend
 from tests.netfilter.topology import SURROUNDINGS, opening, pinhole
 try:
@@ -29,7 +29,7 @@ except OurFault as error:
     raise SystemExit(str(error))
 backend.surroundings(SURROUNDINGS)
 facts = [*contributions(opening()), *contributions(pinhole())]
-backend.apply([Change(key, None, Fact(value, 600.0)) for key, value in facts], 0.0)
+backend.sync({key: Fact(value, 600.0) for key, value in facts}, 0.0)
 """
 
 
