@@ -6,6 +6,7 @@ Whoever calls stands in the LAN host's network namespace.
 
 from __future__ import annotations
 
+import itertools
 import select
 import socket
 import struct
@@ -130,16 +131,25 @@ class Crowd:
             asker.socket.send(asker.request)
             self._epoll.modify(descriptor, select.EPOLLIN)
             return
-        chunk = asker.socket.recv(65536)
+        try:
+            chunk = asker.socket.recv(65536)
+        except TimeoutError:  # a gateway with a short backlog: what it never took is asked once more
+            self._give_up(descriptor)
+            self._ask_next(asker.source, itertools.chain([asker.request], asker.following))
+            return
+        except OSError as error:
+            raise Failed(f"one of {len(self._askers)} connections: {error}") from error
         asker.reply += chunk
         if chunk and ENVELOPE_END not in asker.reply[-16:]:
             return
         if asker.reply[9:12] != OK:
             raise Failed(f"one of {len(self._askers)} connections was answered with {asker.reply!r}")
         self.took.append(time.perf_counter() - asker.began)
-        del self._open[descriptor]
-        asker.socket.close()
+        self._give_up(descriptor)
         self._ask_next(asker.source, asker.following)
+
+    def _give_up(self, descriptor: int) -> None:
+        self._open.pop(descriptor).socket.close()
 
 
 def first_search_answer(source: str, seconds: float) -> float:
