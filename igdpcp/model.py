@@ -205,10 +205,14 @@ class Mapping:
         return replace(self, request=kept[0].request, lease_ends=kept[0].lease_ends, others=others)
 
     @property
+    def hosts(self) -> tuple[IPv4Address | None, ...]:
+        """The remote host of each of its entries."""
+        return self.request.remote_host, *(each.request.remote_host for each in self.others)
+
+    @property
     def remote_hosts(self) -> tuple[IPv4Address, ...]:
         """Who may come in, empty: everybody."""
-        hosts = self.request.remote_host, *(each.request.remote_host for each in self.others)
-        return tuple(host for host in hosts if host) if None not in hosts else ()
+        return tuple(host for host in self.hosts if host) if None not in self.hosts else ()
 
     @property
     def needed_until(self) -> float | None:

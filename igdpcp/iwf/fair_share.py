@@ -77,12 +77,15 @@ class FairShare:
             raise
         self._wanting.pop(client, None)
 
-    def check(self, client: IPv4Address) -> None:
-        """Raises Refusal when this host may not have one more. Whether the carrier has one left is for it to say."""
+    def check(self, client: IPv4Address, *, joins: bool = False) -> None:
+        """Raises Refusal when this host may not have one more. Whether the carrier has one left is for it to say.
+
+        ``joins``: to the carrier it is one with a mapping that is there, and uses nothing of its quota.
+        """
         held = self._table.held_by(client)
         if self._table.counted >= self._limit:
             raise Refusal(Reason.QUOTA, f"max_mappings is {self._limit}")
-        total, free = self._total_and_free()
+        total, free = (self._limit, self._limit - self._table.counted) if joins else self._total_and_free()
         if held and are_the_last(free, total) and not may_have_of_the_last(held, free, total, self._hosts(client)):
             raise Refusal(Reason.UNFAIR, f"{client} holds {held} of {total}")
 

@@ -84,7 +84,7 @@ class Lifecycle:
         self._resends = Resends(main, table, self._waiters, upstream_leg)
         self._timers = Deadlines(lease_ended=self._lease_ended, unrenewed=self._unrenewed)
         self._tasks = Tasks()
-        self.departures = Departures(table, policy.serves, self._end)
+        self.departures = Departures(table, policy, self._end)
         self._log = MappingLog()
         self._news = UpstreamNews(lambda: upstream.name, changed)
         self._opens = True
@@ -188,11 +188,8 @@ class Lifecycle:
 
         Raises Refusal when its ports are held, or when it may not be any more.
         """
-        grant = mapping.grant
-        for entry in mapping.entries:
-            for port in (mapping.external_port, grant.external.port if grant else mapping.external_port):
-                self._policy.permit(entry.request, port)
-        if grant is None or grant.ends <= self._loop.time():
+        mapping = self._policy.permitted(mapping)
+        if mapping.grant is None or mapping.grant.ends <= self._loop.time():
             mapping = replace(mapping, state=MappingState.RETRYING)
         self._table.restore(mapping)
         self._kept(mapping)

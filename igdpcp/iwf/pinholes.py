@@ -132,6 +132,11 @@ class Pinholes:
     def lans_changed(self) -> None:
         """The LANs are others, or were just found: what leads to an address that has left them ends when that lasts."""
         self._absences.look(pinhole.request.client for pinhole in self._table)
+        for pinhole in self._table if self._policy.knows_lans else ():
+            try:
+                self._policy.permit_pinhole(pinhole.request)
+            except Refusal:
+                self._end(pinhole, "pinhole_not_permitted")
 
     def _client_gone(self, address: IPAddress) -> None:
         for pinhole in self._table:

@@ -45,6 +45,7 @@ class Policy:
     ) -> None:
         self._main = main
         self._permissions = permissions or DEFAULT_PERMISSIONS
+        self.knows_lans = any(rule.lan for rule in self._permissions)  # and so permits other things when they change
         self._router = router
         self._table = table
         self._static = {(request.protocol, request.external_port): request for request in static}
@@ -81,13 +82,22 @@ class Policy:
             return True
         return False
 
-    def has_room(self, request: MappingRequest) -> None:
+    def permitted(self, mapping: Mapping) -> Mapping:
+        """What of it the configuration is not against; raises Refusal when that is nothing."""
+        ports = {mapping.external_port, mapping.grant.external.port if mapping.grant else mapping.external_port}
+        kept = mapping.keeping(lambda entry: all(self.permits(entry.request, port) for port in ports))
+        if kept is None:
+            for port in ports:
+                self.permit(mapping.request, port)
+        return kept or mapping
+
+    def has_room(self, request: MappingRequest, *, joins: bool = False) -> None:
         """Raises Refusal when one more mapping would exceed a quota, or its host's fair share of the last ones.
 
-        A query wants none yet, so it neither counts as refused nor waits for one.
+        A query wants none yet, so it neither counts as refused nor waits for one. ``joins``: see FairShare.check.
         """
         try:
-            self._must_have_room(request)
+            self._must_have_room(request, joins)
         except Refusal as refusal:
             if request.requester.owner is not Owner.QUERY:
                 self.refusals[_word(refusal.reason)] += 1
@@ -207,7 +217,7 @@ class Policy:
         self.refusals[_word(Reason.TOO_FAST)] += 1
         raise Refusal(Reason.TOO_FAST, f"adds_per_second is {self._main.adds_per_second}")
 
-    def _must_have_room(self, request: MappingRequest) -> None:
+    def _must_have_room(self, request: MappingRequest, joins: bool) -> None:
         owner, client = request.requester.owner, request.client.address
         if owner is Owner.STATIC:
             return
@@ -217,8 +227,8 @@ class Policy:
             return
         if self._table.held_by(client) >= self._main.max_mappings_per_host:
             raise Refusal(Reason.QUOTA, f"max_mappings_per_host is {self._main.max_mappings_per_host}")
-        if owner is Owner.QUERY:
-            self._shares.check(client)
+        if owner is Owner.QUERY or joins:
+            self._shares.check(client, joins=joins)
         else:
             self._shares.admit(client)
 

@@ -75,7 +75,7 @@ class RemoteHosts:
             self._hidden.give_back(held)
             await self._hidden.returned(held)
         else:
-            self._policy.has_room(request)
+            self._policy.has_room(request, joins=True)
             return await self.add(held, request)
         return None
 

@@ -118,13 +118,14 @@ class MappingTable:
 
     def listing(self) -> Iterator[Mapping]:
         """The listed entries in the order of their index; to be read before the table changes."""
-        passed: Counter[str] = Counter()
+        begun: dict[str, Iterator[Mapping]] = {}
         for mapping in (self._mappings[id] for id in self._listed):
-            if mapping.others:
-                yield mapping.entries[passed[mapping.id]]
-                passed[mapping.id] += 1
-            else:
+            if not mapping.others:
                 yield mapping
+                continue
+            if mapping.id not in begun:
+                begun[mapping.id] = iter(mapping.entries)
+            yield next(begun[mapping.id])
 
     def external_address_of(self, client: IPAddress, usual: IPv4Address) -> IPv4Address:
         """Where the youngest listed mapping of this client comes out; ``usual`` where it has none."""
@@ -260,7 +261,7 @@ class MappingTable:
         self._index(mapping)
         self._count(mapping, 1)
         if mapping.visible:
-            self._listed += [mapping.id] * len(mapping.entries)
+            self._listed += [mapping.id] * len(mapping.hosts)
             self._changed()
 
     def _contends(self, mapping: Mapping) -> bool:
@@ -270,8 +271,8 @@ class MappingTable:
         """An id is listed once for each entry, so that the list is by age: what is new is at its end."""
         if old.visible is new.visible and not (old.others or new.others):
             return
-        before = [each.request.remote_host for each in old.entries] if old.visible else []
-        after = [each.request.remote_host for each in new.entries] if new.visible else []
+        before = old.hosts if old.visible else ()
+        after = new.hosts if new.visible else ()
         if gone := [n for n, host in enumerate(before) if host not in after]:
             places = [at for at, id in enumerate(self._listed) if id == new.id]
             for n in reversed(gone):

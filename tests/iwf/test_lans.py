@@ -96,6 +96,22 @@ async def test_iwf_180_a_lan_that_is_away_at_a_renewal_or_a_start_does_not_cost_
 
 
 @virtual
+async def test_iwf_180_what_the_rules_deny_on_the_lan_that_comes_after_our_start_is_closed_then(tmp_path: Path) -> None:
+    first = await opened(tmp_path)
+    await first.stop()
+    rules = [PermissionConfig("guests", "deny", lan="lan"), PermissionConfig("all", "allow")]
+    second = Hall(tmp_path, permissions=rules)
+    renumber(second)
+    await second.restart.restore()
+    await settle()
+    assert standing(second) == (2, 1), "on which LAN they are nobody knows yet"
+    renumber(second, *HERE)
+    await settle()
+    assert (standing(second), len(second.table)) == ((0, 0), 0)
+    assert len(second.carrier.returned) == 2
+
+
+@virtual
 async def test_iwf_180_a_lan_that_is_back_in_time_keeps_everything_and_may_go_for_a_moment_again(
     tmp_path: Path,
 ) -> None:

@@ -123,6 +123,18 @@ async def test_iwf_185_what_a_host_opened_to_another_one_is_closed_when_secure_m
 
 
 @virtual
+async def test_iwf_097_185_of_several_remote_hosts_a_reload_closes_those_not_permitted_any_more(tmp_path: Path) -> None:
+    first = Hall(tmp_path)
+    await first.add(8080)
+    await first.add(8080, RemoteHost="198.51.100.9")
+    await first.stop()
+    second = Hall(tmp_path, remote_host="reject")
+    await second.restart.restore()
+    await settle()
+    assert [(row["ExternalPort"], row["RemoteHost"]) for row in await second.listed()] == [("8080", "")]
+
+
+@virtual
 async def test_iwf_185_after_a_reload_the_port_that_was_granted_counts(tmp_path: Path) -> None:
     first = Hall(tmp_path)
     first.carrier.answer = lambda request: first.carrier.grant(request.id, 22222)

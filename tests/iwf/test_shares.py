@@ -83,6 +83,15 @@ async def test_iwf_184_the_carriers_quota_is_shared_once_it_was_met(tmp_path: Pa
 
 
 @virtual
+async def test_iwf_097_184_who_joins_a_mapping_uses_nothing_of_the_carriers_quota(tmp_path: Path) -> None:
+    hall = Hall(tmp_path)
+    quota(hall, 3)
+    assert (await hall.add(3000, B)).code == 0
+    assert await taken(hall, A, 2000, 3) == 2
+    assert (await hall.add(3000, B, RemoteHost="198.51.100.9")).code == 0
+
+
+@virtual
 async def test_iwf_184_a_quota_that_is_met_while_grants_come_into_force_is_what_was_granted(tmp_path: Path) -> None:
     hall = Hall(tmp_path)
     quota(hall, 16)
