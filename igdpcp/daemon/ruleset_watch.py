@@ -7,6 +7,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
+from igdpcp.daemon import heap
 from igdpcp.daemon.ports_in_use import PortsInUse
 from igdpcp.iwf.router_leg import RouterLeg
 from igdpcp.log import line
@@ -54,3 +55,4 @@ class RulesetWatch:
             return
         await self._router_leg.audit(changed_by)
         await self._ports.look()
+        await asyncio.to_thread(heap.give_back)
