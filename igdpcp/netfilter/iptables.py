@@ -44,7 +44,7 @@ class IptablesBackend:
     """
 
     name = "iptables"
-    prompt = False
+    apply_promptly = None
     in_fw4 = False
 
     def __init__(self, only: str = "") -> None:

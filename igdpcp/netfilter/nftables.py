@@ -40,7 +40,6 @@ class NftablesBackend:
     """Facts as elements with timeouts, in table ``inet fw4`` or in an own table of another name."""
 
     name = "nftables"
-    prompt = True
 
     def __init__(self, table: str) -> None:
         try:
@@ -78,17 +77,11 @@ class NftablesBackend:
         element that is there does not re-arm its timeout on every kernel, so it is deleted first. Where the sets of
         the surroundings were emptied, by a restart of the firewall, the transaction must fail: no rule would apply.
         """
-        gone = [(change.key, change.before) for change in changes if change.before]
-        come = [(change.key, change.after) for change in changes if change.after]
-        rearmed = (change.key for change in changes if change.before and change.after)
-        counted = {element_key(key): self._count(key) for key in rearmed if isinstance(key, Pinhole)}
-        parts = [
-            self._guard(),
-            self._elements("add", ((key, element_text(key, fact.value)) for key, fact in gone)),
-            self._elements("delete", ((key, match_text(key)) for key, _ in gone)),
-            self._elements("add", ((key, timed(key, fact, now, counted)) for key, fact in come)),
-        ]
-        self._run("".join(parts))
+        self._apply(changes, now, wait=True)
+
+    def apply_promptly(self, changes: list[Change], now: float) -> None:
+        """The same, but RulesetBusy while a thread that looks at others' rules has libnftables to itself."""
+        self._apply(changes, now, wait=False)
 
     def sync(self, facts: dict[Key, Fact], now: float) -> None:
         """Rewrite everything, one transaction for each set or map: packets see its old elements or the new ones.
@@ -158,6 +151,19 @@ class NftablesBackend:
     def packets(self, key: Pinhole) -> int:
         """What the element of this pinhole has counted; 0 when it has expired."""
         return self._count(key)[0]
+
+    def _apply(self, changes: list[Change], now: float, wait: bool) -> None:
+        gone = [(change.key, change.before) for change in changes if change.before]
+        come = [(change.key, change.after) for change in changes if change.after]
+        rearmed = (change.key for change in changes if change.before and change.after)
+        counted = {element_key(key): self._count(key) for key in rearmed if isinstance(key, Pinhole)}
+        parts = [
+            self._guard(),
+            self._elements("add", ((key, element_text(key, fact.value)) for key, fact in gone)),
+            self._elements("delete", ((key, match_text(key)) for key, _ in gone)),
+            self._elements("add", ((key, timed(key, fact, now, counted)) for key, fact in come)),
+        ]
+        self._context().run("".join(parts), wait=wait)
 
     def _surroundings_differ(self) -> Discrepancy:
         missing = surplus = 0

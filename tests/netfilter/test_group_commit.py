@@ -33,7 +33,8 @@ class Kernel:
     waits = 0  # for that lock
 
     def __init__(self, prompt: bool = False) -> None:
-        self.prompt = prompt
+        self.apply_promptly = self._promptly if prompt else None
+        self.in_use = False  # by another thread
         self.broken = False
         self.threads: set[int] = set()
         self.facts: dict[Key, Fact] = {}
@@ -71,6 +72,11 @@ class Kernel:
             self.facts.pop(change.key, None)
             if change.after:
                 self.facts[change.key] = change.after
+
+    def _promptly(self, changes: list[Change], now: float) -> None:
+        if self.in_use:
+            raise RulesetBusy("another thread")
+        self.apply(changes, now)
 
     def sync(self, facts: dict[Key, Fact], now: float) -> None:
         self._lock()
@@ -170,6 +176,19 @@ def test_many_changes_do_not_hold_up_the_loop() -> None:
         await asyncio.gather(*(ruleset.put(numbered(port)) for port in range(1, 2 + PROMPT_CHANGES)))
         assert kernel.commits == [PROMPT_CHANGES + 1]
         assert threading.get_ident() not in kernel.threads
+
+    run(kernel, work)
+
+
+def test_what_would_have_to_wait_for_another_thread_waits_in_the_thread_for_changes() -> None:
+    kernel = Kernel(prompt=True)
+
+    async def work(ruleset: GroupCommit) -> None:
+        kernel.in_use = True
+        await ruleset.put(numbered(1))
+        assert kernel.ports == {1}
+        assert threading.get_ident() not in kernel.threads
+        assert kernel.rewrites == 0
 
     run(kernel, work)
 

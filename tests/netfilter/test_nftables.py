@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ import pytest
 from igdpcp import option_values
 from igdpcp.errors import OurFault, RulesetError
 from igdpcp.model import Endpoint, PcpPeer, Protocol, Surroundings
-from igdpcp.netfilter import detect, layout
+from igdpcp.netfilter import detect, layout, libnftables
 from igdpcp.netfilter.nftables import NftablesBackend
 from tests.lab.namespaces import poll
 from tests.netfilter import firewalls
@@ -82,6 +83,16 @@ def test_a_cascaded_mapping_is_one_element_of_each_kind(router: str, fw4: Instan
     fw4.put(opening())
     counts = {name: len(held) for name, held in mapping_elements(router).items()}
     assert counts == {"dnat4": 1, "snat4": 1, "own4": 1, "pass4": 1, "hair4": 2, "hsrc4": 1}
+
+
+def test_a_change_does_not_hold_up_the_loop_while_another_thread_lists_rules(router: str, fw4: Instance) -> None:
+    with libnftables._one_thread:
+        put = asyncio.run_coroutine_threadsafe(fw4.commits.put(opening()), fw4._loop)
+        for _ in range(5):
+            fw4.call(lambda: asyncio.sleep(0))
+        assert not put.done()
+    put.result(10)
+    assert "dnat4" in mapping_elements(router)
 
 
 @pytest.mark.parametrize(
