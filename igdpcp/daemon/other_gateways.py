@@ -12,7 +12,7 @@ import asyncio
 import logging
 import re
 import socket
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Iterable
 from ipaddress import IPv4Address
 from urllib.parse import quote
 
@@ -68,7 +68,8 @@ class OtherGateways:
         self._log = log
         self._loop = asyncio.get_running_loop()
         self._searchers: dict[Lan, socket.socket] = {}
-        self._ahead: tuple[frozenset[Lan], asyncio.Task[None]] | None = None
+        self._ahead: asyncio.Task[None] | None = None
+        self._searched_ahead: set[Lan] = set()
         self._checks: dict[IPv4Address, asyncio.Task[None]] = {}
         self._check_limit = RateLimit(CHECKS_BURST, CHECKS_PER_SECOND, self._loop.time)
 
@@ -85,39 +86,45 @@ class OtherGateways:
             self._loop.remove_reader(searcher)
             self._guard.forget(searcher)
             searcher.close()
+            self._searched_ahead.discard(lan)
             if not self._searches(lan.device):
                 self._withdraw(lan.device)
+
+    def keep(self, lans: Iterable[Lan]) -> None:
+        """Search no LAN but these any more."""
+        for lan in self._searchers.keys() - set(lans):
+            self.close(lan)
 
     async def stop(self) -> None:
         """Search no LAN any more, and end what runs."""
         running: list[asyncio.Task[None]] = list(self._checks.values())
         if self._ahead:
-            running.append(self._ahead[1])
+            running.append(self._ahead)
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
-        for lan in list(self._searchers):
-            self.close(lan)
+        self.keep(())
 
-    def search_ahead(self, lans: Collection[Lan], spacing: float) -> None:
-        """Begin a search of these LANs; the next ``search`` waits for it instead of searching them anew."""
-        self._ahead = frozenset(lans), self._loop.create_task(self._search(lans, spacing))
+    def search_ahead(self, spacing: float) -> None:
+        """Begin a search of the LANs that are open; the next ``search`` waits for it instead of searching them anew."""
+        self._searched_ahead = set(self._searchers)
+        self._ahead = self._loop.create_task(self._search(self._searched_ahead.copy(), spacing))
 
-    async def search(self, lans: Collection[Lan], spacing: float) -> None:
+    async def search(self, lans: Iterable[Lan], spacing: float) -> None:
         """Search these LANs and wait for the checks of what answered; where nothing is found, nothing is there.
 
         An answer counts whenever it comes. ``spacing`` is the seconds after each search.
         """
-        ahead, self._ahead = self._ahead, None
-        if ahead:
-            lans = [lan for lan in lans if lan not in ahead[0]]
-            await asyncio.wait([ahead[1]])
+        if self._ahead:
+            await asyncio.wait([self._ahead])
+            lans = [lan for lan in lans if lan not in self._searched_ahead]
+            self._ahead = None
         await self._search(lans, spacing)
 
-    async def _search(self, lans: Collection[Lan], spacing: float) -> None:
-        devices = {lan.device for lan in lans}
-        self._confirmed -= devices
+    async def _search(self, lans: Iterable[Lan], spacing: float) -> None:
         searched = [(lan, self._searchers[lan]) for lan in lans if lan in self._searchers]
+        devices = {lan.device for lan, _ in searched}  # an IPv6 address that comes later ends no conflict there
+        self._confirmed -= devices
         for _ in range(SEARCHES if searched else 0):
             for lan, searcher in searched:
                 self._send(lan, searcher)

@@ -110,7 +110,7 @@ class SsdpServer:
             for lan in lans:
                 with contextlib.suppress(OurFault):
                     self._others.open(lan)
-            self._others.search_ahead(lans, PROBE_SPACING)
+            self._others.search_ahead(PROBE_SPACING)
 
     async def serve(self, lans: Collection[Lan]) -> dict[Lan, OurFault]:
         """Serve exactly these, and say which could not be opened; may be called again, what stays is not disturbed.
@@ -121,6 +121,7 @@ class SsdpServer:
         going = [door for door in self._doors if door.lan not in lans]
         coming = [lan for lan in lans if lan not in self._doors]
         faults = self._open(coming)
+        self._others.keep(door.lan for door in self._doors)
         if not going and len(faults) == len(coming):
             return faults
         await self._halt()

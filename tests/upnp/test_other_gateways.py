@@ -15,6 +15,7 @@ import pytest
 
 from igdpcp.daemon import other_gateways, ssdp_server, ssdp_sockets
 from igdpcp.daemon.flood_guard import FloodGuard
+from igdpcp.errors import OurFault
 from igdpcp.log import SparingLog
 from igdpcp.net.router import Lan
 from igdpcp.net.sockets import SSDP_GROUP, SSDP_PORT, ssdp_listener
@@ -28,6 +29,7 @@ from tests.support.ssdp_lan import (
     IGD2,
     LOCATION,
     ROUTER,
+    ROUTER_ULA,
     SET,
     add_address,
     advertising,
@@ -37,6 +39,7 @@ from tests.support.ssdp_lan import (
     describe,
     described,
     everybody,
+    everything_heard,
     in_router,
     lan,
     received,
@@ -95,9 +98,61 @@ def test_a_lan_that_was_not_searched_ahead_is_searched_when_it_is_served(homes):
     assert len(searches_among(in_router(homes, scenario))) == other_gateways.SEARCHES
 
 
-def test_another_gateway_found_before_it_serves_silences_it(homes):
+def test_a_lan_that_could_not_be_searched_ahead_is_searched_when_it_is_served(homes, monkeypatch):
+    def fails(*_):
+        monkeypatch.undo()
+        raise OurFault("not yet")
+
+    monkeypatch.setattr(other_gateways, "ssdp_searcher", fails)
+
     async def scenario():
-        async with foreign_gateway(homes), advertising(ahead=[lan(ROUTER)]) as server:
+        with client_socket(homes, SSDP_PORT) as sock:
+            async with advertising(ahead=[lan(ROUTER)]):
+                return [data for data, _ in await received(sock, b"ssdp:alive")]
+
+    assert len(searches_among(in_router(homes, scenario))) == other_gateways.SEARCHES
+
+
+def test_a_lan_that_was_searched_ahead_but_not_served_then_is_searched_again(homes):
+    async def scenario():
+        with client_socket(homes, SSDP_PORT) as sock:
+            async with advertising() as server:
+                await server.serve([])
+                server.look_around([lan(ROUTER)])
+                await until(lambda: searches_among(everything_heard(sock)))
+                await server.serve([])
+                await server.serve([lan(ROUTER)])
+                return [data for data, _ in await received(sock, b"ssdp:alive")]
+
+    assert len(searches_among(in_router(homes, scenario))) >= other_gateways.SEARCHES
+
+
+@pytest.mark.parametrize("lans", [[], [lan(ROUTER)]], ids=["gone", "cannot be opened"])
+def test_what_was_opened_to_search_ahead_is_closed_where_nothing_is_served(homes, monkeypatch, lans):
+    def fails(*_):
+        raise OurFault("no such device")
+
+    async def scenario():
+        async with advertising() as server:
+            await server.serve([])
+            before = os.listdir("/proc/self/fd")
+            server.look_around([lan(ROUTER)])
+            during = os.listdir("/proc/self/fd")
+            monkeypatch.setattr(ssdp_sockets, "ssdp_speaker", fails)
+            await server.serve(lans)
+            return before, during, os.listdir("/proc/self/fd")
+
+    before, during, after = in_router(homes, scenario)
+    assert len(before) < len(during)
+    assert after == before
+
+
+@pytest.mark.parametrize("addresses", [[ROUTER], [ROUTER, ROUTER_ULA]], ids=["IPv4", "IPv6 too"])
+def test_another_gateway_found_before_it_serves_silences_it(homes, addresses):
+    lans = [lan(address) for address in addresses]
+
+    async def scenario():
+        async with foreign_gateway(homes), advertising(*lans, ahead=lans) as server:
             with client_socket(homes) as sock:
                 search(sock, target=IGD2, to=ROUTER)
                 await until(lambda: server.conflict)
@@ -108,7 +163,8 @@ def test_another_gateway_found_before_it_serves_silences_it(homes):
     assert not in_router(homes, scenario)
 
 
-def test_stopped_before_it_has_served_it_leaves_nothing_running(homes):
+@pytest.mark.parametrize("awaited", [False, True], ids=["before it has served", "while it waits for the search ahead"])
+def test_stopped_it_leaves_nothing_running(homes, awaited):
     def running():
         return len(asyncio.all_tasks()), len(os.listdir("/proc/self/fd"))
 
@@ -117,8 +173,11 @@ def test_stopped_before_it_has_served_it_leaves_nothing_running(homes):
         others = other_gateways.OtherGateways(IDENTITY, everybody, guard, log)
         before = running()
         others.open(lan(ROUTER))
-        others.search_ahead([lan(ROUTER)], 30.0)
+        others.search_ahead(30.0)
         during = running()
+        if awaited:
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(others.search([lan(ROUTER)], 30.0), 0.01)
         await others.stop()
         guard.close()
         return before, during, running()
