@@ -130,6 +130,8 @@ class Answers:
             return True
         if {option.code for option in response.options} & _SHEDDABLE - slot.sent_options.codes:
             return True
+        if slot.repeats_other_filters(response):
+            return True
         return not slot.past.suggest_address and slot.assigned == _suggested(response)
 
     def _asks_for_less(self, slot: Slot, response: MapResponse, now: float) -> bool:

@@ -276,13 +276,17 @@ class Slot:
         return hosts != set(before.remote_hosts) and not refused
 
     def is_for_hosts_before(self, response: MapResponse) -> bool:
-        """Whether a success may be the answer to the last request that had other filters."""
-        if not (self.held and self.wanted and self.phase is Phase.CREATING):
+        """Whether a success may be the answer to an earlier request, that had other filters."""
+        if not (self.wanted and self.phase is Phase.CREATING):
             return False
-        before, now = set(self.held.hosts), set(self.wanted.remote_hosts)
+        unsent = self.held and not self.sent and set(self.held.hosts) != set(self.wanted.remote_hosts)
+        return bool(unsent) or self.repeats_other_filters(response)
+
+    def repeats_other_filters(self, response: MapResponse) -> bool:
+        """Whether a response has filters, and lets others in than those that are wanted now."""
         filters = (option for option in response.options if isinstance(option, Filter))
-        echoed = {option.address for option in filters if option.prefix_length != CLEAR_PREFIX}
-        return before != now and (not self.sent or (bool(echoed) and echoed == before))
+        hosts = {option.address for option in filters if option.prefix_length != CLEAR_PREFIX}
+        return bool(hosts) and (self.wanted is None or hosts != set(self.wanted.remote_hosts))
 
     def is_outdated(self, response: MapResponse) -> bool:
         """Whether a success that does not fit is a late word about the mapping that this one replaces."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address
 
+import pytest
+
 from igdpcp.pcp.client import MappingGranted, MappingLost, MappingRefused
 from igdpcp.pcp.message import ResultCode
 from tests.support.pcp_script import FILTER, Dialogue, Sent, answer, mapped
 
-X, Y = IPv4Address("198.51.100.9"), IPv4Address("198.51.100.10")
+X, Y, Z = IPv4Address("198.51.100.9"), IPv4Address("198.51.100.10"), IPv4Address("198.51.100.11")
 EXCESSIVE = ResultCode.EXCESSIVE_REMOTE_PEERS
 
 
@@ -48,6 +50,39 @@ def test_iwf_097_a_late_answer_about_those_before_is_not_the_answer() -> None:
     talk.server.silent = False
     talk.run(10)
     assert (hosts(talk.maps[-1]), granted(talk)) == ([X, Y], [(X,), (X, Y)])
+
+
+@pytest.mark.parametrize("before", [(), (X,)], ids=["new", "held"])
+def test_iwf_097_the_answer_to_who_joined_last_is_not_the_answer_to_who_joins_now(before: tuple[IPv4Address]) -> None:
+    talk = Dialogue()
+    if before:
+        talk.want(remote_hosts=before, lease=None)
+        talk.run(1)
+    talk.server.silent = True
+    talk.want(remote_hosts=(X, Y), lease=None)
+    talk.want(remote_hosts=(X, Y, Z), lease=None)
+    talk.deliver(answer(talk.maps[-2].octets, epoch=talk.server.epoch(talk.now)))
+    assert [hosts(sent) for sent in talk.maps[-2:]] == [[X, Y], [X, Y, Z]]
+    assert (granted(talk), talk.client.counters["late"]) == ([before] if before else [], 1)
+    talk.server.silent = False
+    talk.run(10)
+    assert (hosts(talk.maps[-1]), granted(talk)[-1]) == ([X, Y, Z], (X, Y, Z))
+
+
+@pytest.mark.parametrize("result", [ResultCode.SUCCESS, ResultCode.CANNOT_PROVIDE_EXTERNAL, EXCESSIVE])
+def test_iwf_097_a_late_word_about_who_left_does_not_end_asking_for_those_who_stay(result: int) -> None:
+    talk = Dialogue()
+    talk.want(remote_hosts=(X,), lease=None)
+    talk.run(1)
+    talk.server.silent = True
+    talk.want(remote_hosts=(X, Y), lease=None)
+    talk.want(remote_hosts=(X,), lease=None)
+    talk.deliver(answer(talk.maps[1].octets, epoch=talk.server.epoch(talk.now), result=result, lifetime=1800))
+    talk.server.silent = False
+    talk.run(10)
+    assert [hosts(sent) for sent in talk.maps] == [[X], [X, Y], [X], [X]]
+    assert (granted(talk), talk.of(MappingRefused)) == ([(X,), (X,)], [])
+    assert talk.client.counters["late"] == 1
 
 
 def test_iwf_097_what_is_taken_back_after_a_refusal_costs_no_packet() -> None:
