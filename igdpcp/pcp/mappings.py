@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import math
+
 from igdpcp.model import IPAddress
 from igdpcp.pcp.answers import granted_event
-from igdpcp.pcp.events import MappingGranted, MappingLost, MappingReleased, WantedMapping
+from igdpcp.pcp.events import MappingGranted, MappingLost, MappingRefused, MappingReleased, WantedMapping
 from igdpcp.pcp.message import ResultCode
 from igdpcp.pcp.refusals import Refusals
-from igdpcp.pcp.slot import InternalTuple, Phase, Slot, internal_tuple
+from igdpcp.pcp.slot import Held, InternalTuple, Phase, Slot, internal_tuple
 from igdpcp.pcp.transactions import Transactions
 
 
@@ -82,6 +84,7 @@ class Mappings:
 
     def _change(self, slot: Slot, before: WantedMapping, wanted: WantedMapping, now: float, urgent: bool) -> None:
         replace, current_port = slot.must_be_replaced(wanted), slot.current_port
+        other_hosts = set(before.remote_hosts) != set(wanted.remote_hosts)
         slot.wanted = wanted
         if slot.phase is Phase.DELETING:
             return
@@ -91,7 +94,9 @@ class Mappings:
             self._replaced(slot)
             slot.look_back(outdated_port=current_port, outdated_answers=0, refusals=0)
             self._transactions.delete(slot, now, urgent=urgent)
-        elif slot.phase is Phase.WAITING or slot.has_other_hosts(before, wanted):
+        elif slot.held and slot.phase is Phase.HELD and other_hosts:
+            self._change_hosts(slot, slot.held, wanted, now, urgent)
+        elif slot.phase is Phase.WAITING or other_hosts:
             self._transactions.create(slot, now, urgent=urgent, tell=True)
         elif slot.phase is Phase.HELD:
             self._transactions.extend(slot, now, urgent=urgent)
@@ -101,6 +106,19 @@ class Mappings:
             slot.due = None
             self._transactions.send(slot, True)
             self._transactions.arm(slot)
+
+    def _change_hosts(self, slot: Slot, held: Held, wanted: WantedMapping, now: float, urgent: bool) -> None:
+        """Tell the server who may come in, unless it has granted that already, or refuses it until later."""
+        refusal = self._transactions.refusals.of_request(slot.request_key, now)
+        if set(held.hosts) == set(wanted.remote_hosts):
+            self._emit(granted_event(wanted.key, slot, held))
+            slot.attempt = 1  # perhaps a refusal of others has put its renewals off
+            self._transactions.schedule(slot, refusal.until if refusal else now)
+        elif refusal:
+            self._emit(MappingRefused(wanted.key, refusal.result, math.ceil(refusal.until - now)))
+            self._transactions.schedule(slot, refusal.until)
+        else:
+            self._transactions.create(slot, now, urgent=urgent, tell=True)
 
     def _replaced(self, slot: Slot) -> None:
         if slot.held and slot.wanted and slot.phase is not Phase.DELETING:

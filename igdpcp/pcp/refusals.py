@@ -106,7 +106,11 @@ class Refusals:
         """The standing refusal of this request for ``host``; unless it ``is_new``, the server has granted it before."""
         others = self.of_others(now) if host != self._own else None
         new = _standing(self._new_mappings, now) if is_new else None
-        return others or new or _standing(self._requests.get(request), now)
+        return others or new or self.of_request(request, now)
+
+    def of_request(self, request: Hashable, now: float) -> Refusal | None:
+        """The standing refusal of this very request."""
+        return _standing(self._requests.get(request), now)
 
     def shed(self, now: float) -> Shed:
         """What requests leave out now."""

@@ -269,12 +269,6 @@ class Slot:
         address_fits = known is not None or wanted.external_address in (None, response.external_address)
         return response.external_port == wanted.external_port and address_fits
 
-    def has_other_hosts(self, before: WantedMapping, wanted: WantedMapping) -> bool:
-        """Whether the server has to be told who may come in, for ``wanted`` in the place of what was wanted before."""
-        hosts = set(wanted.remote_hosts)
-        refused = self.phase is Phase.HELD and self.held is not None and set(self.held.hosts) == hosts
-        return hosts != set(before.remote_hosts) and not refused
-
     def is_for_hosts_before(self, response: MapResponse) -> bool:
         """Whether a success may be the answer to an earlier request, that had other filters."""
         if not (self.wanted and self.phase is Phase.CREATING):

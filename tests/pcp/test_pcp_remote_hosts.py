@@ -99,6 +99,49 @@ def test_iwf_097_what_is_taken_back_after_a_refusal_costs_no_packet() -> None:
     assert talk.client.grant("web")
 
 
+def test_iwf_097_a_refusal_that_stands_is_told_at_once_and_the_server_not_asked_again() -> None:
+    talk = Dialogue()
+    talk.want(remote_hosts=(X,), lease=None)
+    talk.run(1)
+    talk.server.refuse = {0: (ResultCode.NOT_AUTHORIZED, 1800)}
+    for wanted in (X, Y), (X,), (X, Y):
+        talk.want(remote_hosts=wanted, lease=None)
+        talk.run(10)
+    assert [hosts(sent) for sent in talk.maps] == [[X], [X, Y]]
+    assert [(event.result, event.lifetime) for event in talk.of(MappingRefused)] == [(2, 1800), (2, 1781)]  # type: ignore[attr-defined]
+    talk.server.refuse = {}
+    talk.run(1781)
+    talk.want(remote_hosts=(X,), lease=None)
+    talk.want(remote_hosts=(X, Y), lease=None)
+    talk.run(1)
+    assert granted(talk)[-1] == (X, Y)
+
+
+def test_iwf_097_a_refusal_of_who_wanted_to_join_does_not_put_off_the_renewals_of_the_others() -> None:
+    talk = Dialogue()
+    talk.server.longest = 1000
+    talk.want(remote_hosts=(X,), lease=None)
+    talk.run(1)
+    talk.server.refuse = {0: (ResultCode.NOT_AUTHORIZED, 900)}
+    talk.want(remote_hosts=(X, Y), lease=None)
+    talk.run(1)
+    talk.server.refuse = {}
+    talk.want(remote_hosts=(X,), lease=None)
+    talk.run(700)
+    assert [hosts(sent) for sent in talk.maps] == [[X], [X, Y], [X]]
+
+
+def test_iwf_097_174_who_joins_where_the_server_takes_no_filters_is_told_what_is_open_already() -> None:
+    talk = Dialogue()
+    talk.server.refuse = {FILTER: (ResultCode.UNSUPP_OPTION, 1800)}
+    talk.want(remote_hosts=(X,), lease=None)
+    talk.run(1)
+    asked = len(talk.maps)
+    talk.want(remote_hosts=(), lease=None)
+    assert (len(talk.maps), granted(talk)) == (asked, [(), ()])
+    assert talk.of(MappingGranted)[0] == talk.of(MappingGranted)[1]
+
+
 def test_iwf_097_where_the_server_takes_no_more_filters_those_before_are_cleared() -> None:
     talk = Dialogue()
     talk.server.scripted = lambda sent: (
