@@ -158,6 +158,7 @@ class Answers:
             slot.begin(Phase.HELD)
             self._transactions.schedule(slot, until)
             return
+        self._transactions.not_replaced(slot)
         slot.begin(Phase.WAITING)
         slot.due = until
         self._transactions.arm(slot)

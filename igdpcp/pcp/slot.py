@@ -99,7 +99,8 @@ class Past:
     """What went before a grant: how often it was refused, and what may be suggested.
 
     ``assigned``: what it held last, or what its host's other mappings let expect. ``outdated_port``: of the mapping
-    that is being replaced, about which a few late answers may come.
+    that is being replaced, about which a few late answers may come. ``untold``: its grant was given up for another one
+    in the same place, and nobody told; when that is refused, or there is silence, it is lost.
     """
 
     refusals: int = 0
@@ -107,6 +108,7 @@ class Past:
     suggest_address: bool = True
     outdated_port: int = 0
     outdated_answers: int = 0
+    untold: bool = False
 
 
 NO_PAST = Past()  # of what is held, as a rule
@@ -189,6 +191,17 @@ class Slot:
         if wanted.nonce and wanted.nonce != self.nonce:
             return True
         return wanted.exact and wanted.external_port not in (0, self.current_port)
+
+    def keeps_filters(self, shed: Shed, *, exactly: bool) -> bool:
+        """Whether what is wanted needs filters gone that only the mapping's end takes away: the server clears none.
+
+        ``exactly``: also where they let in more than is wanted.
+        """
+        if not (shed.clearing_filter and self.held and self.held.hosts and self.wanted and self.exposed):
+            return False
+        held, hosts = set(self.held.hosts), set(self.wanted.remote_hosts)
+        added = set() if shed.filters or len(hosts) > REMOTE_HOSTS_MAX else hosts
+        return not hosts or not hosts <= held | added or (exactly and not held <= hosts)
 
     @property
     def current_port(self) -> int:

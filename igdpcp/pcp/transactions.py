@@ -11,6 +11,7 @@ from igdpcp.model import IPAddress
 from igdpcp.pcp.conduct import Conduct
 from igdpcp.pcp.events import Event, MappingLost, MappingRefused, MappingReleased, WantedMapping
 from igdpcp.pcp.message import ResultCode, encode
+from igdpcp.pcp.options import OptionCode
 from igdpcp.pcp.pacing import Timers
 from igdpcp.pcp.refusals import Refusal, Refusals
 from igdpcp.pcp.slot import Exchange, Held, InternalTuple, Phase, Slot
@@ -18,6 +19,8 @@ from igdpcp.pcp.timing import RENEWAL_GAP, Timing, remaining, renewal
 
 RENEWALS_AHEAD = 2.5  # of each mapping in its lifetime; with 2, the last of those made at one moment would be late
 DELETE_TRANSMISSIONS = 4  # of a delete for which nothing says when the mapping ends by itself
+
+REPLACING_TRANSMISSIONS = 4  # of a delete or create in a grant's place, before that counts as lost
 
 
 class Transactions:
@@ -56,9 +59,17 @@ class Transactions:
     # Beginning and ending
 
     def create(self, slot: Slot, now: float, *, urgent: bool = True, tell: bool = False) -> None:
-        """Begin to create or recreate; wait when the lease is over or a refusal stands (``tell``: say which)."""
+        """Begin to create or recreate; wait when the lease is over or a refusal stands (``tell``: say which).
+
+        What has filters that cannot be cleared is deleted first.
+        """
         wanted = slot.wanted
         assert wanted is not None
+        exactly = OptionCode.FILTER in self.conduct.insists_on
+        if slot.keeps_filters(self.refusals.shed(now), exactly=exactly) and not self.refusals.everything(now):
+            slot.look_back(untold=True)
+            self.delete(slot, now, urgent=urgent)
+            return
         slot.begin(Phase.CREATING)
         slot.nonce = wanted.nonce or slot.nonce or self._nonce_for(slot.internal)
         if not self.wait(slot, now, tell=tell):
@@ -81,6 +92,7 @@ class Transactions:
         slot.due = refusal.until
         if tell:
             self.emit(MappingRefused(wanted.key, refusal.result, math.ceil(refusal.until - now)))
+        self.not_replaced(slot)
         return True
 
     def _refusal_of_create(self, slot: Slot, wanted: WantedMapping, now: float) -> Refusal | None:
@@ -159,6 +171,12 @@ class Transactions:
         slot.unconfirmed = False
         self.hold(slot, None)
         self.emit(MappingLost(slot.wanted.key))
+
+    def not_replaced(self, slot: Slot) -> None:
+        """What was to replace its grant is refused or unanswered: if that was given up for it, it is no more."""
+        if slot.past.untold and slot.wanted:
+            slot.look_back(untold=False)
+            self.emit(MappingLost(slot.wanted.key))
 
     @property
     def renewals_per_second(self) -> float:
@@ -273,4 +291,6 @@ class Transactions:
         exchange.sent += 1
         exchange.timeout = self._timing.retransmission(exchange.timeout, self._rng)
         slot.due = now + exchange.timeout
+        if exchange.sent >= REPLACING_TRANSMISSIONS:
+            self.not_replaced(slot)
         self.arm(slot)

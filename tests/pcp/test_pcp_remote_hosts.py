@@ -8,6 +8,7 @@ from ipaddress import IPv4Address
 import pytest
 
 from igdpcp.pcp.client import MappingGranted, MappingLost, MappingRefused
+from igdpcp.pcp.conduct import Conduct
 from igdpcp.pcp.message import ResultCode
 from tests.support.pcp_script import FILTER, Dialogue, Sent, answer, mapped
 
@@ -169,3 +170,101 @@ def test_iwf_097_filters_that_cannot_be_cleared_either_are_a_refusal() -> None:
     talk.run(10)
     assert [event.result for event in talk.of(MappingRefused)] == [EXCESSIVE]  # type: ignore[attr-defined]
     assert (len(talk.maps), talk.client.grant("web") is not None) == (3, True)
+
+
+class AddingServer:
+    """Its FILTERs add up: the clearing one is malformed to it. ``lets_in``: nobody is kept out while it is empty."""
+
+    def __init__(self, talk: Dialogue, *, takes_filters: bool = True) -> None:
+        self.talk = talk
+        self.takes_filters = takes_filters
+        self.lets_in: set[IPv4Address] = set()
+        talk.server.scripted = self.answer
+
+    def answer(self, sent: Sent) -> list[bytes] | None:
+        result = 0
+        if any(prefix == 0 for prefix, _ in filters(sent)):
+            result = ResultCode.MALFORMED_OPTION
+        elif hosts(sent) and not self.takes_filters:
+            result = EXCESSIVE
+        if result:
+            return [answer(sent.octets, epoch=self.talk.server.epoch(sent.at), result=result, lifetime=60)]
+        self.lets_in = self.lets_in | set(hosts(sent)) if sent.lifetime else set()
+        return None
+
+
+@pytest.mark.parametrize("later", [1, 600], ids=["at once", "when it is tried again"])
+def test_iwf_097_174_everybody_joins_where_filters_cannot_be_cleared_by_another_mapping(later: float) -> None:
+    talk = Dialogue()
+    server = AddingServer(talk)
+    talk.want(remote_hosts=(X,), lease=None)
+    talk.run(1)
+    assert server.lets_in == {X}
+    talk.run(later)
+    talk.want(remote_hosts=(), lease=None)
+    talk.run(5)
+    assert (server.lets_in, granted(talk)) == (set(), [(X,), ()])
+    assert [sent.lifetime > 0 for sent in talk.maps[-2:]] == [False, True]
+    assert not talk.of(MappingLost)
+
+
+def test_iwf_097_174_what_was_deleted_for_its_filters_is_lost_when_the_other_mapping_is_refused() -> None:
+    talk = Dialogue()
+    AddingServer(talk)
+    talk.want(remote_hosts=(X,), lease=None)
+    talk.run(1)
+    talk.server.refuse = {0: (ResultCode.NO_RESOURCES, 60)}
+    talk.want(remote_hosts=(), lease=None)
+    talk.run(5)
+    assert [type(event) for _, event in talk.events[-2:]] == [MappingRefused, MappingLost]
+    talk.server.refuse = {}
+    talk.run(60)
+    assert (granted(talk)[-1], len(talk.of(MappingLost))) == ((), 1)
+
+
+@pytest.mark.parametrize("deletes", [True, False], ids=["it only deletes", "it does nothing"])
+def test_iwf_097_174_what_was_deleted_for_its_filters_is_lost_when_silence_follows(deletes: bool) -> None:
+    talk = Dialogue()
+    AddingServer(talk)
+    talk.want(remote_hosts=(X,), lease=None)
+    talk.run(1)
+    talk.server.scripted = lambda sent: None if deletes and sent.lifetime == 0 else []
+    talk.want(remote_hosts=(), lease=None)
+    talk.run(15)
+    assert not talk.of(MappingLost)
+    talk.run(60)
+    assert len(talk.of(MappingLost)) == 1
+
+
+def test_iwf_097_174_who_joins_where_filters_can_be_neither_cleared_nor_added_does_so_by_another_mapping() -> None:
+    talk = Dialogue()
+    server = AddingServer(talk)
+    talk.want(remote_hosts=(X,), lease=None)
+    talk.run(1)
+    server.takes_filters = False
+    talk.want(remote_hosts=(X, Y), lease=None)
+    talk.run(5)
+    assert (server.lets_in, granted(talk)) == (set(), [(X,), ()])
+
+
+@pytest.mark.parametrize("later", [1, 600], ids=["at once", "when it is tried again"])
+@pytest.mark.parametrize("insists", [True, False])
+def test_iwf_097_174_who_leaves_is_kept_out_by_another_mapping_if_by_nobody_else(insists: bool, later: float) -> None:
+    talk = Dialogue(conduct=Conduct(insists_on=frozenset([FILTER] if insists else [])))
+    server = AddingServer(talk)
+    talk.want(remote_hosts=(X, Y), lease=None)
+    talk.run(later)
+    talk.want(remote_hosts=(X,), lease=None)
+    talk.run(5)
+    assert (server.lets_in, granted(talk)[-1]) == ({X} if insists else {X, Y}, (X,))
+    assert [sent.lifetime for sent in talk.maps].count(0) == insists
+
+
+def test_iwf_097_174_who_joins_where_filters_add_up_loses_no_mapping() -> None:
+    talk = Dialogue()
+    server = AddingServer(talk)
+    for wanted in (X,), (X, Y), (Y,):
+        talk.want(remote_hosts=wanted, lease=None)
+        talk.run(1)
+    assert (server.lets_in, granted(talk)) == ({X, Y}, [(X,), (X, Y), (Y,)])
+    assert not talk.of(MappingLost)
