@@ -166,7 +166,7 @@ class PcpUpstream:
 
     def map(self, request: UpstreamRequest, *, urgent: bool = True) -> None:
         known = self._requests.get(request.id)
-        if request.grant is None and known:
+        if known and known.grant:  # the latest; the hall may know only of the one before
             request = replace(request, grant=known.grant)
         if owed := self._debts.forget(request.id):
             request = self._wanted_again(request, owed)

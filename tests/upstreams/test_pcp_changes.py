@@ -93,6 +93,22 @@ def test_another_wan_address_is_probed_for_its_external_address(monkeypatch: pyt
 
 
 @virtual
+async def test_who_asks_with_the_grant_before_the_last_does_not_undo_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Line(monkeypatch) as line:
+        await line.up()
+        line.upstream.map(request())
+        await asyncio.sleep(ANSWERED)
+        line.carrier.script.address = mapped(str(MOVED))
+        await line.up(own=OTHER)
+        await asyncio.sleep(5)
+        first, *_, last = [event.grant for event in line.of(Granted)]
+        assert line.upstream.stands("1", last)
+        line.upstream.map(request(grant=first))
+        assert line.upstream.stands("1", last)
+        assert not line.upstream.stands("1", first)
+
+
+@virtual
 async def test_a_grant_does_not_run_at_another_wan_address_until_it_is_made_there(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
