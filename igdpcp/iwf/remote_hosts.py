@@ -144,6 +144,8 @@ class RemoteHosts:
         left = self._table.get(before.id)
         if left and left.state is MappingState.ACTIVE and (grant := self._grant_of(left)):
             gone = [each for each in before.entries if left.entry(each.request.remote_host) is None]
+            for each in self.joining(left.id):
+                left = left.with_entry(each)  # whose rules may be ahead of this in the queue
             await self._router_leg.keep_out(gone, left, grant)
 
     def _admit(self, mapping: Mapping, joining: int) -> None:

@@ -444,3 +444,14 @@ def test_iwf_097_a_late_word_about_those_before_is_no_answer(tmp_path: Path, mon
         path.close()
 
     run()
+
+
+@virtual
+async def test_iwf_097_who_joins_keeps_its_rules_when_another_leaves_at_that_moment(tmp_path: Path) -> None:
+    hall = await opened(tmp_path, X, Y)
+    hall.ruleset.slow = 0.5
+    adding = asyncio.ensure_future(hall.add(8080, RemoteHost=Z))
+    await settle()
+    hall.carrier.silent = True
+    assert await removed(hall, Y) == 0
+    assert ((await adding).code, await shown(hall), let_in(hall)) == (0, [X, Z], [X, Z])
