@@ -106,7 +106,7 @@ class Lifecycle:
         )  # fmt: skip
         self.remote_hosts = RemoteHosts(
             main=main, tasks=self._tasks, table=table, policy=policy, upstream=upstream, router_leg=router_leg,
-            upstream_leg=upstream_leg, hidden=self.hidden, outcome=self.join,
+            upstream_leg=upstream_leg, hidden=self.hidden, opening=self._waiters,
             keep=self._keep, grant_of=self._commits.grant_of, commit_again=self._commit_again,
         )  # fmt: skip
         self._handlers: dict[type, Callable[[Any], None]] = {

@@ -8,14 +8,13 @@ has granted that and the kernel has it; till then, and when it is refused, nothi
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Callable
 from ipaddress import IPv4Address
 
 from igdpcp.config import MainConfig
 from igdpcp.errors import Reason, Refusal
 from igdpcp.iwf.background import Tasks
-from igdpcp.iwf.hidden import Hidden
+from igdpcp.iwf.hidden import UNSEEN, Hidden
 from igdpcp.iwf.interfaces import Fallback, Granted
 from igdpcp.iwf.policy import Policy
 from igdpcp.iwf.router_leg import RouterLeg
@@ -28,8 +27,9 @@ from igdpcp.model import REMOTE_HOSTS_MAX, Activation, Entry, Grant, Mapping, Ma
 class RemoteHosts:
     """Adds entries to mappings, and takes some of them away.
 
-    ``outcome`` waits for a planned mapping; ``keep`` stores a version; ``grant_of`` says which grant a mapping has, or
-    will have in a moment; ``commit_again`` brings that into force for the latest version and for those that join.
+    ``opening`` are those who wait for mappings to open; ``keep`` stores a version; ``grant_of`` says which grant a
+    mapping has, or will have in a moment; ``commit_again`` brings that into force for the latest version and for those
+    that join.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class RemoteHosts:
         router_leg: RouterLeg,
         upstream_leg: UpstreamLeg,
         hidden: Hidden,
-        outcome: Callable[[str], Awaitable[Mapping]],
+        opening: Waiters,
         keep: Callable[[Mapping], None],
         grant_of: Callable[[Mapping], Grant | None],
         commit_again: Callable[[Mapping], None],
@@ -56,7 +56,7 @@ class RemoteHosts:
         self._upstream_leg = upstream_leg
         self._policy = policy
         self._hidden = hidden
-        self._outcome = outcome
+        self._opening = opening
         self._keep = keep
         self._grant_of = grant_of
         self._commit_again = commit_again
@@ -68,10 +68,9 @@ class RemoteHosts:
         """The entry of one more remote host of the same client; None: ``held`` is not what it was, look again."""
         if held.request.client != request.client:
             raise Refusal(Reason.CONFLICT, f"its other remote hosts are led to port {held.request.client.port}")
-        if held.state is MappingState.PLANNED:
-            with suppress(Refusal):
-                await self._outcome(held.id)
-        elif held.state is MappingState.HIDDEN:
+        if held.state in UNSEEN and held.id in self._opening:
+            await self._opening.beside(held.id)
+        elif held.state in UNSEEN:  # who asked for it was told that it is not open
             self._hidden.give_back(held)
             await self._hidden.returned(held)
         else:

@@ -39,6 +39,11 @@ class Waiters:
                     break
         return None
 
+    async def beside(self, id: str) -> None:
+        """Wait while others wait for that mapping, without being one of them: till they know, or none is left."""
+        if id in self:
+            await asyncio.wait([self._outcomes.setdefault(id, self._loop.create_future())])
+
     def patient_until(self, id: str) -> float | None:
         """When the one that came last has waited its first turn; None: nobody waits."""
         return self._until.get(id)
@@ -55,8 +60,8 @@ class Waiters:
             if not self._counts[id]:
                 del self._counts[id]
                 self._until.pop(id, None)
-                if not outcome.done():
-                    self._outcomes.pop(id, None)
+                if unset := self._outcomes.pop(id, None):
+                    unset.cancel()
 
     def tell(self, mapping: Mapping, id: str = "") -> None:
         """It is open; ``id``: what it was waited for by, where that is not its own."""

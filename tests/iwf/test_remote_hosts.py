@@ -455,3 +455,42 @@ async def test_iwf_097_who_joins_keeps_its_rules_when_another_leaves_at_that_mom
     hall.carrier.silent = True
     assert await removed(hall, Y) == 0
     assert ((await adding).code, await shown(hall), let_in(hall)) == (0, [X, Z], [X, Z])
+
+
+@virtual
+async def test_iwf_097_what_nobody_waits_for_any_more_is_not_what_somebody_joins(tmp_path: Path) -> None:
+    hall = Hall(tmp_path, unreachable_policy="error")
+    hall.carrier.silent = True
+    assert (await hall.add(8080, LeaseDuration=0)).code == 501
+    id = hall.only.id
+    adding = asyncio.ensure_future(hall.add(8080, RemoteHost=Y))
+    await settle()
+    hall.carrier.grant(hall.only.id)
+    assert (await adding).code == 0
+    assert (await shown(hall), asked(hall), let_in(hall), hall.carrier.returned) == ([Y], [Y], [Y], [id])
+
+
+@virtual
+async def test_iwf_097_what_is_not_waited_for_longer_is_not_opened_for_who_came_second(tmp_path: Path) -> None:
+    hall = Hall(tmp_path, unreachable_policy="error")
+    hall.carrier.silent = True
+    first = asyncio.ensure_future(hall.add(8080, RemoteHost=X))
+    await asyncio.sleep(hall.main.soap_deadline / 2)
+    second = asyncio.ensure_future(hall.add(8080, RemoteHost=Y))
+    assert (await first).code == 501
+    await settle()
+    hall.carrier.grant(hall.only.id)
+    assert ((await second).code, await shown(hall), let_in(hall)) == (0, [Y], [Y])
+
+
+@virtual
+async def test_iwf_097_a_late_grant_that_is_being_opened_for_the_retry_is_joined(tmp_path: Path) -> None:
+    hall = Hall(tmp_path, unreachable_policy="error")
+    hall.carrier.silent = True
+    assert (await hall.add(8080, RemoteHost=X)).code == 501
+    hall.carrier.grant(hall.only.id)
+    await settle()
+    hall.carrier.silent, hall.ruleset.slow = False, 0.5
+    both = [asyncio.ensure_future(hall.add(8080, RemoteHost=host)) for host in (X, Y)]
+    assert [(await each).code for each in both] == [0, 0]
+    assert (await shown(hall), let_in(hall), hall.carrier.returned) == ([X, Y], [X, Y], [])
