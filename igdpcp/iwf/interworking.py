@@ -252,20 +252,23 @@ class Interworking:
         return await self._open(request, contends=True)
 
     async def _add_any(self, request: MappingRequest) -> Mapping:
-        if (held := await self._queries.holder(request)) and held.is_shadow:
-            return await self._take_over(held, request)
-        for held in (self._table.find_client(request), self._table.find(request.protocol, request.external_port)):
-            if held is None or not self._refreshes(held, request):
-                continue
-            entry = held.entry(request.remote_host)
-            if self._policy.is_kept_from(request.requester, entry or held):
-                continue
-            if entry:
-                return await self._repeat(entry, request)
-            one_tuple = held.mode is Mode.ROUTED  # of which there is one mapping upstream
-            if one_tuple and (joined := await self._lifecycle.remote_hosts.join(held, request)):
-                return joined
-        return await self._open(request)
+        while True:
+            if (held := await self._queries.holder(request)) and held.is_shadow:
+                return await self._take_over(held, request)
+            for held in (self._table.find_client(request), self._table.find(request.protocol, request.external_port)):
+                if held is None or not self._refreshes(held, request):
+                    continue
+                entry = held.entry(request.remote_host)
+                if self._policy.is_kept_from(request.requester, entry or held):
+                    continue
+                if entry:
+                    return await self._repeat(entry, request)
+                if held.mode is Mode.ROUTED:  # there is one mapping of its tuple upstream
+                    if joined := await self._lifecycle.remote_hosts.join(held, request):
+                        return joined
+                    break
+            else:
+                return await self._open(request)
 
     async def _repeat(self, held: Mapping, request: MappingRequest) -> Mapping:
         """The same client asks again: refresh what is open, join what is on its way."""

@@ -494,3 +494,15 @@ async def test_iwf_097_a_late_grant_that_is_being_opened_for_the_retry_is_joined
     both = [asyncio.ensure_future(hall.add(8080, RemoteHost=host)) for host in (X, Y)]
     assert [(await each).code for each in both] == [0, 0]
     assert (await shown(hall), let_in(hall), hall.carrier.returned) == ([X, Y], [X, Y], [])
+
+
+@virtual
+async def test_iwf_097_without_nat_in_the_router_any_port_waits_for_the_one_on_its_way(tmp_path: Path) -> None:
+    hall = Hall(tmp_path, routed=True)
+    hall.carrier.silent = True
+    both = [asyncio.ensure_future(hall.add(8080, any_port=True, RemoteHost=host)) for host in (X, Y)]
+    await settle()
+    hall.carrier.silent = False
+    hall.carrier.grant(hall.only.id)
+    assert [(await each).code for each in both] == [0, 0]
+    assert (await shown(hall), let_in(hall)) == ([X, Y], [X, Y])
