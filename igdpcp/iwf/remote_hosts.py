@@ -74,8 +74,9 @@ class RemoteHosts:
             self._hidden.give_back(held)
             await self._hidden.returned(held)
         else:
-            self._policy.has_room(request, joins=True)
-            return await self.add(held, request)
+            joining = self._joins(held.id, request.remote_host)
+            added = await self.add(held, request)
+            return None if joining else added  # what was on its way is another's request
         return None
 
     async def add(self, mapping: Mapping, request: MappingRequest) -> Mapping:
@@ -84,8 +85,9 @@ class RemoteHosts:
         ``mapping`` is the latest version, and has no entry for that host; the host may be on its way already.
         """
         id, host = mapping.id, request.remote_host
-        joining = self._upstream_leg.joining.get(id, ())
-        if all(each.request.remote_host != host for each in joining):
+        if not self._joins(id, host):
+            self._policy.has_room(request, joins=True)
+            joining = self._upstream_leg.joining.get(id, ())
             self._admit(mapping, len(joining))
             entry = Entry(request, self._now() + request.lease if request.lease else None)
             self._upstream_leg.joining[id] = (*joining, entry)
@@ -146,6 +148,10 @@ class RemoteHosts:
             for each in self.joining(left.id):
                 left = left.with_entry(each)  # whose rules may be ahead of this in the queue
             await self._router_leg.keep_out(gone, left, grant)
+
+    def _joins(self, id: str, host: IPv4Address | None) -> bool:
+        """Whether it is on its way."""
+        return any(each.request.remote_host == host for each in self._upstream_leg.joining.get(id, ()))
 
     def _admit(self, mapping: Mapping, joining: int) -> None:
         """A server that is away cannot let anybody else in, and what it granted goes on meanwhile."""

@@ -173,7 +173,7 @@ async def test_iwf_097_the_same_one_asked_for_twice_is_joined(tmp_path: Path) ->
     await settle()
     hall.carrier.grant(hall.only.id)
     assert [(await each).code for each in both] == [0, 0]
-    assert (len(hall.carrier.asked), await shown(hall), hall.table.counted) == (2, [X, Y], 2)
+    assert (asked(hall), await shown(hall), hall.table.counted) == ([X, Y], [X, Y], 2)
 
 
 @virtual
@@ -506,3 +506,34 @@ async def test_iwf_097_without_nat_in_the_router_any_port_waits_for_the_one_on_i
     hall.carrier.grant(hall.only.id)
     assert [(await each).code for each in both] == [0, 0]
     assert (await shown(hall), let_in(hall)) == ([X, Y], [X, Y])
+
+
+@virtual
+async def test_iwf_097_a_second_request_for_one_on_its_way_changes_it_as_it_would_later(tmp_path: Path) -> None:
+    hall = await opened(tmp_path, X, max_mappings_per_host=2)
+    hall.carrier.silent = True
+    first = asyncio.ensure_future(hall.add(8080, RemoteHost=Y))
+    await settle()
+    second = asyncio.ensure_future(
+        hall.add(8080, version=2, RemoteHost=Y, LeaseDuration=7200, PortMappingDescription="new")
+    )
+    await settle()
+    hall.carrier.grant(hall.only.id)
+    assert [(await each).code for each in (first, second)] == [0, 0]
+    rows = [(row["RemoteHost"], row["PortMappingDescription"], row["LeaseDuration"]) for row in await hall.listed()]
+    assert rows == [(X, "test", "3600"), (Y, "new", "7200")]
+
+
+@virtual
+async def test_iwf_097_what_the_operator_asked_for_first_is_the_operators(tmp_path: Path) -> None:
+    hall = await opened(tmp_path, X)
+    hall.carrier.silent = True
+    operators = replace(hall.only.request, requester=Requester(None, Owner.OPERATOR), remote_host=IPv4Address(Y))
+    first = asyncio.ensure_future(hall.interworking.add_port_mapping(operators))
+    await settle()
+    second = asyncio.ensure_future(hall.add(8080, version=2, RemoteHost=Y))
+    await settle()
+    hall.carrier.grant(hall.only.id)
+    assert (await first).request == operators
+    assert (await second).code != 0
+    assert (await shown(hall), await removed(hall, Y)) == ([X, Y], 606)
