@@ -162,7 +162,9 @@ class RemoteHosts:
             raise Refusal(Reason.UNREACHABLE, "the carrier cannot be told of another remote host")
 
     def _ask(self, mapping: Mapping, host: IPv4Address | None) -> None:
-        if not self._is_to_be_told(mapping) and mapping.state is MappingState.ACTIVE:
+        told, grant = self._is_to_be_told(mapping), self._grant_of(mapping)
+        stands = mapping.state is MappingState.ACTIVE and grant and self._upstream.stands(mapping.id, grant)
+        if stands and not told:  # else what is granted anew is open to it
             self._granted.add(_name(mapping.id, host))
             self._commit_again(mapping)
         self._upstream_leg.ask(mapping)

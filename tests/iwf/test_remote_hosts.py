@@ -537,3 +537,32 @@ async def test_iwf_097_what_the_operator_asked_for_first_is_the_operators(tmp_pa
     assert (await first).request == operators
     assert (await second).code != 0
     assert (await shown(hall), await removed(hall, Y)) == ([X, Y], 606)
+
+
+@pytest.mark.parametrize("checked", ["by the router", "for everybody"])
+def test_iwf_097_who_is_refused_while_the_grant_is_in_doubt_is_not_let_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checked: str
+) -> None:
+    @virtual
+    async def run() -> None:
+        host, switch = (X, "local") if checked == "by the router" else ("", "both")
+        options = {"external_ip_probe": False, "remote_host": switch, "unreachable_policy": "error"}
+        path = WholePath(tmp_path, PROFILES["lifetime_86400"], monkeypatch, **options)
+        await path.start()
+        assert (await path.hall.add(8080, RemoteHost=host)).code == 0
+        path.carrier_restarts(announce=True)
+        await asyncio.sleep(0.05)
+        path.link.switches.set(loss=1.0)
+        assert (await path.hall.add(8080, RemoteHost=Y)).code == 501
+        assert (await shown(path.hall), path.hall.only_rule.remote_hosts) == (
+            [host], (IPv4Address(X),) if host else (),
+        )  # fmt: skip
+        path.link.switches.set(loss=0.0)
+        await asyncio.sleep(30)
+        path.carrier_restarts(announce=True)
+        await asyncio.sleep(0.05)
+        assert (await path.hall.add(8080, RemoteHost=Y)).code == 0
+        assert (await shown(path.hall), len(path.carrier_holds())) == ([host, Y], 1)
+        path.close()
+
+    run()
