@@ -53,9 +53,10 @@ class Refreshing:
         What the router has lost its address for, or the server its state, is asked for at once: somebody waits.
         """
         while (latest := self._table.get(entry.id)) and latest.state is MappingState.ACTIVE:
-            if latest.id not in self._commits and latest.grant and self._upstream.stands(latest.id, latest.grant):
-                break
-            self._upstream_leg.ask(latest)
+            if latest.id not in self._commits:  # else the table does not have the latest grant yet
+                if latest.grant and self._upstream.stands(latest.id, latest.grant):
+                    break
+                self._upstream_leg.ask(latest)
             await self._join(latest.id)
         return (latest and latest.entry(entry.request.remote_host)) or entry
 

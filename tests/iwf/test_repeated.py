@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.lab.simulated_carrier.profiles import PROFILES
-from tests.support.hall import Reply
+from tests.support.hall import Hall, Reply, settle
 from tests.support.virtual_time import virtual
 from tests.support.whole_path import OTHER_OWN, OWN, WholePath, path_of
 
@@ -160,3 +161,17 @@ async def test_what_is_deleted_meanwhile_is_refused_at_once(path: WholePath) -> 
     reply, took = await repeating
     assert (reply.code, round(took, 1)) == (501, 0.1)
     await deleting
+
+
+@virtual
+async def test_while_a_newer_grant_is_on_its_way_the_older_one_is_not_what_is_asked_for(tmp_path: Path) -> None:
+    hall = Hall(tmp_path)
+    await hall.add(8080)
+    hall.ruleset.slow, other = 0.5, IPv4Address("62.0.0.2")
+    hall.carrier.grant(hall.only.id, address=other)
+    await settle()
+    asked = len(hall.carrier.asked)
+    hall.carrier.silent = True
+    assert (await hall.add(8080)).code == 0
+    wishes = [request.grant.external.address for request in hall.carrier.asked[asked:] if request.grant]
+    assert wishes == [other]  # for as long as is wanted now
