@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from igdpcp.config import PermissionConfig
-from igdpcp.model import UNIQUE_IDS, PinholeOpening, Protocol
+from igdpcp.errors import Refusal
+from igdpcp.model import UNIQUE_IDS, Owner, PinholeOpening, PinholeRequest, Protocol, Requester
 from tests.support.hall import A6, B6, A, Hall, Reply, seconds_left, settle
 from tests.support.virtual_time import virtual
 
@@ -290,6 +291,20 @@ async def test_a_pinhole_that_is_deleted_while_it_is_opened_is_not_promised_and_
     assert await code_of(hall, "DeletePinhole", pinhole.id) == 0
     assert (await adding).code == 501
     await asyncio.sleep(1)
+    assert (hall.ruleset.pinhole_rules, len(hall.pinhole_table)) == ({}, 0)
+
+
+@virtual
+async def test_a_pinhole_that_is_given_up_before_its_rules_are_laid_gets_none(tmp_path: Path) -> None:
+    hall = Hall(tmp_path)
+    client = IPv6Address(A6)
+    request = PinholeRequest(Requester(client, Owner.UPNP2), Protocol.TCP, client, 4000, None, 0, lease=3600)
+    adding = asyncio.ensure_future(hall.pinholes.add(request))
+    await asyncio.sleep(0)
+    hall.pinholes.close_all()
+    with pytest.raises(Refusal):
+        await adding
+    await settle()
     assert (hall.ruleset.pinhole_rules, len(hall.pinhole_table)) == ({}, 0)
 
 
