@@ -47,6 +47,8 @@ class Owner(enum.StrEnum):
 
     UPNP1 = "upnp1"
     UPNP2 = "upnp2"
+    PCP = "pcp"
+    NATPMP = "natpmp"
     OPERATOR = "operator"
     QUERY = "query"
     STATIC = "static"
@@ -55,6 +57,11 @@ class Owner(enum.StrEnum):
     def is_operators(self) -> bool:
         """Whether it is the operator's will, by hand or by the configuration, and not a LAN host's."""
         return self in (Owner.OPERATOR, Owner.STATIC)
+
+    @property
+    def maps_tuple(self) -> bool:
+        """Whether a host asked in PCP or NAT-PMP, where a mapping is known by its internal tuple."""
+        return self in (Owner.PCP, Owner.NATPMP)
 
 
 class MappingState(enum.StrEnum):
@@ -109,7 +116,8 @@ class Requester:
 class MappingRequest:
     """What a control point asks for: AddPortMapping, or AddAnyPortMapping when ``any_port`` is set.
 
-    ``external_port`` 0 (only with ``any_port``) means no preference; ``lease`` is in seconds, 0 = infinite.
+    So does a host in PCP or NAT-PMP for its own address, in PCP with a ``nonce``. ``external_port`` 0 (only with
+    ``any_port``) means no preference; ``lease`` is in seconds, 0 = infinite.
     """
 
     requester: Requester
@@ -120,6 +128,7 @@ class MappingRequest:
     lease: int = LEASE_INFINITE
     description: str = ""
     any_port: bool = False
+    nonce: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +153,7 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What else a mapping was asked for: the same path for another remote host, with a lease of its own."""
+    """What else a mapping was asked for: the same path, with a lease of its own."""
 
     request: MappingRequest
     lease_ends: float | None
@@ -158,7 +167,9 @@ class Mapping:
     another one, which is where the internet comes in. ``wan_port`` is the port on the router's WAN address
     (cascaded and local) or the client's own port (routed): the internal port that the upstream is asked for.
     ``lease_ends`` None: infinite. ``serial`` orders mappings by age. ``request`` is the oldest of those that are to be
-    met; ``others`` lead to the same client port, each for another remote host, and come behind it by age.
+    met; ``others`` lead to the same client port, each for another remote host, and come behind it by age. ``sharer`` is
+    what the client itself asked for in PCP or NAT-PMP while control points are shown another entry for every remote
+    host.
     """
 
     id: str
@@ -171,6 +182,7 @@ class Mapping:
     lease_ends: float | None
     grant: Grant | None = None
     others: tuple[Entry, ...] = ()
+    sharer: Entry | None = None
 
     @property
     def entries(self) -> tuple[Mapping, ...]:
@@ -178,31 +190,54 @@ class Mapping:
         if not self.others:
             return (self,)
         first = replace(self, others=())
-        others = (replace(first, request=each.request, lease_ends=each.lease_ends) for each in self.others)
-        return first, *others
+        return first, *(self._alone(each) for each in self.others)
 
     def entry(self, remote_host: IPv4Address | None) -> Mapping | None:
         """The one for this remote host."""
         return next((each for each in self.entries if each.request.remote_host == remote_host), None)
 
     def with_entry(self, new: Entry) -> Mapping:
-        """With this in the place of its entry for the same remote host, or behind all."""
+        """With this in the place of its entry for the same remote host, or behind all.
+
+        A host's own request in PCP or NAT-PMP and a control point's are met by one entry, which is the latter's.
+        """
+        shown, sharer = self.entry(new.request.remote_host), self.sharer
+        if shown and shown.request.requester.owner.maps_tuple is not new.request.requester.owner.maps_tuple:
+            if new.request.requester.owner.maps_tuple:
+                return replace(self, sharer=new)
+            sharer = Entry(shown.request, shown.lease_ends)
         if self.request.remote_host == new.request.remote_host:
-            return replace(self, request=new.request, lease_ends=new.lease_ends)
+            return replace(self, request=new.request, lease_ends=new.lease_ends, sharer=sharer)
         hosts = [each.request.remote_host for each in self.others]
         if new.request.remote_host not in hosts:
             return replace(self, others=(*self.others, new))
         at = hosts.index(new.request.remote_host)
-        return replace(self, others=(*self.others[:at], new, *self.others[at + 1 :]))
+        return replace(self, others=(*self.others[:at], new, *self.others[at + 1 :]), sharer=sharer)
 
     def keeping(self, wanted: Callable[[Mapping], bool]) -> Mapping | None:
-        """With those of its entries only, the mapping itself when that is all; None: none is left."""
+        """With those of its entries only, the mapping itself when that is all; None: none is left.
+
+        Who shares the entry for every remote host has it alone when the other one goes.
+        """
         entries = self.entries
-        kept = [each for each in entries if wanted(each)]
-        if len(kept) == len(entries) or not kept:
-            return self if kept else None
-        others = tuple(Entry(each.request, each.lease_ends) for each in kept[1:])
-        return replace(self, request=kept[0].request, lease_ends=kept[0].lease_ends, others=others)
+        kept = [Entry(each.request, each.lease_ends) for each in entries if wanted(each)]
+        sharer = self.sharer if self.sharer and wanted(self._alone(self.sharer)) else None
+        if len(kept) == len(entries) and sharer is self.sharer:
+            return self
+        if sharer and all(each.request.remote_host for each in kept):
+            kept, sharer = [*kept, sharer], None
+        if not kept:
+            return None
+        first, *others = kept
+        return replace(self, request=first.request, lease_ends=first.lease_ends, others=tuple(others), sharer=sharer)
+
+    @property
+    def tuple_owner(self) -> Entry | None:
+        """What the client itself asked for in PCP or NAT-PMP, shared or not."""
+        if self.sharer:
+            return self.sharer
+        entries = Entry(self.request, self.lease_ends), *self.others
+        return next((each for each in entries if each.request.requester.owner.maps_tuple), None)
 
     @property
     def hosts(self) -> tuple[IPv4Address | None, ...]:
@@ -217,14 +252,13 @@ class Mapping:
     @property
     def needed_until(self) -> float | None:
         """When the last lease ends, None: never."""
-        ends = self.lease_ends, *(each.lease_ends for each in self.others)
+        ends = self._lease_ends
         return None if None in ends else max(end for end in ends if end is not None)
 
     @property
     def first_end(self) -> float | None:
         """When the first lease ends, None: none does."""
-        ends = self.lease_ends, *(each.lease_ends for each in self.others)
-        return min((end for end in ends if end is not None), default=None)
+        return min((end for end in self._lease_ends if end is not None), default=None)
 
     @property
     def exact(self) -> bool:
@@ -244,6 +278,14 @@ class Mapping:
     def is_shadow(self) -> bool:
         """Whether only a query asked for it: it is PLANNED or HIDDEN, belongs to nobody and counts for nobody."""
         return self.request.requester.owner is Owner.QUERY
+
+    @property
+    def _lease_ends(self) -> tuple[float | None, ...]:
+        ends = self.lease_ends, *(each.lease_ends for each in self.others)
+        return (*ends, self.sharer.lease_ends) if self.sharer else ends
+
+    def _alone(self, entry: Entry) -> Mapping:
+        return replace(self, request=entry.request, lease_ends=entry.lease_ends, others=(), sharer=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,7 +326,8 @@ class UpstreamRequest:
     ``external_port`` 0: no preference. ``exact``: refuse rather than grant another port (PREFER_FAILURE, RFC 6887
     section 13.2). ``aliased``: a carrier may grant another port all the same, since the exact one is only what control
     points are shown. ``until`` None: as long as possible. ``remote_hosts``: who may come in, empty: everybody.
-    ``grant``: what it was granted before; its nonce owns that.
+    ``grant``: what it was granted before; its nonce owns that. ``nonce``: what else to ask with, where a PCP host
+    of the LAN has chosen one.
     """
 
     id: str
@@ -297,6 +340,7 @@ class UpstreamRequest:
     description: str = ""
     grant: Grant | None = None
     aliased: bool = False
+    nonce: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,7 @@ from igdpcp.errors import OurFault, RulesetError
 from igdpcp.iwf.background import Tasks
 from igdpcp.iwf.established import Established
 from igdpcp.iwf.interfaces import UpstreamEvent
+from igdpcp.iwf.internal_tuples import InternalTuples
 from igdpcp.iwf.interworking import Interworking
 from igdpcp.iwf.journal import Journal, load_secret
 from igdpcp.iwf.lifecycle import Lifecycle
@@ -215,6 +216,9 @@ class Service:
             main=main, table=self._table, policy=policy, upstream=self._fallback, router=self._router,
             lifecycle=self._lifecycle, in_use=self._ports.holds, port_policy=self._port_policy,
         )  # fmt: skip
+        self._internal_tuples = InternalTuples(
+            table=self._table, upstream=self._fallback, interworking=self._interworking, lifecycle=self._lifecycle
+        )
         self._static = StaticMappings(wanted, self._interworking, self._table)
         self._closers.append(self._static.stop)
         self._restart = Restart(

@@ -286,13 +286,14 @@ class Interworking:
         if self._policy.is_kept_from(request.requester, entry):
             raise Refusal(Reason.OPERATORS_ENTRY)
         held = entry
-        if current.others and held.request.client != request.client:
-            raise Refusal(Reason.CONFLICT, f"its other remote hosts are led to port {held.request.client.port}")
+        shared = current.others or current.tuple_owner
+        if shared and held.request.client != request.client:
+            raise Refusal(Reason.CONFLICT, f"others are led to port {held.request.client.port}")
         if held.mode is Mode.ROUTED and held.request.client != request.client:
             await self._close(current)
             return await self._open(request)
         asked = replace(held.request, requester=request.requester, client=request.client, lease=request.lease,
-                        description=request.description)  # fmt: skip
+                        description=request.description, nonce=request.nonce)  # fmt: skip
         if joined and asked == held.request:
             return held
         refreshed = await self._lifecycle.refreshing.refresh(current, asked)

@@ -76,7 +76,7 @@ def decode(entry: Line, shift: float) -> Record:
 
 
 def _mapping_line(mapping: Mapping, shift: float) -> Line:
-    request, grant = mapping.request, mapping.grant
+    request, grant, sharer = mapping.request, mapping.grant, mapping.sharer
     others = [_entry_line(each.request, each.lease_ends, shift) for each in mapping.others]
     return {
         "id": mapping.id,
@@ -87,6 +87,7 @@ def _mapping_line(mapping: Mapping, shift: float) -> Line:
         "external_port": mapping.external_port,
         "wan_port": mapping.wan_port,
         **({"others": others} if others else {}),
+        **({"sharer": _entry_line(sharer.request, sharer.lease_ends, shift)} if sharer else {}),
         "grant": grant
         and {
             "upstream": grant.upstream,
@@ -113,6 +114,7 @@ def _entry_line(request: MappingRequest, lease_ends: float | None, shift: float)
         "description": request.description,
         "any": request.any_port,
         "lease_ends": None if lease_ends is None else lease_ends + shift,
+        **({"nonce": request.nonce.hex()} if request.nonce else {}),
     }
 
 
@@ -126,6 +128,7 @@ def _entry(entry: Line, shift: float) -> Entry:
         lease=_whole(entry["lease"]),
         description=_text(entry["description"]),
         any_port=bool(entry["any"]),
+        nonce=bytes.fromhex(entry.get("nonce", "")),
     )
     return Entry(request, None if entry["lease_ends"] is None else entry["lease_ends"] + shift)
 
@@ -142,6 +145,7 @@ def _mapping(entry: Line, shift: float) -> Mapping:
         state=MappingState(entry["state"]),
         lease_ends=first.lease_ends,
         others=tuple(_entry(each, shift) for each in entry.get("others", ())),
+        sharer=_entry(entry["sharer"], shift) if "sharer" in entry else None,
         grant=None if entry["grant"] is None else _grant(entry["grant"], shift),
     )
 

@@ -49,8 +49,11 @@ class PortPolicy:
         self._address: IPv4Address | None = None
 
     def aliases(self, request: MappingRequest) -> bool:
-        """Whether the carrier may grant another port than the one that the request names."""
-        return self._policy == "alias" and not request.any_port
+        """Whether the carrier may grant another port than the one that the request names.
+
+        PCP and NAT-PMP tell a host which port it has.
+        """
+        return self._policy == "alias" and not request.any_port and not request.requester.owner.maps_tuple
 
     def only_shows(self, mapping: Mapping) -> bool:
         """Whether its external port is, or may become, none at which it can be reached, so that another could be had.

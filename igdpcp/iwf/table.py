@@ -84,6 +84,16 @@ class MappingTable:
         id = id or self._internal[request.protocol].get(request.client)
         return self._mappings[id] if id else None
 
+    def leading_to(self, protocol: Protocol, client: Endpoint) -> list[Mapping]:
+        """The mappings that lead to this port of a client, shadows not, oldest first; looks at all there are."""
+        port, address = client.port, client.address
+        return [
+            each
+            for each in self._mappings.values()
+            if each.request.client.port == port and each.request.client.address == address
+            and each.request.protocol is protocol and not each.is_shadow
+        ]  # fmt: skip
+
     def expect(self, request: MappingRequest, count: int = 1) -> None:
         """One more entry of a mapping is on its way, or (-1) is not: it counts for its host from now on."""
         self._more += count

@@ -63,6 +63,30 @@ PCP_RESULTS = {
 # Those that are short-lifetime errors by their nature (RFC 6887 section 7.4).
 SHORT_ERRORS = {ResultCode.NETWORK_FAILURE, ResultCode.NO_RESOURCES, ResultCode.USER_EX_QUOTA}
 
+# PCP result codes of the upstream that a PCP host of the LAN is told as they are; others are a NETWORK_FAILURE.
+RELAYED_RESULTS = {
+    ResultCode.NOT_AUTHORIZED,
+    ResultCode.NETWORK_FAILURE,
+    ResultCode.NO_RESOURCES,
+    ResultCode.USER_EX_QUOTA,
+    ResultCode.CANNOT_PROVIDE_EXTERNAL,
+}
+
+# What else keeps a PCP host of the LAN from its mapping (RFC 6887 section 7.4); what is not here is NO_RESOURCES.
+PCP_CONDITIONS = {
+    Reason.UNREACHABLE: ResultCode.NETWORK_FAILURE,
+    Reason.CONFLICT: ResultCode.CANNOT_PROVIDE_EXTERNAL,
+    Reason.PORT_IN_USE: ResultCode.CANNOT_PROVIDE_EXTERNAL,
+    Reason.OPERATORS_ENTRY: ResultCode.CANNOT_PROVIDE_EXTERNAL,
+    Reason.NOT_GIVEN: ResultCode.CANNOT_PROVIDE_EXTERNAL,
+    Reason.FOREIGN_CLIENT: ResultCode.NOT_AUTHORIZED,
+    Reason.NOT_PERMITTED: ResultCode.NOT_AUTHORIZED,
+    Reason.FOREIGN_ENTRY: ResultCode.NOT_AUTHORIZED,
+    Reason.QUOTA: ResultCode.USER_EX_QUOTA,
+    Reason.UNFAIR: ResultCode.USER_EX_QUOTA,
+}
+SHORT_LIFETIME, LONG_LIFETIME = 30, 1800  # seconds, of errors (RFC 6887 section 7.4)
+
 # Conditions without a PCP answer.
 CONDITIONS = {
     Reason.UNREACHABLE: ACTION_FAILED,
@@ -121,6 +145,16 @@ def fault_code(refusal: Refusal, version: int, action: str) -> int:
         codes = CONDITIONS[refusal.reason]
     code = codes.v1 if version == 1 else codes.v2
     return NONE_LEFT.get(action, {}).get(code, code)
+
+
+def pcp_refusal(refusal: Refusal) -> tuple[int, int]:
+    """The PCP result code that tells a host of the LAN of this refusal, and for how many seconds it holds."""
+    if refusal.reason is Reason.UPSTREAM:
+        result = refusal.result if refusal.result in RELAYED_RESULTS else ResultCode.NETWORK_FAILURE
+    else:
+        result = PCP_CONDITIONS.get(refusal.reason, ResultCode.NO_RESOURCES)
+    passing = result in SHORT_ERRORS or external_port_is_taken(result)
+    return result, SHORT_LIFETIME if passing else LONG_LIFETIME
 
 
 def result_name(result: int) -> str:

@@ -104,4 +104,5 @@ class UpstreamLeg:
             description=request.description if self._main.description_option else "",
             grant=grant if grant and grant.upstream != Mode.LOCAL else None,
             aliased=self._port_policy.aliases(request),
+            nonce=request.nonce,
         )

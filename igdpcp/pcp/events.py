@@ -25,7 +25,8 @@ class WantedMapping:
     ``external_port`` 0 and ``external_address`` None: no preference. ``exact``: that port or none (PREFER_FAILURE,
     RFC 6887 section 13.2). ``until``: when the lease ends, None for as long as possible. ``remote_hosts``: who may
     come in (FILTER, section 13.3), empty for everybody. ``nonce`` empty: derived; one given here was used with the
-    server before, so a drop tells the server even when nothing was sent since.
+    server before, so a drop tells the server even when nothing was sent since. ``new_nonce``: used instead of a derived
+    one where the server holds nothing.
     """
 
     key: str
@@ -39,6 +40,7 @@ class WantedMapping:
     remote_hosts: tuple[IPv4Address, ...] = ()
     description: str = ""
     nonce: bytes = b""
+    new_nonce: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

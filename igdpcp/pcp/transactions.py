@@ -71,7 +71,7 @@ class Transactions:
             self.delete(slot, now, urgent=urgent)
             return
         slot.begin(Phase.CREATING)
-        slot.nonce = wanted.nonce or slot.nonce or self._nonce_for(slot.internal)
+        slot.nonce = wanted.nonce or slot.nonce or wanted.new_nonce or self._nonce_for(slot.internal)
         if not self.wait(slot, now, tell=tell):
             self.send(slot, urgent)
         self.arm(slot)

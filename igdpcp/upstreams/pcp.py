@@ -269,8 +269,10 @@ class PcpUpstream:
             return
         if takes_its_place(request):
             self._probe.end()
-        nonce = wanted.nonce or derive(
-            self._secret, self.identity, wanted.protocol, wanted.internal_address, wanted.internal_port
+        nonce = (
+            wanted.nonce
+            or wanted.new_nonce
+            or derive(self._secret, self.identity, wanted.protocol, wanted.internal_address, wanted.internal_port)
         )
         now = self._loop.time()
         engine.want(replace(wanted, nonce=nonce), now, urgent=False)

@@ -99,4 +99,5 @@ class Wishes:
             remote_hosts=request.remote_hosts,
             description=request.description,
             nonce=grant.nonce if grant else b"",
+            new_nonce=request.nonce,
         )

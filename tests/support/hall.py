@@ -22,6 +22,7 @@ from igdpcp.daemon.state_variables import StateVariables
 from igdpcp.errors import RulesetError
 from igdpcp.iwf.established import Established
 from igdpcp.iwf.interfaces import AddressChanged, Emit, Granted, Lost, Refused, Released, StateChanged, UpstreamEvent
+from igdpcp.iwf.internal_tuples import InternalTuples
 from igdpcp.iwf.interworking import Interworking
 from igdpcp.iwf.journal import Journal
 from igdpcp.iwf.lifecycle import Lifecycle
@@ -370,6 +371,9 @@ class Hall:
             main=self.main, table=self.table, policy=policy, upstream=self.fallback, router=self.router,
             lifecycle=self.lifecycle, in_use=self.router.port_in_use, port_policy=self.port_policy,
         )  # fmt: skip
+        self.tuples = InternalTuples(
+            table=self.table, upstream=self.fallback, interworking=self.interworking, lifecycle=self.lifecycle
+        )
         self.static = StaticMappings(wanted, self.interworking, self.table)
         self.restart = Restart(
             table=self.table, upstream=self.fallback, router_leg=self.leg, upstream_leg=self.upstream_leg,
