@@ -231,6 +231,11 @@ class Mapping:
         first, *others = kept
         return replace(self, request=first.request, lease_ends=first.lease_ends, others=tuple(others), sharer=sharer)
 
+    def without(self, unwanted: Callable[[Mapping], bool]) -> Mapping | None:
+        """As ``keeping``, for a control point: it deletes what it is shown, and who shares that does not go with it."""
+        shares = self.sharer and self.sharer.request
+        return self.keeping(lambda entry: entry.request is shares or not unwanted(entry))
+
     @property
     def tuple_owner(self) -> Entry | None:
         """What the client itself asked for in PCP or NAT-PMP, shared or not."""

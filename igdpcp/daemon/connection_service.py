@@ -75,14 +75,14 @@ class ConnectionService:
 
     def _external_address(self, asked: ControlRequest) -> Outputs | Awaitable[Outputs]:
         """Answered at once where it can be: some control points ask every few seconds."""
-        return self._known_address(asked) if self._interworking.knows_external_address else self._learned_address(asked)
+        return self._known_address(asked) if self._interworking.outside.known else self._learned_address(asked)
 
     async def _learned_address(self, asked: ControlRequest) -> Outputs:
-        await self._interworking.learn_external_address()
+        await self._interworking.outside.learn()
         return self._known_address(asked)
 
     def _known_address(self, asked: ControlRequest) -> Outputs:
-        address, _ = self._interworking.external_address(asked.requester.address)
+        address, _ = self._interworking.outside.address(asked.requester.address)
         return {"NewExternalIPAddress": str(address or "")}
 
     def _list(self, asked: ControlRequest) -> Outputs:

@@ -48,8 +48,8 @@ class StateVariables:
             # WANIPConnection
             "ConnectionType": lambda _: translate.CONNECTION_TYPE,
             "PossibleConnectionTypes": lambda _: translate.CONNECTION_TYPE,
-            "ConnectionStatus": lambda _: "Connected" if interworking.connected() else "Disconnected",
-            "LastConnectionError": lambda _: "ERROR_NONE" if interworking.connected() else "ERROR_UNKNOWN",
+            "ConnectionStatus": lambda _: "Connected" if interworking.outside.connected() else "Disconnected",
+            "LastConnectionError": lambda _: "ERROR_NONE" if interworking.outside.connected() else "ERROR_UNKNOWN",
             "Uptime": self._uptime,
             "RSIPAvailable": lambda _: translate.RSIP_AVAILABLE,
             "NATEnabled": lambda _: translate.NAT_ENABLED,
@@ -66,7 +66,7 @@ class StateVariables:
             **{name: self._total(counter) for name, counter in _TOTALS.items()},
             "EnabledForInternet": lambda _: True,
             "MaximumActiveConnections": lambda _: _MAXIMUM_ACTIVE_CONNECTIONS,
-            "NumberOfActiveConnections": lambda _: int(interworking.connected()),
+            "NumberOfActiveConnections": lambda _: int(interworking.outside.connected()),
             "ActiveConnectionDeviceContainer": self._connection_device,
             "ActiveConnectionServiceID": lambda _: WAN_IP_CONNECTION.id,
             # Layer3Forwarding
@@ -102,7 +102,7 @@ class StateVariables:
         return {name: self.read(name, tree, asker) for name in names}
 
     def _external_address(self, asker: IPAddress | None) -> str:
-        return str(self._interworking.external_address(asker)[0] or "")
+        return str(self._interworking.outside.address(asker)[0] or "")
 
     def _uptime(self, _: int) -> int:
         since = self._upstream.up_since

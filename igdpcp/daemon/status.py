@@ -86,7 +86,7 @@ class Status:
 
     async def status(self) -> dict[str, Any]:
         """Everything that ``igdpcp-cli status`` shows."""
-        address, reason = self._interworking.external_address()
+        address, reason = self._interworking.outside.address()
         now = self._loop.time()
         return {
             "version": __version__,

@@ -51,7 +51,7 @@ class InternalTuples:
 
     def address(self, asker: IPv4Address) -> IPv4Address | None:
         """The external address, None: there is none to tell."""
-        return self._interworking.external_address(asker)[0]
+        return self._interworking.outside.address(asker)[0]
 
     async def map(self, request: MappingRequest) -> Opened:
         """Open a path to ``request.client`` or go on with the one there is (RFC 6887 section 11.3).
@@ -123,14 +123,16 @@ class InternalTuples:
         return Opened(held.grant.external, left)
 
     def _told(self, opened: Mapping, request: MappingRequest) -> Opened:
-        """The lifetime is that of the grant, which is renewed without the host: it hears soon when that fails."""
+        """While the carrier answers, the grant is renewed without the host: else that hears soon of its end."""
         mapping = self._table.get(opened.id)
         if mapping is None or mapping.grant is None:
             raise Refusal(Reason.CANCELLED)
         if mapping.grant.upstream == Mode.LOCAL:
             self._must_have_address(request.client.address)
-        granted = max(mapping.grant.ends - self._now(), LIFETIMES.start)
-        return Opened(mapping.grant.external, round(min(granted, request.lease)))
+        if self._upstream.state is Activation.ACTIVE:
+            return Opened(mapping.grant.external, request.lease)
+        left = max(mapping.grant.ends - self._now(), LIFETIMES.start)
+        return Opened(mapping.grant.external, round(min(left, request.lease)))
 
     def _must_have_address(self, asker: IPv4Address) -> None:
         """A host is told where it can be reached: an address of this router alone is none, when it is not public."""

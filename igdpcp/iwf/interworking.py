@@ -15,11 +15,12 @@ from igdpcp.errors import Reason, Refusal
 from igdpcp.iwf import translate
 from igdpcp.iwf.interfaces import Fallback, Router
 from igdpcp.iwf.lifecycle import LOCAL_SECONDS, Lifecycle
+from igdpcp.iwf.outside import Outside
 from igdpcp.iwf.policy import Policy
 from igdpcp.iwf.port_policy import PortPolicy
 from igdpcp.iwf.queries import Queries
 from igdpcp.iwf.table import MappingTable, PortInUse
-from igdpcp.model import Activation, IPAddress, Mapping, MappingRequest, MappingState, Mode, Owner, Protocol, Requester
+from igdpcp.model import Activation, Mapping, MappingRequest, MappingState, Mode, Owner, Protocol, Requester
 
 
 class Interworking:
@@ -42,10 +43,10 @@ class Interworking:
         self._table = table
         self._policy = policy
         self._upstream = upstream
-        self._router = router
         self._lifecycle = lifecycle
         self._in_use = in_use
         self._port_policy = port_policy
+        self.outside = Outside(main, table, upstream, router)
         self._now: Callable[[], float] = asyncio.get_running_loop().time
         self._queries = Queries(
             main=main, table=table, policy=policy, upstream=upstream, lifecycle=lifecycle, port_policy=port_policy,
@@ -71,7 +72,7 @@ class Interworking:
         if mapping is None or entry is None or _is_hidden(mapping):
             raise Refusal(Reason.NO_SUCH_ENTRY, f"{protocol.name} {external_port}")
         self._policy.may_delete(requester, entry)
-        left = mapping.keeping(lambda each: each.request.remote_host != remote_host)
+        left = mapping.without(lambda each: each.request.remote_host == remote_host)
         if left and mapping.state is not MappingState.ENDING:
             await asyncio.shield(self._lifecycle.remote_hosts.narrow(mapping, left))
         else:
@@ -96,7 +97,7 @@ class Interworking:
         With ``manage`` that is more than its own entries, where the policy says so (RFC 6970 section 5.8).
         """
         held = [each for each in self._table.in_ports(protocol, ports) if not _is_hidden(each)]
-        remains = {each.id: each.keeping(lambda entry: not self._closable(requester, entry, manage)) for each in held}
+        remains = {each.id: each.without(lambda entry: self._closable(requester, entry, manage)) for each in held}
         closable = [each for each in held if remains[each.id] is not each]
         if not closable:
             foreign = manage and any(each.visible for each in held)
@@ -176,44 +177,10 @@ class Interworking:
         """SystemUpdateID."""
         return self._table.system_update_id
 
-    @property
-    def knows_external_address(self) -> bool:
-        """Whether ``learn_external_address`` has nothing to do."""
-        return self._upstream.external_address is not None
-
-    async def learn_external_address(self) -> None:
-        """Have ``external_address`` known where that can be, within the SOAP deadline (RFC 6970 section 5.7)."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self._main.soap_deadline):
-                await self._upstream.learn_address()
-
-    def external_address(self, asker: IPAddress | None = None) -> tuple[IPv4Address | None, str]:
-        """ExternalIPAddress and why it is this one; never a private address passed off as public.
-
-        A carrier may have several: an asker is told that of its own mappings (RFC 6970 section 4.1).
-        """
-        if address := self._upstream.external_address:
-            if asker is not None:
-                address = self._table.external_address_of(asker, address)
-            if self._showable(address):
-                return address, "given by the carrier"
-            return None, f"the carrier gives {address}, which is not public"
-        if not self._upstream.may_fall_back:
-            return None, "the carrier's PCP server has not told one"
-        wan = self._router.wan_address
-        if wan is None:
-            return None, "the WAN has no IPv4 address"
-        if self._showable(wan):
-            return wan, "the router's own WAN address"
-        return None, f"the router's own WAN address {wan} is not public, and no PCP server has told one"
-
-    def connected(self) -> bool:
-        """ConnectionStatus is Connected (RFC 6970 section 4.1; an IGD without an address to show is not)."""
-        if self._upstream.state is not Activation.ACTIVE and not self._upstream.may_fall_back:
-            return False
-        return self.external_address()[0] is not None
-
     async def _add(self, request: MappingRequest) -> Mapping:
+        while coming := self._coming(request):
+            with suppress(Refusal):
+                await self._lifecycle.join(coming.id)
         while held := await self._queries.holder(request):
             if held.is_shadow:
                 return await self._take_over(held, request)
@@ -233,6 +200,17 @@ class Interworking:
                 raise Refusal(Reason.UNREACHABLE, "its deletion is not answered")
         self._port_policy.admit(request)
         return await self._open(request)
+
+    def _coming(self, request: MappingRequest) -> Mapping | None:
+        """What the client itself asks for in PCP or NAT-PMP just now, as programs do that try everything at once.
+
+        It may get the port that this request is for, and then is shared.
+        """
+        coming = self._table.find_client(request)
+        if coming is None or coming.state is not MappingState.PLANNED or not coming.request.any_port:
+            return None
+        same = coming.tuple_owner and coming.request.external_port == request.external_port
+        return coming if same else None
 
     async def _contend(self, request: MappingRequest, held: Mapping) -> Mapping:
         """A port that another client has here: refused, unless the carrier is to decide (RFC 6970 section 5.6.2).
@@ -371,9 +349,6 @@ class Interworking:
         """What GetSpecificPortMappingEntry says of somebody else's port."""
         reason = Reason.CONFLICT if self._main.specific_inuse_error == 718 else Reason.NO_SUCH_ENTRY
         return Refusal(reason, detail)
-
-    def _showable(self, address: IPv4Address) -> bool:
-        return address.is_global or self._main.allow_private_external
 
 
 def _may_open_elsewhere(refusal: Refusal) -> bool:
