@@ -65,8 +65,10 @@ class Deletions:
             await asyncio.wait([task])
 
     def released(self, id: str, result: int) -> None:
-        """The upstream's answer."""
-        if (answer := self._answers.get(id)) and not answer.done():
+        """The upstream's answer; what could not be told may be known to have ended a moment later."""
+        if answer := self._answers.get(id):
+            if answer.done():
+                answer = self._answers[id] = self._loop.create_future()
             answer.set_result(result)
 
     async def stop(self) -> None:

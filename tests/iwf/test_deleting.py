@@ -97,6 +97,19 @@ async def test_iwf_136_a_silent_server_is_told_in_the_background_otherwise(tmp_p
 
 
 @virtual
+async def test_what_could_not_be_told_and_ended_in_the_same_moment_is_not_told_at_the_next_start(tmp_path: Path) -> None:
+    hall = Hall(tmp_path)
+    await hall.add()
+    hall.carrier.releases = None
+    deletion = asyncio.create_task(hall.delete())
+    await settle()
+    for result in 7, 0:  # the WAN has another address: what the carrier holds for the old one cannot be named
+        hall.fallback.receive(Released("00000001", result))
+    assert (await deletion).code == 0
+    assert _next_start_finds(hall, tmp_path) == []
+
+
+@virtual
 async def test_iwf_141_what_the_router_alone_granted_is_deleted_without_the_carrier(tmp_path: Path) -> None:
     hall = Hall(tmp_path)
     hall.carrier.state = Activation.NO_SERVER
