@@ -97,7 +97,9 @@ async def test_iwf_136_a_silent_server_is_told_in_the_background_otherwise(tmp_p
 
 
 @virtual
-async def test_what_could_not_be_told_and_ended_in_the_same_moment_is_not_told_at_the_next_start(tmp_path: Path) -> None:
+async def test_what_was_not_told_and_ended_in_the_same_moment_is_not_told_at_the_next_start(
+    tmp_path: Path,
+) -> None:
     hall = Hall(tmp_path)
     await hall.add()
     hall.carrier.releases = None

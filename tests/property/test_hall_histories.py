@@ -15,8 +15,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from igdpcp.config import StaticMappingConfig
+from igdpcp.errors import Refusal
+from igdpcp.iwf import translate
+from igdpcp.iwf.internal_tuples import Opened
 from igdpcp.iwf.queries import SPARE_SLOTS
-from igdpcp.model import Endpoint, Mapping, MappingState, Mode, Owner, Protocol
+from igdpcp.model import Endpoint, Mapping, MappingRequest, MappingState, Mode, Owner, Protocol, Requester
+from igdpcp.pcp.message import ResultCode
 from tests.lab.simulated_carrier.profiles import Profile
 from tests.support.hall import A, B
 from tests.support.virtual_time import VirtualTimeLoop
@@ -33,6 +37,11 @@ SETTLED = 4000.0  # seconds without trouble in which everything is retried, reco
 PER_HOST, ALTOGETHER = 4, 6
 QUEUED = 8  # changes that may be ahead of one in the kernel's queue
 REFUSALS = {501, 718, 728, 729}
+NONCES = st.sampled_from([b"", b"n" * 12, b"o" * 12])  # of NAT-PMP none
+TOLD = {
+    ResultCode.NOT_AUTHORIZED, ResultCode.NETWORK_FAILURE, ResultCode.NO_RESOURCES, ResultCode.USER_EX_QUOTA,
+    ResultCode.CANNOT_PROVIDE_EXTERNAL,
+}  # fmt: skip
 STATIC = StaticMappingConfig("held", (Protocol.TCP,), 8004, Endpoint(IPv4Address(A), 9000))
 PROFILE = Profile(shortest=20, longest=LIFETIME)
 
@@ -82,6 +91,18 @@ class History(RuleBasedStateMachine):
     )  # fmt: skip
     def adds_any(self, host: str, port: int, client_port: int, remote: str, lease: int, pause: float) -> None:
         self._ask(self._add(host, port, client_port, remote, lease, 2, any_port=True), pause)
+
+    @rule(
+        host=HOSTS, port=st.one_of(st.just(0), PORTS), client_port=CLIENT_PORTS, lease=LEASES.filter(bool),
+        nonce=NONCES, exact=st.booleans(), pause=PAUSES,
+    )  # fmt: skip
+    def maps(self, host: str, port: int, client_port: int, lease: int, nonce: bytes, exact: bool, pause: float) -> None:
+        """In PCP or NAT-PMP."""
+        self._ask(self._map(host, port, client_port, lease, nonce, exact and port > 0), pause)
+
+    @rule(host=HOSTS, client_port=CLIENT_PORTS, nonce=NONCES, pause=PAUSES)
+    def unmaps(self, host: str, client_port: int, nonce: bytes, pause: float) -> None:
+        self._ask(self._unmap(host, client_port, nonce), pause)
 
     @rule(host=HOSTS, port=PORTS, remote=REMOTE_HOSTS, pause=PAUSES)
     def deletes(self, host: str, port: int, remote: str, pause: float) -> None:
@@ -166,6 +187,9 @@ class History(RuleBasedStateMachine):
             shown = [entry for each in table if each.visible for entry in each.entries]
             assert table.listed == len(list(table.listing())) == len(shown)
             assert all(table.held_by(each.request.client.address) <= PER_HOST for each in table)
+            owners = [each.request.client for each in table if each.tuple_owner]
+            assert len(owners) == len(set(owners))
+            assert all(each.sharer.request.client == each.request.client for each in table if each.sharer)
 
     @invariant()
     def what_is_shown_is_in_the_kernel_and_runs(self) -> None:
@@ -291,6 +315,51 @@ class History(RuleBasedStateMachine):
         else:
             assert mapping.mode is Mode.ROUTED or mapping.grant.internal.address == path.own
             assert path.disturbed or path_of(mapping) in path.carrier_holds()
+
+    async def _map(self, host: str, port: int, client_port: int, lease: int, nonce: bytes, exact: bool) -> None:
+        address, owner = IPv4Address(host), Owner.PCP if nonce else Owner.NATPMP
+        request = MappingRequest(
+            Requester(address, owner), Protocol.TCP, port, Endpoint(address, client_port), lease=lease,
+            any_port=not exact, nonce=nonce,
+        )  # fmt: skip
+        began = self.path.loop.time()
+        try:
+            opened = await self.path.hall.tuples.map(request)
+        except Refusal as refusal:
+            self._is_told(refusal)
+            return
+        if self.path.loop.time() < began + lease:
+            self._is_reachable(request.client, opened)
+
+    def _is_told(self, refusal: Refusal) -> None:
+        assert translate.pcp_refusal(refusal)[0] in TOLD, refusal
+
+    def _is_reachable(self, client: Endpoint, opened: Opened) -> None:
+        """What a success promises, at the moment at which it is sent."""
+        path = self.path
+        if self.closing:
+            return
+        held = [each for each in path.hall.table.leading_to(Protocol.TCP, client) if each.visible]
+        mapping = next(each for each in held if each.grant and each.grant.external == opened.external)
+        assert mapping.tuple_owner or mapping.request.requester.owner is Owner.STATIC
+        assert path.own is not None
+        if not path.hall.leg.problem and path.ruleset.whole:
+            rule_of = path.ruleset.live[mapping.id]
+            assert (rule_of.client, rule_of.external) == (client, opened.external)
+            assert rule_of.remote_hosts == ()
+        assert mapping.grant
+        if mapping.grant.upstream != Mode.LOCAL:
+            assert path.disturbed or path_of(mapping) in path.carrier_holds()
+
+    async def _unmap(self, host: str, client_port: int, nonce: bytes) -> None:
+        requester = Requester(IPv4Address(host), Owner.PCP if nonce else Owner.NATPMP)
+        self.closing += 1
+        try:
+            await self.path.hall.tuples.unmap(requester, Protocol.TCP, client_port, nonce)
+        except Refusal as refusal:
+            self._is_told(refusal)
+        finally:
+            self.closing -= 1
 
     async def _query(self, host: str, port: int) -> None:
         reply = await self.path.hall.specific(port, host)
