@@ -370,7 +370,7 @@ class History(RuleBasedStateMachine):
     async def _leave(self, host: str) -> None:
         table, client = self.path.hall.table, IPv4Address(host)
         self.path.hall.lifecycle.departures.dhcp_leases_ended([client])
-        assert table.held_by(client) == 0
+        assert all(each.request.client.address != client or self._is_static(each) for each in table)
         self.closing += 1  # who was told by now that it is open
         await asyncio.sleep(0)
         self.closing -= 1
@@ -436,7 +436,10 @@ class History(RuleBasedStateMachine):
         return [task for task in tasks if not task.done() and not _waits_for_news(task)]
 
     def _static(self) -> list[Mapping]:
-        return [each for each in self.path.hall.table if each.request.requester.owner is Owner.STATIC]
+        return [each for each in self.path.hall.table if self._is_static(each)]
+
+    def _is_static(self, mapping: Mapping) -> bool:
+        return mapping.request.requester.owner is Owner.STATIC
 
 
 def _waits_for_news(task: asyncio.Task[Any]) -> bool:
