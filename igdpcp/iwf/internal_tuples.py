@@ -175,7 +175,10 @@ class InternalTuples:
 
 
 def _must_be_its_owner(mapping: Mapping, nonce: bytes) -> None:
-    """The nonce says who may change what was asked for in PCP (RFC 6887 section 11.3); NAT-PMP has none."""
+    """The nonce says who may change what was asked for in PCP (RFC 6887 section 11.3).
+
+    NAT-PMP has none: what was asked for in that is whose address it is, and what has a nonce is not for NAT-PMP.
+    """
     owner = mapping.tuple_owner
-    if owner and owner.request.nonce and nonce and owner.request.nonce != nonce:
+    if owner and owner.request.nonce not in (b"", nonce):
         raise Refusal(Reason.FOREIGN_ENTRY, "it was asked for with another nonce")

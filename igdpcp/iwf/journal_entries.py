@@ -47,7 +47,8 @@ def lasting(mapping: Mapping) -> int:
     request, others = mapping.request, frozenset(each.request.remote_host for each in mapping.others)
     return hash((
         mapping.state, mapping.mode, mapping.external_port, mapping.wan_port, request.protocol, request.external_port,
-        request.client, request.remote_host, request.any_port, request.requester.owner.is_operators, others,
+        request.client, request.remote_host, request.any_port, request.requester.owner.is_operators,
+        request.requester.owner.maps_tuple, others,
     ))  # fmt: skip
 
 

@@ -161,7 +161,23 @@ def test_iwf_013_another_nonce_may_change_nothing(tmp_path: Path) -> None:
         await hall.delete()  # then it is the host's alone
         assert (await refused(hall.tuples.map(request(nonce=OTHER_NONCE))))[0] == ResultCode.NOT_AUTHORIZED
         assert (await hall.tuples.map(request())).external.port == 8080
-        assert (await hall.tuples.map(request(nonce=b"", owner=Owner.NATPMP))).external.port == 8080
+        without = {"nonce": b"", "owner": Owner.NATPMP}
+        assert (await refused(hall.tuples.map(request(**without))))[0] == ResultCode.NOT_AUTHORIZED
+        assert (await refused(unmap(hall, 0, **without)))[0] == ResultCode.NOT_AUTHORIZED
+        assert await hall.ports() == [8080]
+
+    run()
+
+
+def test_what_was_asked_for_in_nat_pmp_may_go_on_in_pcp(tmp_path: Path) -> None:
+    @virtual
+    async def run() -> None:
+        hall = Hall(tmp_path)
+        await hall.tuples.map(request(nonce=b"", owner=Owner.NATPMP))
+        await hall.tuples.map(request())
+        assert (await refused(hall.tuples.map(request(nonce=OTHER_NONCE))))[0] == ResultCode.NOT_AUTHORIZED
+        await unmap(hall)
+        assert held_for_us(hall) == 0
 
     run()
 
@@ -215,7 +231,7 @@ def test_several_at_once_for_one_port_make_one_mapping(tmp_path: Path) -> None:
         hall.carrier.silent = True
         tasks = [
             asyncio.ensure_future(hall.tuples.map(request())),
-            asyncio.ensure_future(hall.tuples.map(request(nonce=b"", owner=Owner.NATPMP))),
+            asyncio.ensure_future(hall.tuples.map(request())),
             asyncio.ensure_future(hall.add()),
         ]
         await settle()
