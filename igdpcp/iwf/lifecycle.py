@@ -176,7 +176,7 @@ class Lifecycle:
     def wan_changed(self) -> None:
         """The router's WAN device or address is another one: rewrite the rules of what is open, and ask from there."""
         for mapping in self._table:
-            if mapping.visible:
+            if mapping.visible or mapping.id in self._commits:
                 self._commit_again(mapping)
             if mapping.is_shadow:
                 self.give_up(mapping)

@@ -398,6 +398,18 @@ async def test_a_lost_grant_that_the_router_alone_cannot_replace_retries_when_th
 
 
 @virtual
+async def test_rules_that_are_being_laid_when_the_wan_address_changes_are_for_the_new_one(tmp_path: Path) -> None:
+    hall = Hall(tmp_path, routed=True)
+    hall.ruleset.slow = 0.02
+    adding = asyncio.create_task(hall.add())
+    await settle()
+    hall.router.wan_address = IPv4Address("100.64.99.1")
+    hall.lifecycle.wan_changed()
+    assert (await adding).code == 0
+    assert hall.only_rule.wan_address == IPv4Address("100.64.99.1")
+
+
+@virtual
 async def test_another_wan_address_moves_the_rules_and_is_told_upstream(tmp_path: Path) -> None:
     hall = Hall(tmp_path)
     await hall.add(8080)
