@@ -139,8 +139,9 @@ class ServerLine:
         return self._disconnect(problem) if problem else None
 
     def close(self) -> None:
-        """Stop talking; grants stay as they are."""
+        """Stop talking; grants stay as they are. What is asked for behind this goes nowhere, and leaves no timer."""
         self._sockets.close()
+        self.engine = None
         for timer in (self._timer, self._round):
             if timer:
                 timer.cancel()

@@ -280,3 +280,16 @@ async def test_what_is_wanted_again_during_its_deletion_is_not_released(monkeypa
         await asyncio.sleep(1)
         assert line.of(Released) == []
         assert len(line.of(Granted)) == 2
+
+
+@virtual
+async def test_what_is_asked_for_behind_the_end_sets_no_timer(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Line(monkeypatch) as line:
+        await line.up()
+        line.upstream.map(request())
+        await asyncio.sleep(ANSWERED)
+        line.upstream.close()
+        line.upstream.map(request(id="2"))
+        line.upstream.unmap("1")
+        scheduled: list[asyncio.TimerHandle] = asyncio.get_running_loop()._scheduled  # type: ignore[attr-defined]
+        assert [handle for handle in scheduled if not handle.cancelled()] == []
