@@ -5,16 +5,19 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import replace
+from ipaddress import IPv4Address
 
 from igdpcp.model import IPAddress
 from igdpcp.pcp.events import MappingGranted, MappingRefused
 from igdpcp.pcp.message import MapResponse, ResultCode
 from igdpcp.pcp.options import OptionCode
-from igdpcp.pcp.slot import Held, Phase, Slot
+from igdpcp.pcp.slot import Held, Phase, Slot, let_in_by
 from igdpcp.pcp.timing import ERROR_LIFETIME_CAP, RENEWAL_GAP, SCHEDULED_LIFETIME_MAX, error_lifetime
 from igdpcp.pcp.transactions import Transactions
 
 _SHEDDABLE = {OptionCode.DESCRIPTION, OptionCode.FILTER, OptionCode.PREFER_FAILURE}
+_ABOUT_FILTERS = {ResultCode.UNSUPP_OPTION, ResultCode.MALFORMED_OPTION, ResultCode.EXCESSIVE_REMOTE_PEERS}
 
 
 class Answers:
@@ -49,6 +52,8 @@ class Answers:
             self._gone(slot, now)
         elif not slot.usable(response):
             self._counters["unusable_grant"] += 1
+        elif slot.phase is Phase.CREATING and slot.repeats_too_few(response):
+            self._granted_in_part(slot, response, now)
         elif slot.is_for_hosts_before(response):
             self._counters["late"] += 1
         elif slot.fits(response):
@@ -116,6 +121,18 @@ class Answers:
             return
         if slot.exchange and slot.exchange.only_copy:
             slot.exposed = slot.exchange.only_copy = False
+        self._turned_down(slot, response, now)
+
+    def _granted_in_part(self, slot: Slot, response: MapResponse, now: float) -> None:
+        """All filters or none are to be taken (section 13.3): what the server means is that these are too many."""
+        if slot.held and slot.wanted:
+            let_in = let_in_by(response)
+            slot.held.hosts = tuple(host for host in slot.wanted.remote_hosts if host in let_in)
+        self._turned_down(slot, replace(response, result=ResultCode.EXCESSIVE_REMOTE_PEERS), now)
+        if not slot.held:
+            self._transactions.delete(slot, now)
+
+    def _turned_down(self, slot: Slot, response: MapResponse, now: float) -> None:
         if not self._asks_for_less(slot, response, now):
             self._refused_for_good(slot, response, now)
         elif slot.phase is Phase.CREATING:
@@ -152,16 +169,18 @@ class Answers:
         until = self._remember_refusal(slot, response.result, response.lifetime, now)
         if response.result == ResultCode.NO_RESOURCES:
             self._transactions.refusals.refuse_new(response.result, until)
-        if slot.held and slot.unconfirmed:
+        if slot.held and slot.unconfirmed and not slot.asks_for_more:
             self._transactions.lose(slot)
-        if slot.held:
+        if response.result in _ABOUT_FILTERS and self._transactions.conduct.insists_on_filters and slot.lets_in_others:
+            self._transactions.replace(slot, now)
+        elif slot.held:
             slot.begin(Phase.HELD)
             self._transactions.schedule(slot, until)
-            return
-        self._transactions.not_replaced(slot)
-        slot.begin(Phase.WAITING)
-        slot.due = until
-        self._transactions.arm(slot)
+        else:
+            self._transactions.not_replaced(slot)
+            slot.begin(Phase.WAITING)
+            slot.due = until
+            self._transactions.arm(slot)
 
     def _remember_refusal(self, slot: Slot, result: int, lifetime: int, now: float) -> float:
         assert slot.wanted is not None
@@ -185,9 +204,17 @@ def _held(slot: Slot, response: MapResponse, now: float) -> Held:
         lifetime,
         ends=now + lifetime,
         capped=response.lifetime < slot.requested,
-        hosts=slot.wanted.remote_hosts if slot.wanted and slot.sent_options.add_filters else (),
+        hosts=_let_in(slot),
         sane=lifetime == response.lifetime,
     )
+
+
+def _let_in(slot: Slot) -> tuple[IPv4Address, ...]:
+    """For whom a success is: a request without FILTER leaves those as they are that the mapping has."""
+    sent = slot.sent_options
+    if slot.wanted and sent.add_filters:
+        return slot.wanted.remote_hosts
+    return slot.held.hosts if slot.held and not sent.clear_filters else ()
 
 
 def _suggested(response: MapResponse) -> tuple[IPAddress, int]:

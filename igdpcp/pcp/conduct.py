@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from igdpcp.pcp.message import LIFETIME_MAX
+from igdpcp.pcp.options import OptionCode
 from igdpcp.values import dataclass
 
 
@@ -21,6 +22,11 @@ class Conduct:
     insists_on: frozenset[int] = frozenset()
     heeds_announcements: bool = True
     third_party: bool = True
+
+    @property
+    def insists_on_filters(self) -> bool:
+        """Whether nobody but the server keeps others out."""
+        return OptionCode.FILTER in self.insists_on
 
 
 STANDARD_CONDUCT = Conduct()

@@ -32,9 +32,9 @@ class Mappings:
         return granted_event(key, slot, slot.held)
 
     def doubts(self, key: str) -> bool:
-        """Whether the server may have lost the grant that ``key`` has."""
+        """Whether the server may have lost the grant that ``key`` has, be it by our deleting it."""
         slot = self._transactions.by_key.get(key)
-        return slot is not None and slot.unconfirmed
+        return slot is not None and (slot.unconfirmed or slot.past.untold)
 
     def __contains__(self, key: str) -> bool:
         return key in self._transactions.by_key
@@ -110,7 +110,9 @@ class Mappings:
     def _change_hosts(self, slot: Slot, held: Held, wanted: WantedMapping, now: float, urgent: bool) -> None:
         """Tell the server who may come in, unless it has granted that already, or refuses it until later."""
         refusal = self._transactions.refusals.of_request(slot.request_key, now)
-        if set(held.hosts) == set(wanted.remote_hosts):
+        if slot.unconfirmed:
+            self._transactions.create(slot, now, urgent=urgent, tell=True)
+        elif set(held.hosts) == set(wanted.remote_hosts):
             self._emit(granted_event(wanted.key, slot, held))
             slot.attempt = 1  # perhaps a refusal of others has put its renewals off
             self._transactions.schedule(slot, refusal.until if refusal else now)

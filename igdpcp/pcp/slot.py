@@ -151,7 +151,8 @@ class Slot:
     def request_key(self) -> Hashable:
         """What makes two requests for a new mapping the same one (RFC 6887 section 8.3)."""
         assert self.wanted is not None
-        return self.internal, self.wanted.external_port, self.wanted.exact, self.wanted.remote_hosts
+        hosts = frozenset(self.wanted.remote_hosts)
+        return self.internal, self.wanted.external_port, self.wanted.exact, hosts
 
     @property
     def is_new(self) -> bool:
@@ -202,6 +203,20 @@ class Slot:
         held, hosts = set(self.held.hosts), set(self.wanted.remote_hosts)
         added = set() if shed.filters or len(hosts) > REMOTE_HOSTS_MAX else hosts
         return not hosts or not hosts <= held | added or (exactly and not held <= hosts)
+
+    @property
+    def asks_for_more(self) -> bool:
+        """Whether it is to let in others besides those that it was granted for: a refusal is not about that grant."""
+        if not (self.held and self.held.hosts and self.wanted):
+            return False
+        return not self.wanted.remote_hosts or set(self.held.hosts) < set(self.wanted.remote_hosts)
+
+    @property
+    def lets_in_others(self) -> bool:
+        """Whether it was granted for others than those that are wanted."""
+        if not (self.held and self.wanted and self.wanted.remote_hosts):
+            return False
+        return not self.held.hosts or not set(self.held.hosts) <= set(self.wanted.remote_hosts)
 
     @property
     def current_port(self) -> int:
@@ -291,9 +306,12 @@ class Slot:
 
     def repeats_other_filters(self, response: MapResponse) -> bool:
         """Whether a response has filters, and lets others in than those that are wanted now."""
-        filters = (option for option in response.options if isinstance(option, Filter))
-        hosts = {option.address for option in filters if option.prefix_length != CLEAR_PREFIX}
-        return bool(hosts) and (self.wanted is None or hosts != set(self.wanted.remote_hosts))
+        return bool(hosts := let_in_by(response)) and (self.wanted is None or hosts != set(self.wanted.remote_hosts))
+
+    def repeats_too_few(self, response: MapResponse) -> bool:
+        """Whether a success repeats some of the filters that were sent twice: none that late is for those before."""
+        hosts = let_in_by(response)
+        return self.sent > 1 and bool(hosts) and self.wanted is not None and hosts < set(self.wanted.remote_hosts)
 
     def is_outdated(self, response: MapResponse) -> bool:
         """Whether a success that does not fit is a late word about the mapping that this one replaces."""
@@ -301,6 +319,12 @@ class Slot:
             return False
         self.look_back(outdated_answers=self.past.outdated_answers + 1)
         return True
+
+
+def let_in_by(response: MapResponse) -> set[IPAddress]:
+    """The remote hosts of the FILTERs in a response; none: nothing is said of them."""
+    filters = (option for option in response.options if isinstance(option, Filter))
+    return {option.address for option in filters if option.prefix_length != CLEAR_PREFIX}
 
 
 def _sent(options: tuple[Option, ...]) -> SentOptions:

@@ -11,7 +11,6 @@ from igdpcp.model import IPAddress
 from igdpcp.pcp.conduct import Conduct
 from igdpcp.pcp.events import Event, MappingLost, MappingRefused, MappingReleased, WantedMapping
 from igdpcp.pcp.message import ResultCode, encode
-from igdpcp.pcp.options import OptionCode
 from igdpcp.pcp.pacing import Timers
 from igdpcp.pcp.refusals import Refusal, Refusals
 from igdpcp.pcp.slot import Exchange, Held, InternalTuple, Phase, Slot
@@ -65,10 +64,9 @@ class Transactions:
         """
         wanted = slot.wanted
         assert wanted is not None
-        exactly = OptionCode.FILTER in self.conduct.insists_on
+        exactly = self.conduct.insists_on_filters
         if slot.keeps_filters(self.refusals.shed(now), exactly=exactly) and not self.refusals.everything(now):
-            slot.look_back(untold=True)
-            self.delete(slot, now, urgent=urgent)
+            self.replace(slot, now, urgent=urgent)
             return
         slot.begin(Phase.CREATING)
         slot.nonce = wanted.nonce or slot.nonce or wanted.new_nonce or self._nonce_for(slot.internal)
@@ -125,6 +123,11 @@ class Transactions:
         slot.exchange = Exchange(give_up=give_up, create_pending=create_pending)
         self.send(slot, urgent)
         self.arm(slot)
+
+    def replace(self, slot: Slot, now: float, *, urgent: bool = True) -> None:
+        """Delete what lets in others than it should; nobody is told unless nothing comes in its place."""
+        slot.look_back(untold=True)
+        self.delete(slot, now, urgent=urgent)
 
     def released(self, slot: Slot, result: int, now: float) -> None:
         """The delete is over: tell, and forget the slot or create what is wanted by now."""
