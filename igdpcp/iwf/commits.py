@@ -75,16 +75,16 @@ class Commits:
 
     async def _carry(self, id: str, commit: _Commit) -> None:
         try:
-            if (mapping := self._wanted(id, commit)) is None:
-                return
-            joining = self._joining(id)
-            try:
-                await self._router_leg.put(_with(mapping, joining), commit.grant)
-            except RulesetError as error:
-                if mapping := self._wanted(id, commit):
-                    self._refused(mapping, commit.grant, error)
-                return
-            if mapping := self._wanted(id, commit):
+            laid: Mapping | None = None
+            while (mapping := self._wanted(id, commit)) and (laid is None or _leads_elsewhere(mapping, laid)):
+                laid, joining = mapping, self._joining(id)
+                try:
+                    await self._router_leg.put(_with(mapping, joining), commit.grant)
+                except RulesetError as error:
+                    if mapping := self._wanted(id, commit):
+                        self._refused(mapping, commit.grant, error)
+                    return
+            if mapping:
                 still = self._joining(id)
                 self._in_force(_with(mapping, [each for each in joining if each in still]), commit.grant)
         finally:
@@ -97,6 +97,11 @@ class Commits:
         if mapping is None or mapping.state is MappingState.ENDING or self._latest.get(id) is not commit:
             return None
         return mapping
+
+
+def _leads_elsewhere(mapping: Mapping, laid: Mapping) -> bool:
+    """Whether a version that came meanwhile has other rules: nobody lays those of what is not open yet."""
+    return (mapping.request.client, mapping.hosts) != (laid.request.client, laid.hosts)
 
 
 def _with(mapping: Mapping, joining: Iterable[Entry]) -> Mapping:
