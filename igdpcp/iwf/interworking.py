@@ -102,6 +102,7 @@ class Interworking:
         if not closable:
             foreign = manage and any(each.visible for each in held)
             raise Refusal(Reason.FOREIGN_ENTRY if foreign else Reason.NOTHING_IN_RANGE, _range_text(protocol, ports))
+        remains |= {each.id: None for each in closable if each.state is MappingState.ENDING}  # or it stays as a whole
         partly = [(each, left) for each in closable if (left := remains[each.id])]
         narrowed = [self._lifecycle.remote_hosts.narrow(each, left) for each, left in partly]
         refusals = await self._lifecycle.close([each for each in closable if not remains[each.id]])
