@@ -85,15 +85,16 @@ class RemoteHosts:
         ``mapping`` is the latest version, and has no entry for that host; the host may be on its way already.
         """
         id, host = mapping.id, request.remote_host
-        if not self._joins(id, host):
+        if asks := not self._joins(id, host):
             self._policy.has_room(request, joins=True)
             joining = self._upstream_leg.joining.get(id, ())
             self._admit(mapping, len(joining))
             entry = Entry(request, self._now() + request.lease if request.lease else None)
             self._upstream_leg.joining[id] = (*joining, entry)
             self._table.expect(request)
-            self._ask(mapping, host)
         try:
+            if asks:
+                self._ask(mapping, host)
             joined = await self._waiters.outcome(_name(id, host), [self._main.soap_deadline], lambda _: False)
         finally:
             if _name(id, host) not in self._waiters:
