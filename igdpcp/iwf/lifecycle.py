@@ -329,7 +329,7 @@ class Lifecycle:
             self._unserved(mapping)
         elif translate.external_port_is_taken(event.result) and not local:
             if not mapping.exact and mapping.external_port:
-                self._retry(replace(mapping, external_port=0, grant=None))
+                self._retry(mapping, replace(mapping, external_port=0, grant=None))
             else:
                 self.give_up(mapping)
 
@@ -346,16 +346,16 @@ class Lifecycle:
     def _unserved(self, mapping: Mapping) -> None:
         """Nobody grants it now: a finite lease ends, an infinite one retries."""
         if left := mapping.keeping(lambda entry: entry.lease_ends is None):
-            self._retry(left)
+            self._retry(mapping, left)
         else:
             self.give_up(mapping)
 
-    def _retry(self, mapping: Mapping) -> None:
-        """Shown to nobody until it is granted again."""
+    def _retry(self, mapping: Mapping, wanted: Mapping) -> None:
+        """What is still ``wanted`` of it is shown to nobody until it is granted again."""
         self._commits.void(mapping.id)
-        self._keep(retrying := replace(mapping, state=MappingState.RETRYING))
+        self._keep(retrying := replace(wanted, state=MappingState.RETRYING))
         self._upstream_leg.ask(retrying)
-        self._tasks.start(self._router_leg.remove(retrying))
+        self._tasks.start(self._router_leg.remove(mapping))
 
     def _released(self, event: Released) -> None:
         self._deletions.released(event.id, event.result)
