@@ -80,11 +80,14 @@ class Tasks:
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._stopped = False
 
     def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
+        if self._stopped:  # whoever was still waiting then is told only now
+            task.cancel()
         return task
 
     def cancel(self) -> None:
@@ -92,7 +95,8 @@ class Tasks:
             task.cancel()
 
     async def stop(self) -> None:
-        """Cancel what goes on, and wait until it has ended."""
+        """Cancel what goes on, and wait until it has ended; what is started later does not begin."""
+        self._stopped = True
         tasks = list(self._tasks)
         self.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
