@@ -302,7 +302,12 @@ class Slot:
         if not (self.wanted and self.phase is Phase.CREATING):
             return False
         unsent = self.held and not self.sent and set(self.held.hosts) != set(self.wanted.remote_hosts)
-        return bool(unsent) or self.repeats_other_filters(response)
+        return bool(unsent) or self.repeats_other_filters(response) or self._may_be_for_everybody(response)
+
+    def _may_be_for_everybody(self, response: MapResponse) -> bool:
+        """Whether it repeats no filters where there were none before: a server that never does says so twice."""
+        was_for_everybody = self.held is not None and not self.held.hosts
+        return was_for_everybody and self.sent_options.add_filters and self.sent == 1 and not let_in_by(response)
 
     def repeats_other_filters(self, response: MapResponse) -> bool:
         """Whether a response has filters, and lets others in than those that are wanted now."""

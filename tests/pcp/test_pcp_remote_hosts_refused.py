@@ -110,6 +110,23 @@ def test_iwf_097_who_is_refused_does_not_end_what_lets_nobody_else_in() -> None:
     assert (outcomes(talk), len(talk.maps)) == ([MappingGranted, MappingRefused], 2)
 
 
+@pytest.mark.parametrize("repeats", [True, False])
+def test_iwf_097_a_late_word_for_everybody_is_no_answer_for_some(repeats: bool) -> None:
+    talk = Dialogue()
+    talk.want(remote_hosts=(), lease=None)
+    talk.run(1)
+    talk.server.silent = True
+    talk.want(remote_hosts=(X,), lease=None)
+    late = answer(talk.maps[0].octets, epoch=talk.server.epoch(talk.now))
+    talk.deliver(late)
+    assert (granted(talk), talk.client.counters["late"]) == ([()], 1)
+    talk.server.silent = False
+    if not repeats:
+        talk.server.scripted = lambda sent: [answer(sent.octets[:60], epoch=talk.server.epoch(sent.at))]
+    talk.run(3.5)
+    assert ([hosts(sent) for sent in talk.maps], granted(talk)) == ([[], [X], [X]], [(), (X,)])
+
+
 def test_iwf_097_a_refusal_stands_whoever_came_first() -> None:
     talk = Dialogue()
     talk.want(remote_hosts=(X,), lease=None)
