@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from igdpcp.model import Owner, Requester, UpstreamRequest
-from tests.iwf.test_remote_hosts import X, Y, let_in, opened, removed, shown
+from tests.iwf.test_remote_hosts import X, Y, Z, let_in, opened, removed, shown
 from tests.lab.simulated_carrier.profiles import PROFILES
 from tests.support.hall import A, Hall, settle
 from tests.support.virtual_time import virtual
@@ -61,6 +61,42 @@ async def test_iwf_097_an_entry_of_what_is_being_deleted_goes_with_it_or_stays(t
     await asyncio.wait([closing])
     assert closing.exception()
     assert (reply.code, await shown(hall)) == (501, [X, Y])
+
+
+@pytest.mark.parametrize("turns", range(8))
+def test_iwf_097_who_joins_keeps_its_rules_whenever_another_leaves(tmp_path: Path, turns: int) -> None:
+    @virtual
+    async def run() -> None:
+        hall = await opened(tmp_path, X, Y)
+        hall.carrier.silent = True
+        adding = asyncio.ensure_future(hall.add(8080, RemoteHost=Z))
+        await settle()
+        hall.carrier.grant(hall.only.id)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        left = hall.only.keeping(lambda each: str(each.request.remote_host) != Y)
+        assert left
+        hall.lifecycle.remote_hosts.narrow(hall.only, left)
+        assert (await adding).code == 0
+        await asyncio.sleep(5)
+        assert (await shown(hall), let_in(hall)) == ([X, Z], [X, Z])
+
+    run()
+
+
+@virtual
+async def test_iwf_097_who_is_on_its_way_does_not_join_what_leads_to_another_client_port_by_then(
+    tmp_path: Path,
+) -> None:
+    hall = await opened(tmp_path, X)
+    hall.carrier.silent = True
+    adding = asyncio.ensure_future(hall.add(8080, RemoteHost=Y))
+    await settle()
+    assert (await hall.add(8080, RemoteHost=X, InternalPort=8001)).code == 0
+    hall.carrier.grant(hall.only.id)
+    assert (await adding).code == 501
+    await settle()
+    assert (await shown(hall), let_in(hall), str(hall.only_rule.client)) == ([X], [X], f"{A}:8001")
 
 
 @virtual
