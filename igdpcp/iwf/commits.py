@@ -29,7 +29,7 @@ class Commits:
 
     ``in_force`` is called with the latest version of the mapping when the kernel has the grant's rules, ``refused``
     when it has none of them; neither for what has ended meanwhile, whose rules are removed behind this change.
-    ``joining`` names entries that come into force with it, by a mapping's id.
+    ``joining`` names entries that come into force with it, by a mapping's id; when one leaves, a commit is started.
     """
 
     def __init__(
@@ -85,8 +85,7 @@ class Commits:
                         self._refused(mapping, commit.grant, error)
                     return
             if mapping:
-                still = self._joining(id)
-                self._in_force(_with(mapping, [each for each in joining if each in still]), commit.grant)
+                self._in_force(_with(mapping, joining), commit.grant)
         finally:
             if self._latest.get(id) is commit:
                 del self._latest[id]

@@ -100,6 +100,17 @@ async def test_iwf_097_who_is_on_its_way_does_not_join_what_leads_to_another_cli
 
 
 @virtual
+async def test_iwf_097_nobody_joins_by_a_grant_that_was_lost(tmp_path: Path) -> None:
+    hall = Hall(tmp_path)
+    assert (await hall.add(8080, LeaseDuration=0)).code == 0
+    hall.carrier.silent = True
+    hall.carrier.lose(hall.only.id)
+    await settle()
+    assert (await hall.add(8080, RemoteHost=Y)).code == 501
+    assert (await shown(hall), hall.ruleset.rules) == ([], {})
+
+
+@virtual
 async def test_iwf_097_who_cannot_be_asked_for_leaves_nothing_behind(tmp_path: Path) -> None:
     hall = await opened(tmp_path, X)
 
