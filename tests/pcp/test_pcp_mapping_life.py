@@ -680,6 +680,16 @@ def test_a_drop_without_a_network_ends_all_the_same() -> None:
     assert len(talk.sent) == 1
 
 
+def test_so_does_the_drop_of_a_mapping_known_from_before_of_which_nothing_could_be_sent() -> None:
+    talk = Dialogue()
+    talk.client.address_changed(None, talk.now)
+    talk.want(nonce=NONCE)
+    talk.drop()
+    talk.run(60)
+    assert talk.of(MappingReleased) == [MappingReleased("web", ResultCode.NETWORK_FAILURE)]
+    assert talk.sent == []
+
+
 def test_a_wish_made_before_the_network_is_there_waits_for_it() -> None:
     client = PcpClient(server=SERVER, server_identity="wan", secret=b"secret", rng=random.Random(1))
     client.want(wanted_mapping(nonce=NONCE), 0.0)
