@@ -164,14 +164,14 @@ def _grant(grant: Line, shift: float) -> Grant:
     )
 
 
-def _whole(value: Any, largest: int = sys.maxsize) -> int:
-    if type(value) is not int or not 0 <= value <= largest:
-        raise ValueError(f"{value!r} is no number from 0 to {largest}")
+def _whole(value: Any, allowed: range = range(sys.maxsize)) -> int:
+    if type(value) is not int or value not in allowed:
+        raise ValueError(f"{value!r} is no number from {allowed[0]} to {allowed[-1]}")
     return value
 
 
 def _port(value: Any) -> int:
-    return _whole(value, 65535)
+    return _whole(value, range(65536))
 
 
 def _text(value: Any) -> str:
@@ -197,7 +197,7 @@ def _pinhole_line(pinhole: Pinhole, shift: float) -> Line:
 
 def _pinhole(entry: Line, shift: float) -> Pinhole:
     return Pinhole(
-        id=_whole(entry["pinhole"], UNIQUE_IDS.stop - 1),
+        id=_whole(entry["pinhole"], UNIQUE_IDS),
         request=PinholeRequest(
             requester=_requester(entry),
             protocol=Protocol[entry["protocol"]],

@@ -292,6 +292,25 @@ def test_a_renewal_of_nothing_is_skipped(tmp_path: Path, text: str, caplog: pyte
     assert "event=journal_entry_skipped" in caplog.text
 
 
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        *(replace(PINHOLES[0], id=id) for id in (0, 65536, True)),
+        *(replace(OPEN, wan_port=port) for port in (-1, 65536)),
+    ],
+)
+def test_an_entry_with_a_number_that_there_is_not_is_skipped(
+    tmp_path: Path, damaged: Mapping | Pinhole, caplog: pytest.LogCaptureFixture
+) -> None:
+    largest = replace(OPEN, id="00000002", serial=2, wan_port=65535), replace(PINHOLES[1], id=65535)
+    written = _journal(tmp_path)
+    for entry in (damaged, *largest):
+        written.record(entry)
+    left = _journal(tmp_path).load()
+    assert (*left.mappings, *left.pinholes) == largest
+    assert "event=journal_entry_skipped" in caplog.text
+
+
 def test_a_rewrite_keeps_what_was_loaded(tmp_path: Path) -> None:
     written = _journal(tmp_path)
     written.record(OPEN)
