@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from igdpcp.iwf.interfaces import Granted
+from igdpcp.iwf.interfaces import Granted, Released
 from igdpcp.model import REMOTE_HOSTS_MAX, Activation, Owner, Requester
 from igdpcp.pcp.message import MapRequest, ResultCode, decode_request
 from igdpcp.pcp.options import CLEAR_PREFIX, Filter
@@ -376,8 +376,12 @@ async def test_iwf_097_a_late_grant_that_was_told_to_nobody_is_not_what_somebody
     assert (await hall.add(8080, RemoteHost=X)).code == 501
     hall.carrier.grant(id := hall.only.id)
     await settle()
-    hall.carrier.silent = False
-    assert (await hall.add(8080, RemoteHost=Y)).code == 0
+    hall.carrier.silent, hall.carrier.releases = False, None
+    adding = asyncio.ensure_future(hall.add(8080, RemoteHost=Y))
+    await settle()
+    assert (asked(hall), hall.carrier.returned) == ([X], [id]), "the port is free there when it is given back"
+    hall.carrier.emit(Released(id, 0))
+    assert (await adding).code == 0
     assert (await shown(hall), asked(hall), hall.carrier.returned) == ([Y], [Y], [id])
 
 
