@@ -149,6 +149,8 @@ class _Mutator(ast.NodeTransformer):
 
     def _inside(self, node: ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> ast.AST:
         """What is in its body, and its defaults; decorators and types are not what it does."""
+        if all(isinstance(each, ast.Expr) and isinstance(each.value, ast.Constant) for each in node.body):
+            return node  # it only declares what others do
         self._scope.append(node.name)
         if not isinstance(node, ast.ClassDef):
             node.args.defaults = [self.visit(each) for each in node.args.defaults]
