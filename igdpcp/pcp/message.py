@@ -34,12 +34,10 @@ MAP_LENGTH = HEADER_LENGTH + _MAP_DATA.size
 
 
 class Opcode(enum.IntEnum):
-    """RFC 6887 section 19.2, RFC 7652."""
+    """Those that are sent here, of RFC 6887 section 19.2."""
 
     ANNOUNCE = 0
     MAP = 1
-    PEER = 2
-    AUTHENTICATION = 3
 
 
 class ResultCode(enum.IntEnum):
