@@ -102,7 +102,6 @@ class Answers:
         slot.forget_past()
         self._transactions.refusals.forget_request(slot.request_key)
         slot.begin(Phase.HELD)
-        slot.attempt = 1
         self._transactions.schedule(slot, now)
         self._emit(granted_event(slot.wanted.key, slot, held))
 

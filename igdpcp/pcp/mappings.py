@@ -114,7 +114,7 @@ class Mappings:
             self._transactions.create(slot, now, urgent=urgent, tell=True)
         elif set(held.hosts) == set(wanted.remote_hosts):
             self._emit(granted_event(wanted.key, slot, held))
-            slot.attempt = 1  # perhaps a refusal of others has put its renewals off
+            held.attempt = 1  # perhaps a refusal of others has put its renewals off
             self._transactions.schedule(slot, refusal.until if refusal else now)
         elif refusal:
             self._emit(MappingRefused(wanted.key, refusal.result, math.ceil(refusal.until - now)))

@@ -61,7 +61,8 @@ NO_OPTIONS = SentOptions(frozenset(), False, False)
 class Held:
     """What the server granted; ``hosts``: whom it was asked to let in, empty: everybody.
 
-    ``capped``: less than was asked for, ``sane``: its lifetime is no more than a day.
+    ``capped``: less than was asked for, ``sane``: its lifetime is no more than a day. ``attempt``: the number of its
+    next renewal.
     """
 
     address: IPAddress
@@ -71,6 +72,7 @@ class Held:
     capped: bool
     hosts: tuple[IPv4Address, ...]
     sane: bool
+    attempt: int = 1
 
     @property
     def since(self) -> float:
@@ -137,7 +139,6 @@ class Slot:
     requested: int = 0
     sent_options: SentOptions = NO_OPTIONS
     due: float | None = None
-    attempt: int = 0
     last_renewal: float = float("-inf")
 
     timer: float | None = None

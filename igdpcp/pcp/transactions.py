@@ -232,9 +232,9 @@ class Transactions:
         slot.due = None
         if self._renewable(slot):
             earliest = max(earliest, slot.last_renewal + RENEWAL_GAP)
-            planned = renewal(held.ends - held.since, slot.attempt, earliest - held.since, self._rng)
+            planned = renewal(held.ends - held.since, held.attempt, earliest - held.since, self._rng)
             if planned:
-                slot.attempt, since_grant = planned
+                held.attempt, since_grant = planned
                 slot.due = held.since + since_grant
         self.arm(slot)
 
@@ -280,8 +280,9 @@ class Transactions:
         lifetime = self._lifetime(slot, now)
         if slot.phase is not Phase.HELD or not lifetime:
             return None
+        assert slot.held is not None
         slot.last_renewal = now
-        slot.attempt += 1
+        slot.held.attempt += 1
         self.schedule(slot, now)
         return encode(slot.create_request(own, lifetime, self.refusals.shed(now)))
 
