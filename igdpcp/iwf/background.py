@@ -46,12 +46,9 @@ class Timers(Generic[K]):
     def stop_all(self) -> None:
         """From now on nothing is called back, also what is set later."""
         self._ended = True
-        self._due.clear()
-        self._callbacks.clear()
         self._heap.clear()
         if self._handle:
             self._handle.cancel()
-            self._handle = None
 
     def _wake_at(self, at: float) -> None:
         if self._handle and self._handle.when() <= at:
