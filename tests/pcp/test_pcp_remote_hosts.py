@@ -143,13 +143,19 @@ def test_iwf_097_174_who_joins_where_the_server_takes_no_filters_is_told_what_is
     assert talk.of(MappingGranted)[0] == talk.of(MappingGranted)[1]
 
 
-def test_iwf_097_where_the_server_takes_no_more_filters_those_before_are_cleared() -> None:
+def with_one_filter() -> Dialogue:
+    """With a server that takes no more."""
     talk = Dialogue()
     talk.server.scripted = lambda sent: (
         [answer(sent.octets, epoch=talk.server.epoch(sent.at), result=EXCESSIVE, lifetime=1800)]
         if len(hosts(sent)) > 1
         else None
     )
+    return talk
+
+
+def test_iwf_097_where_the_server_takes_no_more_filters_those_before_are_cleared() -> None:
+    talk = with_one_filter()
     talk.want(remote_hosts=(X,))
     talk.run(1)
     talk.want(remote_hosts=(X, Y))
@@ -159,6 +165,32 @@ def test_iwf_097_where_the_server_takes_no_more_filters_those_before_are_cleared
         [(0, mapped("0.0.0.0"))],
     ]
     assert granted(talk) == [(X,), ()]
+
+
+def shown_by_another() -> Dialogue:
+    """A mapping for one host, and another of which it is known since that the server takes no more filters."""
+    talk = with_one_filter()
+    talk.server.longest = 1000
+    talk.want(remote_hosts=(X,), lease=None)
+    talk.want("other", internal_port=81, external_port=81, remote_hosts=(X, Y), lease=None)
+    talk.run(1)
+    return talk
+
+
+def test_iwf_097_who_joins_after_a_renewal_without_filters_is_let_in_by_clearing_those_that_stayed() -> None:
+    talk = shown_by_another()
+    talk.run(600)
+    assert [filters(sent) for sent in talk.maps if sent.internal_port == 8080][1:] == [[]]
+    talk.want(remote_hosts=(X, Y), lease=None)
+    talk.run(1)
+    assert (filters(talk.maps[-1]), granted(talk)[-2:]) == ([(0, mapped("0.0.0.0"))], [(X,), ()])
+
+
+def test_iwf_097_everybody_is_let_in_by_clearing_the_filters_where_the_server_takes_no_more() -> None:
+    talk = shown_by_another()
+    talk.want(remote_hosts=(), lease=None)
+    talk.run(1)
+    assert (filters(talk.maps[-1]), granted(talk)[-1]) == ([(0, mapped("0.0.0.0"))], ())
 
 
 def test_iwf_097_filters_that_cannot_be_cleared_either_are_a_refusal() -> None:
