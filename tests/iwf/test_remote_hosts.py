@@ -397,6 +397,22 @@ async def test_iwf_097_what_ends_meanwhile_ends_for_those_that_join(tmp_path: Pa
 
 
 @virtual
+async def test_iwf_097_what_is_being_deleted_is_not_asked_for_again_when_nobody_joins_it_any_more(
+    tmp_path: Path,
+) -> None:
+    hall = await opened(tmp_path, X)
+    id, hall.carrier.silent, hall.carrier.releases = hall.only.id, True, None
+    adding = asyncio.ensure_future(hall.add(8080, RemoteHost=Y))
+    await settle()
+    asked = len(hall.carrier.asked)
+    deleting = asyncio.ensure_future(removed(hall, X))
+    assert (await adding).code == 501
+    assert (len(hall.carrier.asked), hall.carrier.returned) == (asked, [id])
+    hall.carrier.emit(Released(id, 0))
+    assert await deleting == 0
+
+
+@virtual
 async def test_iwf_097_one_of_the_operators_is_the_operators_to_end(tmp_path: Path) -> None:
     hall = await opened(tmp_path, X)
     request = hall.only.request

@@ -220,6 +220,20 @@ def test_a_refusal_is_told_and_repeated_after_its_lifetime() -> None:
     assert talk.client.grant("web") is not None
 
 
+def test_a_second_copy_of_a_refusal_puts_nothing_off() -> None:
+    talk = Dialogue()
+    talk.server.drop, talk.server.refuse = 1, {0: (ResultCode.NOT_AUTHORIZED, 60)}
+    talk.want()
+    talk.run(30)
+    assert (len(talk.sent), len(talk.of(MappingRefused))) == (2, 1)
+    talk.deliver(
+        answer(talk.sent[1].octets, epoch=talk.server.epoch(talk.now), result=ResultCode.NOT_AUTHORIZED, lifetime=60)
+    )
+    assert (len(talk.of(MappingRefused)), talk.client.counters["late"]) == (1, 1)
+    talk.run(35)
+    assert len(talk.sent) == 3
+
+
 def test_iwf_173_an_absurdly_long_refusal_is_cut_to_half_an_hour() -> None:
     talk = Dialogue()
     talk.server.refuse = {0: (2, 4294967295)}
@@ -496,8 +510,9 @@ def test_an_unanswered_delete_ends_when_the_grant_would_have_ended() -> None:
     assert len(deletes) >= 5
 
 
-def test_an_unanswered_delete_of_what_was_never_granted_ends_after_four_packets() -> None:
-    talk = Dialogue()
+@pytest.mark.parametrize("seed", range(5))
+def test_an_unanswered_delete_of_what_was_never_granted_ends_after_four_packets(seed: int) -> None:
+    talk = Dialogue(seed=seed)
     talk.server.silent = True
     talk.want()
     talk.run(1)

@@ -6,10 +6,11 @@ from __future__ import annotations
 from ipaddress import IPv4Address
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import given, settings
 
 from igdpcp.errors import Refusal
-from igdpcp.iwf.fair_share import LAST_PART, FairShare
+from igdpcp.iwf.fair_share import LAST_PART, WANTING_LIMIT, FairShare
 from igdpcp.iwf.table import MappingTable
 from igdpcp.model import Endpoint, Mapping, MappingRequest, Mode, Owner, Protocol, Requester
 
@@ -112,3 +113,16 @@ def test_iwf_184_a_host_that_takes_all_it_can_leaves_room_for_others(total: int,
     left = household.free
     served = [household.ask(host) for host in HOSTS[2 : 2 + others]]
     assert served == [number < left for number in range(len(served))]
+
+
+@pytest.mark.parametrize("missing", [0, 1])
+def test_iwf_184_of_the_hosts_that_wait_no_more_count_than_are_remembered(missing: int) -> None:
+    """With them and the two that hold some, a second one for each is just what the carrier's quota gives."""
+    household, quota = Household(10_000), 2 * (WANTING_LIMIT + 2) - missing
+    few, many = HOSTS[:2]
+    household.ask(few)
+    for _ in range(quota - 5):
+        household.ask(many)
+    for number in range(WANTING_LIMIT + 50):
+        household.shares.quota_met(IPv4Address("192.168.2.0") + number, coming=quota)
+    assert household.ask(few) == (not missing)
