@@ -17,6 +17,12 @@ def ringing() -> tuple[Timers[str], list[tuple[str, float]], Callable[[str], Non
     return Timers[str](), told, lambda id: told.append((id, now() - START))
 
 
+def left_on_the_loop() -> list[asyncio.TimerHandle]:
+    """What keeps the timers, and whatever they call, in memory."""
+    scheduled: list[asyncio.TimerHandle] = asyncio.get_running_loop()._scheduled  # type: ignore[attr-defined]
+    return [handle for handle in scheduled if not handle.cancelled()]
+
+
 @virtual
 async def test_each_fires_at_its_own_time_whichever_was_set_first() -> None:
     timers, told, note = ringing()
@@ -104,6 +110,7 @@ async def test_nothing_fires_after_all_were_stopped() -> None:
     timers, told, note = ringing()
     timers.set("a", START + 10, note)
     timers.stop_all()
+    assert left_on_the_loop() == []
     timers.set("late", START + 20, note)
     await asyncio.sleep(60)
     assert told == []
@@ -115,6 +122,5 @@ async def test_a_callback_that_stops_all_leaves_no_timer_behind() -> None:
     timers.set("last", START + 10, lambda _: timers.stop_all())
     timers.set("never", START + 20, note)
     await asyncio.sleep(15)
-    scheduled: list[asyncio.TimerHandle] = asyncio.get_running_loop()._scheduled  # type: ignore[attr-defined]
-    assert [handle for handle in scheduled if not handle.cancelled()] == []
+    assert left_on_the_loop() == []
     assert told == []
