@@ -71,10 +71,12 @@ def test_a_burst_late_in_a_silence_waits_for_three_transmissions() -> None:
 
 def test_a_renewal_that_nobody_answers_makes_us_ask_and_the_answer_settles_it() -> None:
     talk = held()
-    until_a_packet_is_lost(talk)
-    renewed = talk.sent[-1].at
-    talk.run(100)
-    assert [sent.at - renewed for sent in talk.sent if not sent.is_map] == [PATIENCE]
+    for _ in range(2):
+        until_a_packet_is_lost(talk)
+        renewed = talk.sent[-1].at
+        talk.run(100)
+        asked = [sent.at - renewed for sent in talk.sent if not sent.is_map and sent.at > renewed]
+        assert asked == [pytest.approx(PATIENCE)]
     assert states(talk) == [ServerState.ACTIVE]
 
 
