@@ -105,6 +105,29 @@ async def test_what_was_put_off_a_thousand_times_is_held_once() -> None:
     assert told == [("other", 50), ("refreshed", 1099)]
 
 
+class Compared(float):
+    """A time that counts its comparisons."""
+
+    times = 0
+
+    def __eq__(self, other: object) -> bool:
+        Compared.times += 1
+        return float(self) == other
+
+    __hash__ = float.__hash__
+
+
+@virtual
+async def test_one_of_thousands_costs_little_more_than_one_of_a_few() -> None:
+    timers, _, note = ringing()
+    many = range(2000)
+    for again in range(3):
+        Compared.times = 0
+        for number in many:
+            timers.set(str(number), Compared(START + 5000 * again + number), note)
+        assert Compared.times < 20 * len(many)
+
+
 @virtual
 async def test_nothing_fires_after_all_were_stopped() -> None:
     timers, told, note = ringing()
