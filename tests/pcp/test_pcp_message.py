@@ -143,7 +143,18 @@ def test_an_unknown_option_and_an_unknown_result_come_through_as_they_are() -> N
     assert isinstance(response, MapResponse)
     assert (response.result, response.options) == (99, (Unknown(77, b"a"),))
     assert result_name(99) == "99"
-    assert result_name(11) == "CANNOT_PROVIDE_EXTERNAL"
+
+
+def test_result_codes_have_the_names_of_the_standard() -> None:
+    assert [result_name(number) for number in range(28)] == [
+        "SUCCESS", "UNSUPP_VERSION", "NOT_AUTHORIZED", "MALFORMED_REQUEST", "UNSUPP_OPCODE", "UNSUPP_OPTION",
+        "MALFORMED_OPTION", "NETWORK_FAILURE", "NO_RESOURCES", "UNSUPP_PROTOCOL", "USER_EX_QUOTA",
+        "CANNOT_PROVIDE_EXTERNAL", "ADDRESS_MISMATCH", "EXCESSIVE_REMOTE_PEERS", "INITIATION",
+        "AUTHENTICATION_REQUIRED", "AUTHENTICATION_FAILED", "AUTHENTICATION_SUCCEEDED", "AUTHORIZATION_FAILED",
+        "SESSION_TERMINATED", "UNKNOWN_SESSION_ID", "DOWNGRADE_ATTACK_DETECTED", "AUTHENTICATION_REQUEST",
+        "AUTHENTICATION_REPLY", "THIRD_PARTY_ID_UNKNOWN", "THIRD_PARTY_MISSING_OPTION",
+        "UNSUPP_THIRD_PARTY_ID_LENGTH", "27",
+    ]  # fmt: skip
 
 
 def test_an_error_without_its_opcode_data_is_only_a_header() -> None:
