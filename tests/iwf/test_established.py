@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from ipaddress import ip_address
+from ipaddress import IPv4Address, ip_address
 from pathlib import Path
 
 from igdpcp.iwf import established
-from igdpcp.model import Flows, Protocol
+from igdpcp.model import Endpoint, Flows, Protocol
 from tests.support.hall import A6, CARRIER, WAN, A, B, Hall
 from tests.support.virtual_time import virtual
 
@@ -85,6 +85,21 @@ async def test_what_is_remembered_of_ports_is_bounded(tmp_path: Path) -> None:
     for port in range(1, 3 * established.LED_LIMIT):
         await keeper.opened(replace(opening, wan_port=port % 65535))
     assert len(keeper._led) <= established.LED_LIMIT
+
+
+@virtual
+async def test_so_many_ports_are_remembered(tmp_path: Path) -> None:
+    hall = Hall(tmp_path)
+    await hall.add(8080, Protocol="UDP")
+    keeper, opening = hall.leg._established, hall.only_rule
+    ports = range(10000, 10000 + established.LED_LIMIT)
+    for port in ports:
+        await keeper.opened(replace(opening, wan_port=port))
+    other = replace(opening, client=Endpoint(IPv4Address(B), 8000))
+    for port in ports[0], 8080:
+        await keeper.opened(replace(other, wan_port=port))
+    [cut] = hall.flows.cuts
+    assert (WAN, ports[0]) in cut.destinations
 
 
 @virtual
