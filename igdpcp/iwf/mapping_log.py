@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Any
 
@@ -18,7 +19,7 @@ class MappingLog:
 
     def __init__(self) -> None:
         self._log = SparingLog(logging.getLogger("igdpcp.iwf"))
-        self._warnings = RateLimit(WARNINGS_BURST, WARNINGS_PER_SECOND)
+        self._warnings = RateLimit(WARNINGS_BURST, WARNINGS_PER_SECOND, asyncio.get_running_loop().time)
 
     def tell(self, event: str, mapping: Mapping, level: int = logging.INFO, **fields: Any) -> None:
         """One line, unless this client has caused too many of this event."""

@@ -117,6 +117,16 @@ async def test_grants_that_are_refused_or_lost_leave_room_in_the_status_for_othe
 
 
 @virtual
+async def test_a_trouble_that_goes_on_is_shown_once_a_minute(tmp_path: Path, troubles: RecentTroubles) -> None:
+    hall = Hall(tmp_path)
+    await hall.add(8080, LeaseDuration=0)
+    for _ in range(WARNINGS_BURST * 60 + 150):
+        hall.carrier.refuse(hall.only.id, ResultCode.NO_RESOURCES)
+        await asyncio.sleep(1)
+    assert sum("event=grant_refused " in text for _, text in troubles.lines) == 2 * WARNINGS_BURST + 2
+
+
+@virtual
 async def test_a_host_that_asks_on_while_the_kernel_refuses_everything_writes_few_lines(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
