@@ -350,6 +350,8 @@ def test_iwf_094_a_port_that_is_to_be_had_at_another_address_only_is_taken_there
     assert not talk.of(MappingRefused)
     granted = talk.of(MappingGranted)[-1]
     assert (granted.key, str(granted.external_address)) == ("next", "203.0.113.78")  # type: ignore[attr-defined]
+    talk.want("last", internal_port=8082, external_port=8082)
+    assert talk.sent[-1].suggested_address == mapped("203.0.113.78"), "where it was given one last"
 
 
 def test_iwf_094_no_address_is_suggested_when_the_host_has_none_any_more() -> None:
