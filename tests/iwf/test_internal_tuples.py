@@ -297,6 +297,10 @@ def test_what_the_operator_holds_open_is_told_and_not_changed(tmp_path: Path) ->
         ] == ResultCode.CANNOT_PROVIDE_EXTERNAL
         assert (await refused(unmap(hall)))[0] == ResultCode.NOT_AUTHORIZED
         assert held_for_us(hall) == 1
+        hall.carrier.silent = True
+        hall.carrier.lose(hall.only.id)
+        await settle()
+        assert (await refused(hall.tuples.map(request(suggested=0))))[0] == ResultCode.NETWORK_FAILURE
 
     run()
 
