@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import logging
+import math
 from collections.abc import Callable, Coroutine
 from typing import Any, Generic, TypeVar
 
@@ -15,16 +16,22 @@ from igdpcp.log import line
 LOG = logging.getLogger("igdpcp.iwf")
 K = TypeVar("K", int, str)
 _COMPACT_ABOVE = 256  # heap entries; below, stale ones cost nothing
+_AHEAD = 600.0  # seconds that are looked ahead
 
 
 class Timers(Generic[K]):
-    """At most one timer for each id; the loop has one for all of them, since its own cost 400 octets each."""
+    """At most one timer for each id; the loop has one for all of them, since its own cost 400 octets each.
+
+    Only what is due before the horizon is kept in order: thousands of grants end in hours, and most are renewed before.
+    """
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._due: dict[K, tuple[float, K]] = {}
+        self._due: dict[K, float] = {}
         self._callbacks: dict[K, Callable[[K], None]] = {}
+        self._horizon = -math.inf
         self._heap: list[tuple[float, K]] = []  # what is not in ``_due`` as well is stale
+        self._limit = _COMPACT_ABOVE
         self._handle: asyncio.TimerHandle | None = None
         self._ended = False
 
@@ -32,15 +39,16 @@ class Timers(Generic[K]):
         """Call back with the id at this loop time, and not when it was set to before."""
         if self._ended:  # whoever was still waiting then is told only now
             return
-        self._due[id] = due = at, id
+        self._due[id] = at
         self._callbacks[id] = callback
-        heapq.heappush(self._heap, due)
-        if len(self._heap) > max(_COMPACT_ABOVE, 4 * len(self._due)):
-            self._heap = sorted(self._due.values())
-        self._wake_at(self._heap[0][0])
+        if at < self._horizon:
+            heapq.heappush(self._heap, (at, id))
+            if len(self._heap) > self._limit:
+                self._sort()
+        self._wake()
 
     def stop(self, id: K) -> None:
-        if self._due.pop(id, None):
+        if self._due.pop(id, None) is not None:
             del self._callbacks[id]
 
     def stop_all(self) -> None:
@@ -50,7 +58,13 @@ class Timers(Generic[K]):
         if self._handle:
             self._handle.cancel()
 
-    def _wake_at(self, at: float) -> None:
+    def _sort(self) -> None:
+        self._heap = sorted((at, id) for id, at in self._due.items() if at < self._horizon)
+        self._limit = max(_COMPACT_ABOVE, 4 * len(self._heap))
+
+    def _wake(self) -> None:
+        """At the first timer, or to look ahead: at once where nobody has looked as far as now."""
+        at = self._heap[0][0] if self._heap else max(self._horizon, self._loop.time())
         if self._handle and self._handle.when() <= at:
             return
         if self._handle:
@@ -60,15 +74,18 @@ class Timers(Generic[K]):
     def _fire(self, now: float) -> None:
         """Call back for what is due; should a callback raise, the others have their turn at once."""
         self._handle = None
+        if now >= self._horizon:
+            self._horizon = now + _AHEAD
+            self._sort()
         try:
             while self._heap and self._heap[0][0] <= now:
-                due = heapq.heappop(self._heap)
-                if self._due.get(id := due[1]) is due:
+                at, id = heapq.heappop(self._heap)
+                if self._due.get(id) == at:
                     del self._due[id]
                     self._callbacks.pop(id)(id)
         finally:
-            if self._heap:
-                self._wake_at(self._heap[0][0])
+            if self._due:
+                self._wake()
 
 
 class Tasks:

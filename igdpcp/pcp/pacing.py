@@ -6,12 +6,14 @@ from __future__ import annotations
 import heapq
 import math
 from collections import deque
+from collections.abc import Iterable
 from typing import Any, Generic, Protocol, TypeVar
 
 PACKET_RATE = 25.0  # packets per second to one server that nobody waits for: recovery, giving back
 
 WAKE_SPACING = 0.1  # seconds between two wake-ups for renewals
 _COMPACT_ABOVE = 256  # heap entries; below, stale ones cost nothing
+_AHEAD = 60.0  # seconds between the first timer and the horizon
 
 
 class Timed(Protocol):
@@ -34,27 +36,33 @@ Q = TypeVar("Q", bound=Queued)
 
 
 class Timers(Generic[T]):
-    """At most one timer per item; moving and stopping one is cheap."""
+    """At most one timer per item; moving and stopping one is cheap.
 
-    def __init__(self) -> None:
+    Only what is due before the horizon, soon after the first, is kept in order; what has time costs nothing here.
+    """
+
+    def __init__(self, items: Iterable[T]) -> None:
+        """``items``, each time it is gone through: all that have a timer, and perhaps others."""
+        self._items = items
         self._heap: list[tuple[float, T]] = []
-        self._live = 0
+        self._horizon = -math.inf
+        self._limit = _COMPACT_ABOVE
 
     def set(self, item: T, at: float | None) -> None:
         """Fire at ``at`` and only then; None: not at all."""
         if item.timer == at:
             return
-        self._live += (at is not None) - (item.timer is not None)
         item.timer = at
-        if at is not None:
+        if at is not None and at < self._horizon:
             heapq.heappush(self._heap, (at, item))
-        if len(self._heap) > max(_COMPACT_ABOVE, 2 * self._live):
-            self._compact()
+            if len(self._heap) > self._limit:
+                self._sort()
 
     def next(self) -> float | None:
         """When the first timer fires."""
-        while self._heap and self._heap[0][1].timer != self._heap[0][0]:
-            heapq.heappop(self._heap)
+        self._skip_stale()
+        if not self._heap:
+            self._look_ahead()
         return self._heap[0][0] if self._heap else None
 
     def pop(self, now: float) -> T | None:
@@ -64,12 +72,23 @@ class Timers(Generic[T]):
             return None
         item = heapq.heappop(self._heap)[1]
         item.timer = None
-        self._live -= 1
         return item
 
-    def _compact(self) -> None:
-        live = {id(item): (at, item) for at, item in self._heap if item.timer == at}
-        self._heap = sorted(live.values())
+    def _skip_stale(self) -> None:
+        while self._heap and self._heap[0][1].timer != self._heap[0][0]:
+            heapq.heappop(self._heap)
+
+    def _look_ahead(self) -> None:
+        """Nothing is due before the horizon."""
+        first = min((item.timer for item in self._items if item.timer is not None), default=None)
+        if first is not None:
+            self._horizon = first + _AHEAD
+            self._sort()
+
+    def _sort(self) -> None:
+        timers = ((item.timer, item) for item in self._items)
+        self._heap = sorted((at, item) for at, item in timers if at is not None and at < self._horizon)
+        self._limit = max(_COMPACT_ABOVE, 2 * len(self._heap))
 
 
 class Pacer(Generic[Q]):

@@ -47,8 +47,8 @@ class Transactions:
         self.send = send
         self._renew = renew
         self.emit = emit
-        self._timers: Timers[Slot] = Timers()
         self.slots: dict[InternalTuple, Slot] = {}
+        self._timers: Timers[Slot] = Timers(self.slots.values())
         self.by_key: dict[str, Slot] = {}
         self.leaving: set[str] = set()
         self.refusals = Refusals()

@@ -129,6 +129,34 @@ async def test_one_of_thousands_costs_little_more_than_one_of_a_few() -> None:
 
 
 @virtual
+async def test_what_is_due_much_later_fires_in_time_and_is_not_kept_in_order_until_then() -> None:
+    timers, told, note = ringing()
+    times = {f"{number}": 40 + 37.5 * (number * 7919 % 1000) for number in range(1000)}
+    for id, after in times.items():
+        timers.set(id, START + after, note)
+    timers.stop("7")
+    timers.set("8", START + 20000.25, note)
+    await asyncio.sleep(30)
+    assert len(timers._heap) < 30
+    timers.set("soon", START + 50, note)
+    del times["7"]
+    await asyncio.sleep(40000)
+    assert told == sorted([*(times | {"8": 20000.25, "soon": 50}).items()], key=lambda each: each[1])
+
+
+@virtual
+async def test_an_hour_without_timers_puts_nothing_off() -> None:
+    timers, told, note = ringing()
+    timers.set("first", START + 10, note)
+    await asyncio.sleep(3600)
+    timers.set("past", START + 20, note)
+    await asyncio.sleep(1)
+    timers.set("second", START + 3700, note)
+    await asyncio.sleep(3600)
+    assert told == [("first", 10), ("past", 3600), ("second", 3700)]
+
+
+@virtual
 async def test_nothing_fires_after_all_were_stopped() -> None:
     timers, told, note = ringing()
     timers.set("a", START + 10, note)
