@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,6 +19,7 @@ from igdpcp.netfilter.nftables import NftablesBackend
 
 _LEGACY_TABLES = Path("/proc/thread-self/net/ip_tables_names")  # the tables that this network namespace uses
 _LEGACY_SAVE = ("iptables-legacy-save", "iptables-save")
+_SAVE_SECONDS = 10.0
 LEGACY_OURS = "IGDPCP-"  # what the names of our chains begin with
 
 
@@ -140,19 +142,34 @@ def _legacy_masquerades(device: str) -> bool:
 
 
 def legacy_nat_rules() -> list[str]:
-    """The lines of iptables-save of the legacy table nat; none where it is not in use. Raises RulesetError."""
+    """The lines of iptables-save of the legacy table nat, without the rules in our chains; none where it is not in use.
+
+    Raises RulesetError.
+    """
     try:
         if "nat" not in _LEGACY_TABLES.read_text().split():
             return []
     except OSError:
         return []
     for program in _LEGACY_SAVE:
-        try:
-            saved = subprocess.run([program, "-t", "nat"], capture_output=True, text=True, timeout=10, check=True)
-        except (OSError, subprocess.SubprocessError):
-            continue
-        return saved.stdout.splitlines()
+        with suppress(OSError, subprocess.SubprocessError):
+            return _saved([program, "-t", "nat"])
     raise RulesetError(f"the legacy table nat is in use, and neither of {', '.join(_LEGACY_SAVE)} can read it")
+
+
+def _saved(command: list[str]) -> list[str]:
+    """Read line by line: what the rules of many mappings take as text is as large as all that is held of them."""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout is not None
+        too_late = threading.Timer(_SAVE_SECONDS, process.kill)
+        too_late.start()
+        try:
+            rules = [rule.rstrip("\n") for rule in process.stdout if not rule.startswith(f"-A {LEGACY_OURS}")]
+        finally:
+            too_late.cancel()
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+    return rules
 
 
 def _legacy_translates(rules: list[str], chain: str, device: str, depth: int) -> bool:

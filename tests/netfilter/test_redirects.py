@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from ipaddress import IPv4Address
+from pathlib import Path
 
 import pytest
 
@@ -137,6 +138,32 @@ def test_the_chain_of_a_rule_is_named(router: str) -> None:
     firewalls.load_nft(router, firewalls.fw4())
     index = PortIndex(inside(router, lambda: redirects_by_rules("wan0", WAN)))
     assert index.by(TCP, 4060) == "a rule of nftables chain inet fw4 dstnat"
+
+
+def test_a_program_that_fails_half_way_is_not_believed(
+    router: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    firewalls.load_legacy(router)
+    program = tmp_path / "save"
+    program.write_text(
+        "#!/bin/sh\necho '-A PREROUTING -p tcp --dport 4000 -j DNAT --to-destination 192.168.1.9'\nexit 1\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.setattr(detect, "_LEGACY_SAVE", (str(program),))
+    with pytest.raises(RulesetError, match=str(program)):
+        taken(router)
+
+
+def test_a_program_that_does_not_end_is_not_waited_for(
+    router: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    firewalls.load_legacy(router)
+    program = tmp_path / "save"
+    program.write_text("#!/bin/sh\nexec sleep 60\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(detect, "_SAVE_SECONDS", 0.05)
+    monkeypatch.setattr(detect, "_LEGACY_SAVE", (str(program), "iptables-legacy-save"))
+    assert taken(router) == "tcp 4060"
 
 
 def test_rules_that_cannot_be_read_are_not_taken_for_none(router: str, monkeypatch: pytest.MonkeyPatch) -> None:
