@@ -16,6 +16,7 @@ from typing import Any
 
 from igdpcp import __version__
 from igdpcp.config import Config
+from igdpcp.daemon import heap
 from igdpcp.daemon.boot_id import BootId
 from igdpcp.daemon.connection_service import ConnectionService
 from igdpcp.daemon.control import ControlServer
@@ -184,7 +185,7 @@ class Service:
         self._flash_copy = FlashCopy(self._journal, main.state_dir)
         self._closers.append(self._flash_copy.close)
         self._backend = await asyncio.to_thread(choose_backend, main.backend, main.nft_table)
-        self._ruleset = GroupCommit(self._backend, clock=self._loop.time)
+        self._ruleset = GroupCommit(self._backend, clock=self._loop.time, at_rest=heap.give_back)
         self._closers.append(self._close_ruleset)
         self._local = LocalUpstream(self._router, events.put_nowait)
         self._closers.append(self._local.close)

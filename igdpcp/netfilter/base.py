@@ -36,6 +36,7 @@ PROMPT_CHANGES = 8  # at most so many at once keep the event loop waiting
 PROMPT_SECONDS = 0.05
 SLOW_SECONDS = 60.0
 SAMPLE_SECONDS = 5.0  # what ends sooner is not looked for: it may be gone already
+REST_SECONDS = 1.0
 LIFETIME_CAP = 86400  # an orphan's rules are gone after a day (a grant may last longer and is re-armed at renewal)
 
 
@@ -115,7 +116,10 @@ class GroupCommit:
     A caller that is cancelled while it waits does not take its change back.
     """
 
-    def __init__(self, backend: Backend, *, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, backend: Backend, *, clock: Callable[[], float], at_rest: Callable[[], None] = lambda: None
+    ) -> None:
+        """``at_rest`` is called in the thread when that has had nothing to do for REST_SECONDS."""
         self.name = backend.name
         self._backend = backend
         self._clock = clock
@@ -127,6 +131,9 @@ class GroupCommit:
         self._busy = False
         self._slow_until = -math.inf
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="netfilter")
+        self._at_rest = at_rest
+        self._rest: asyncio.TimerHandle | None = None
+        self._worked = False  # since that timer was set
 
     async def start(self) -> None:
         """Set the back-end up in its thread; raises OurFault that says what is missing.
@@ -191,6 +198,8 @@ class GroupCommit:
         try:
             await self._do(lambda: self._backend.close(keep_rules))
         finally:
+            if self._rest:
+                self._rest.cancel()
             self._thread.shutdown()
 
     async def _do(self, run: Callable[[], T]) -> T:
@@ -239,6 +248,20 @@ class GroupCommit:
             self._finished([error] * len(waiters), waiters)
             return
         work.add_done_callback(lambda done: self._finished(_results(done, len(waiters)), waiters))
+        self._worked = True
+        if self._rest is None:
+            self._rest_later()
+
+    def _rest_later(self) -> None:
+        self._worked = False
+        self._rest = asyncio.get_running_loop().call_later(REST_SECONDS, self._rest_if_idle)
+
+    def _rest_if_idle(self) -> None:
+        if self._busy or self._worked:
+            self._rest_later()
+        else:
+            self._rest = None
+            self._thread.submit(self._at_rest)
 
     def _finished(self, results: Sequence[Any], waiters: list[asyncio.Future[Any]]) -> None:
         self._busy = False

@@ -13,6 +13,7 @@ import pytest
 
 from igdpcp.errors import OurFault, RulesetBusy, RulesetError
 from igdpcp.model import Discrepancy, Endpoint, Opening, Protocol, Surroundings
+from igdpcp.netfilter import base
 from igdpcp.netfilter.base import PROMPT_CHANGES, PROMPT_SECONDS, SLOW_SECONDS, GroupCommit
 from igdpcp.netfilter.desired import Change, Fact, Key, Pass, Pinhole, Redirect
 from tests.netfilter.topology import A, opening, pinhole
@@ -155,6 +156,31 @@ def test_changes_that_wait_go_in_one_transaction() -> None:
         assert kernel.ports == set(range(1, 8))
 
     run(kernel, work)
+
+
+def test_when_the_thread_has_nothing_left_to_do_it_is_told_so_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base, "REST_SECONDS", 0.02)
+    kernel, told = Kernel(), list[tuple[int, int]]()
+
+    async def work() -> None:
+        rested, loop = asyncio.Event(), asyncio.get_running_loop()
+
+        def at_rest() -> None:
+            told.append((threading.get_native_id(), len(kernel.facts)))
+            loop.call_soon_threadsafe(rested.set)
+
+        ruleset = GroupCommit(kernel, clock=lambda: kernel.now, at_rest=at_rest)
+        await ruleset.start()
+        await while_busy(ruleset, kernel, *(ruleset.put(numbered(port)) for port in range(2, 8)))
+        await asyncio.wait_for(rested.wait(), 10)
+        assert told == [(ruleset.thread_id, len(kernel.facts))]
+        rested.clear()
+        await ruleset.remove("m1")
+        await asyncio.wait_for(rested.wait(), 10)
+        await ruleset.close()
+
+    asyncio.run(work())
+    assert len(told) == 2
 
 
 def test_a_prompt_kernel_is_changed_at_once_and_what_comes_at_one_moment_together() -> None:
