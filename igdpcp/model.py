@@ -14,7 +14,6 @@ from ipaddress import IPv4Address, IPv6Address
 from igdpcp.values import dataclass
 
 IPAddress = IPv4Address | IPv6Address
-UNKNOWN_ADDRESS = IPv4Address(0)
 
 MOVED_PORTS = range(49152, 65536)  # other hosts' packets are moved here from mapped WAN ports; none is handed out
 LEASE_INFINITE = 0  # IGD:1, PortMappingLeaseDuration 0: until deleted
@@ -135,11 +134,11 @@ class MappingRequest:
 class Grant:
     """An upstream's answer: the external endpoint, for ``lifetime`` seconds, until loop time ``ends``.
 
-    ``nonce`` is what owns it at ``server`` (what is stored of one), for the internal tuple ``internal``.
+    ``nonce`` is what owns it at ``server`` (what is stored of one), for the mapping's ``wan_port`` at ``internal``.
     """
 
     upstream: str
-    internal: Endpoint
+    internal: IPv4Address
     external: Endpoint
     lifetime: int
     ends: float
@@ -327,17 +326,16 @@ class Pinhole:
 class UpstreamRequest:
     """What an upstream is asked to grant; ``id`` is the mapping's.
 
-    ``internal`` is the internal tuple as the upstream sees it; its address UNKNOWN_ADDRESS stands for the router's own.
-    ``external_port`` 0: no preference. ``exact``: refuse rather than grant another port (PREFER_FAILURE, RFC 6887
-    section 13.2). ``aliased``: a carrier may grant another port all the same, since the exact one is only what control
-    points are shown. ``until`` None: as long as possible. ``remote_hosts``: who may come in, empty: everybody.
-    ``grant``: what it was granted before; its nonce owns that. ``nonce``: what else to ask with, where a PCP host
-    of the LAN has chosen one.
+    ``internal``: a port of the router's own address, or another host's endpoint. ``external_port`` 0: no preference.
+    ``exact``: refuse rather than grant another port (PREFER_FAILURE, RFC 6887 section 13.2). ``aliased``: a carrier may
+    grant another one all the same, since the exact one is only what control points are shown. ``until`` None: as long
+    as possible. ``remote_hosts``: who may come in, empty: everybody. ``grant``: the last one; its nonce owns that.
+    ``nonce``: what else to ask with, where a PCP host of the LAN has chosen one.
     """
 
     id: str
     protocol: Protocol
-    internal: Endpoint
+    internal: int | Endpoint
     external_port: int
     exact: bool
     until: float | None
@@ -346,6 +344,10 @@ class UpstreamRequest:
     grant: Grant | None = None
     aliased: bool = False
     nonce: bytes = b""
+
+    @property
+    def internal_port(self) -> int:
+        return self.internal if isinstance(self.internal, int) else self.internal.port
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ from igdpcp.model import (
     Protocol,
     Requester,
 )
+from igdpcp.values import shared
 
 Record = Mapping | Pinhole
 Line = dict[str, Any]
@@ -92,7 +93,7 @@ def _mapping_line(mapping: Mapping, shift: float) -> Line:
         "grant": grant
         and {
             "upstream": grant.upstream,
-            "internal": [str(grant.internal.address), grant.internal.port],
+            "internal": [str(grant.internal), mapping.wan_port],
             "address": str(grant.external.address),
             "port": grant.external.port,
             "lifetime": grant.lifetime,
@@ -152,10 +153,10 @@ def _mapping(entry: Line, shift: float) -> Mapping:
 
 
 def _grant(grant: Line, shift: float) -> Grant:
-    internal, port = grant["internal"]
+    internal, _ = grant["internal"]  # the port is the mapping's
     return Grant(
         upstream=_text(grant["upstream"]),
-        internal=Endpoint(IPv4Address(_text(internal)), _port(port)),
+        internal=IPv4Address(_text(internal)),
         external=Endpoint(IPv4Address(_text(grant["address"])), _port(grant["port"])),
         lifetime=_whole(grant["lifetime"]),
         ends=grant["ends"] + shift,
@@ -171,7 +172,7 @@ def _whole(value: Any, allowed: range = range(sys.maxsize)) -> int:
 
 
 def _port(value: Any) -> int:
-    return _whole(value, range(65536))
+    return shared(_whole(value, range(65536)))
 
 
 def _text(value: Any) -> str:

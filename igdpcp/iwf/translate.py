@@ -25,6 +25,7 @@ from igdpcp.model import (
     Requester,
 )
 from igdpcp.pcp.message import ResultCode
+from igdpcp.values import shared
 
 Value = str | int | bool
 
@@ -214,8 +215,8 @@ def mapping_request(arguments: dict[str, Value], requester: Requester, version: 
     return MappingRequest(
         requester=requester,
         protocol=_protocol(arguments),
-        external_port=int(arguments["NewExternalPort"]),
-        client=Endpoint(_internal_client(arguments, requester, version), int(arguments["NewInternalPort"])),
+        external_port=shared(int(arguments["NewExternalPort"])),
+        client=Endpoint(_internal_client(arguments, requester, version), shared(int(arguments["NewInternalPort"]))),
         remote_host=_remote_host(arguments),
         lease=_lease(int(arguments["NewLeaseDuration"]), version),
         description=sys.intern(str(arguments["NewPortMappingDescription"])),  # many mappings share a few

@@ -11,7 +11,7 @@ from igdpcp.iwf import translate
 from igdpcp.iwf.interfaces import Fallback
 from igdpcp.iwf.journal import Journal
 from igdpcp.iwf.port_policy import PortPolicy
-from igdpcp.model import UNKNOWN_ADDRESS, Endpoint, Entry, Mapping, MappingState, Mode, UpstreamRequest
+from igdpcp.model import Entry, Mapping, MappingState, Mode, UpstreamRequest
 
 UNTOLD_MAX = 4096  # as many as the upstream owes; beyond it the oldest are left to their lifetime
 
@@ -92,11 +92,10 @@ class UpstreamLeg:
         for entry in self.joining.get(mapping.id, ()):
             mapping = mapping.with_entry(entry)
         request, grant = mapping.request, mapping.grant
-        own = Endpoint(UNKNOWN_ADDRESS, mapping.wan_port)
         return UpstreamRequest(
             id=mapping.id,
             protocol=request.protocol,
-            internal=request.client if mapping.mode is Mode.ROUTED else own,
+            internal=request.client if mapping.mode is Mode.ROUTED else mapping.wan_port,
             external_port=mapping.external_port,
             exact=mapping.exact,
             until=mapping.needed_until,

@@ -15,6 +15,7 @@ from igdpcp.pcp.options import OptionCode
 from igdpcp.pcp.slot import Held, Phase, Slot, let_in_by
 from igdpcp.pcp.timing import ERROR_LIFETIME_CAP, RENEWAL_GAP, SCHEDULED_LIFETIME_MAX, error_lifetime
 from igdpcp.pcp.transactions import Transactions
+from igdpcp.values import shared
 
 _SHEDDABLE = {OptionCode.DESCRIPTION, OptionCode.FILTER, OptionCode.PREFER_FAILURE}
 _ABOUT_FILTERS = {ResultCode.UNSUPP_OPTION, ResultCode.MALFORMED_OPTION, ResultCode.EXCESSIVE_REMOTE_PEERS}
@@ -196,10 +197,10 @@ def granted_event(key: str, slot: Slot, held: Held) -> MappingGranted:
 
 
 def _held(slot: Slot, response: MapResponse, now: float) -> Held:
-    lifetime = min(response.lifetime, SCHEDULED_LIFETIME_MAX)
+    lifetime = shared(min(response.lifetime, SCHEDULED_LIFETIME_MAX))
     return Held(
         response.external_address,
-        response.external_port,
+        shared(response.external_port),
         lifetime,
         ends=now + lifetime,
         capped=response.lifetime < slot.requested,

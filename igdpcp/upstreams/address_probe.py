@@ -77,4 +77,4 @@ def probe(internal: IPv4Address, now: float) -> WantedMapping:
 
 def takes_its_place(request: UpstreamRequest) -> bool:
     """Whether a mapping has the internal tuple of the probe, and so tells the address as well."""
-    return request.protocol is Protocol.UDP and request.internal.port == PROBE_PORT
+    return request.protocol is Protocol.UDP and request.internal_port == PROBE_PORT

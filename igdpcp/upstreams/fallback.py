@@ -149,7 +149,7 @@ class FallbackUpstream:
 
     def _as_shown(self, request: UpstreamRequest) -> UpstreamRequest:
         """With the port that the control point was told."""
-        return replace(request, external_port=request.internal.port)
+        return replace(request, external_port=request.internal_port)
 
     @property
     def _keeps_asking(self) -> bool:

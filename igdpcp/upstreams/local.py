@@ -48,7 +48,7 @@ class LocalUpstream:
         if self._router.wan_address is None:
             self._emit(Refused(request.id, ResultCode.NETWORK_FAILURE, RETRY_AFTER))
             return
-        if request.exact and request.external_port != request.internal.port:
+        if request.exact and request.external_port != request.internal_port:
             self._emit(Refused(request.id, ResultCode.CANNOT_PROVIDE_EXTERNAL, RETRY_AFTER))
             return
         self._requests[request.id] = request
@@ -94,6 +94,5 @@ class LocalUpstream:
         left = LIFETIME if request.until is None else max(1, min(LIFETIME, round(request.until - now)))
         if left == LIFETIME:
             self._renewals[id] = self._loop.call_later(LIFETIME / 2, self._grant, id)
-        endpoint = Endpoint(address, request.internal.port)
-        grant = Grant(self.name, endpoint, endpoint, left, now + left)
+        grant = Grant(self.name, address, Endpoint(address, request.internal_port), left, now + left)
         self._emit(Granted(id, grant, request.remote_hosts))

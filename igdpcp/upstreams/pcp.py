@@ -264,7 +264,7 @@ class PcpUpstream:
         """Delete what the engine knows nothing of, unless it was granted to an address that we no longer have."""
         wanted, engine = self._wishes.wanted(request), self._line.engine
         assert engine is not None
-        if request.grant and request.grant.internal != self._wishes.internal(request):
+        if request.grant and request.grant.internal != self._wishes.internal_address(request):
             self._emit(Released(request.id, ResultCode.SUCCESS))
             return
         if takes_its_place(request):
@@ -355,7 +355,7 @@ class PcpUpstream:
         request = self._requests[event.key]
         grant = Grant(
             upstream=self.name,
-            internal=self._wishes.internal(request),
+            internal=self._wishes.internal_address(request),
             external=Endpoint(event.external_address, event.external_port),
             lifetime=event.lifetime,
             ends=event.ends,

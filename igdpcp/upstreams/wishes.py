@@ -8,12 +8,14 @@ from ipaddress import IPv4Address
 from typing import TypeGuard
 
 from igdpcp.config import MainConfig
-from igdpcp.model import UNKNOWN_ADDRESS, Endpoint, Grant, IPAddress, Protocol, UpstreamRequest
+from igdpcp.model import Endpoint, Grant, IPAddress, Protocol, UpstreamRequest
 from igdpcp.pcp.client import ServerState, WantedMapping
 from igdpcp.pcp.conduct import Conduct
 from igdpcp.pcp.discovery import Origin
 from igdpcp.pcp.options import OptionCode
 from igdpcp.upstreams.server_line import ServerLine
+
+UNKNOWN_ADDRESS = IPv4Address(0)  # the router's own, where it has none
 
 
 def conduct_of(main: MainConfig) -> Conduct:
@@ -50,7 +52,7 @@ class Wishes:
         engine, server = self._line.engine, self._line.server
         if engine is None or server is None:
             return False
-        if request.internal.address != UNKNOWN_ADDRESS and not server.trusted:
+        if isinstance(request.internal, Endpoint) and not server.trusted:
             return False
         return server.origin is not Origin.ANYCAST or engine.state is ServerState.ACTIVE
 
@@ -63,24 +65,24 @@ class Wishes:
         """Whether the request was granted this last, by the server that is asked, for the tuple that is ours now."""
         if not self._line.wan_is_up or request.grant is None or not request.grant.leads_as(grant):
             return False
-        return grant.internal == self.internal(request) and not self.is_of_another_server(request)
+        return grant.internal == self.internal_address(request) and not self.is_of_another_server(request)
 
-    def internal(self, request: UpstreamRequest) -> Endpoint:
-        """Its internal endpoint, with the router's own address in the place of UNKNOWN_ADDRESS."""
-        if request.internal.address == UNKNOWN_ADDRESS and self._line.internal:
-            return Endpoint(self._line.internal, request.internal.port)
-        return request.internal
+    def internal_address(self, request: UpstreamRequest) -> IPv4Address:
+        """As the server sees it."""
+        if isinstance(request.internal, Endpoint):
+            return request.internal.address
+        return self._line.internal or UNKNOWN_ADDRESS
 
-    def tuple(self, request: UpstreamRequest) -> tuple[Protocol, Endpoint]:
+    def tuple(self, request: UpstreamRequest) -> tuple[Protocol, IPv4Address, int]:
         """What a server knows at most one mapping of (RFC 6887 section 11.1)."""
-        return request.protocol, self.internal(request)
+        return request.protocol, self.internal_address(request), request.internal_port
 
     def wanted(self, request: UpstreamRequest) -> WantedMapping:
         """A nonce belongs to one internal tuple at one server, and so does the address that was assigned to it.
 
         The port that an aliased request was granted is asked for again wherever it may be had.
         """
-        internal, grant, port = self.internal(request), request.grant, request.external_port
+        internal, grant, port = self.internal_address(request), request.grant, request.external_port
         if grant and self.is_of_another_server(request):
             grant = None
         if grant and request.aliased:
@@ -90,8 +92,8 @@ class Wishes:
         return WantedMapping(
             key=request.id,
             protocol=request.protocol,
-            internal_address=internal.address,
-            internal_port=internal.port,
+            internal_address=internal,
+            internal_port=request.internal_port,
             external_port=port,
             exact=request.exact and not request.aliased,
             until=request.until,

@@ -15,7 +15,7 @@ from tests.support.virtual_time import START, virtual
 
 HOST = IPv4Address("192.168.1.50")
 REQUEST = MappingRequest(Requester(HOST, Owner.UPNP1), Protocol.TCP, 8080, Endpoint(HOST, 80), lease=20)
-GRANT = Grant("pcp", Endpoint(HOST, 8080), Endpoint(IPv4Address("62.0.0.1"), 8080), 10, START + 10)
+GRANT = Grant("pcp", HOST, Endpoint(IPv4Address("62.0.0.1"), 8080), 10, START + 10)
 OPEN = Mapping("1", 1, REQUEST, Mode.CASCADED, 8080, 8080, MappingState.ACTIVE, START + 20, GRANT)
 
 

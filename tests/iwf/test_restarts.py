@@ -12,7 +12,7 @@ import pytest
 
 from igdpcp.iwf import upstream_leg
 from igdpcp.iwf.interfaces import Released
-from igdpcp.model import UNKNOWN_ADDRESS, Activation, Endpoint, MappingRequest, MappingState, Owner, Protocol, Requester
+from igdpcp.model import Activation, Endpoint, MappingRequest, MappingState, Owner, Protocol, Requester
 from igdpcp.pcp.message import ResultCode
 from tests.support.hall import WAN, A, B, Hall, settle
 from tests.support.virtual_time import virtual
@@ -434,4 +434,4 @@ async def test_iwf_052_the_upstream_is_asked_for_the_routers_own_address_whichev
     hall = Hall(tmp_path)
     hall.carrier.own = lambda: None
     await hall.add(8080)
-    assert hall.carrier.asked[0].internal == Endpoint(UNKNOWN_ADDRESS, 8080)
+    assert hall.carrier.asked[0].internal == 8080

@@ -313,7 +313,7 @@ class History(RuleBasedStateMachine):
         if mapping.grant.upstream == Mode.LOCAL:
             assert mapping.wan_port == port
         else:
-            assert mapping.mode is Mode.ROUTED or mapping.grant.internal.address == path.own
+            assert mapping.mode is Mode.ROUTED or mapping.grant.internal == path.own
             assert path.disturbed or path_of(mapping) in path.carrier_holds()
 
     async def _map(self, host: str, port: int, client_port: int, lease: int, nonce: bytes, exact: bool) -> None:

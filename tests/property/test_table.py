@@ -73,7 +73,7 @@ class Histories(RuleBasedStateMachine):
         if mapping is None:
             return
         external = port if mapping.request.any_port else mapping.external_port
-        grant = Grant("pcp", mapping.request.client, Endpoint(address, external), 600, self.now + 600)
+        grant = Grant("pcp", mapping.request.client.address, Endpoint(address, external), 600, self.now + 600)
         try:
             self.table.update(replace(mapping, state=state, grant=grant, external_port=external))
         except Refusal:

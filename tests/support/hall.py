@@ -36,7 +36,6 @@ from igdpcp.iwf.static_mappings import StaticMappings, static_requests
 from igdpcp.iwf.table import MappingTable
 from igdpcp.iwf.upstream_leg import UpstreamLeg
 from igdpcp.model import (
-    UNKNOWN_ADDRESS,
     Activation,
     AnyOpening,
     Discrepancy,
@@ -231,7 +230,7 @@ class FakeCarrier:
 
     def stands(self, id: str, grant: Grant) -> bool:
         wanted = self.wanted.get(id)
-        return wanted is not None and wanted.internal == grant.internal and self.state is not Activation.NO_WAN
+        return wanted is not None and _address(wanted) == grant.internal and self.state is not Activation.NO_WAN
 
     def map(self, request: UpstreamRequest, *, urgent: bool = True) -> None:
         request = self._settled(request)
@@ -265,10 +264,10 @@ class FakeCarrier:
             await self.learns()
 
     def _settled(self, request: UpstreamRequest) -> UpstreamRequest:
-        """With the router's own address in the place of one that the server sees."""
-        if request.internal.address != UNKNOWN_ADDRESS or not (own := self.own()):
-            return request
-        return replace(request, internal=Endpoint(own, request.internal.port))
+        """With the router's own address, where it has one, as a server would see it."""
+        if isinstance(request.internal, int) and (own := self.own()):
+            return replace(request, internal=Endpoint(own, request.internal))
+        return request
 
     def grant(
         self, id: str, port: int = 0, lifetime: int | None = None, address: IPv4Address = CARRIER, nonce: bytes = b"n"
@@ -281,7 +280,7 @@ class FakeCarrier:
         self.running.add(id)
         self.emit(
             Granted(
-                id, Grant(self.name, request.internal, external, seconds, now + seconds, nonce), request.remote_hosts
+                id, Grant(self.name, _address(request), external, seconds, now + seconds, nonce), request.remote_hosts
             )
         )
 
@@ -303,6 +302,10 @@ class FakeCarrier:
     def refuses(self, result: int, lifetime: int = 1800) -> None:
         """From now on."""
         self.answer = lambda request: self.refuse(request.id, result, lifetime)
+
+
+def _address(request: UpstreamRequest) -> IPv4Address:
+    return request.internal.address if isinstance(request.internal, Endpoint) else IPv4Address(0)
 
 
 @dataclass(frozen=True)

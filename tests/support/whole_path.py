@@ -315,5 +315,4 @@ def path_of(mapping: Mapping) -> CarrierPath:
     """What the carrier must hold for a mapping that it granted."""
     assert mapping.grant is not None
     protocol = "tcp" if mapping.request.protocol is Protocol.TCP else "udp"
-    internal = mapping.grant.internal
-    return CarrierPath(protocol, str(internal.address), internal.port, mapping.grant.external.port)
+    return CarrierPath(protocol, str(mapping.grant.internal), mapping.wan_port, mapping.grant.external.port)

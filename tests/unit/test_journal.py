@@ -43,9 +43,7 @@ REQUEST = MappingRequest(
     description='a "b"\nc',
     any_port=True,
 )
-GRANT = Grant(
-    "pcp", Endpoint(IPv4Address("100.64.12.34"), 8080), Endpoint(IPv4Address("62.0.0.1"), 8080), 600, 1600.0, b"\0" * 12
-)
+GRANT = Grant("pcp", IPv4Address("100.64.12.34"), Endpoint(IPv4Address("62.0.0.1"), 8080), 600, 1600.0, b"\0" * 12)
 OPEN = Mapping("00000001", 1, REQUEST, Mode.CASCADED, 8080, 8080, MappingState.ACTIVE, 4600.0, GRANT)
 
 

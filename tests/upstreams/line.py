@@ -16,7 +16,7 @@ from igdpcp.config import MainConfig, UpstreamConfig
 from igdpcp.daemon.pcp_servers import servers_behind
 from igdpcp.errors import OurFault
 from igdpcp.iwf.interfaces import Emit, UpstreamEvent
-from igdpcp.model import UNKNOWN_ADDRESS, Endpoint, Grant, IPAddress, PcpPeer, Protocol, UpstreamRequest
+from igdpcp.model import Endpoint, Grant, IPAddress, PcpPeer, Protocol, UpstreamRequest
 from igdpcp.net.router import Wan
 from igdpcp.pcp.discovery import Server
 from igdpcp.pcp.message import SERVER_PORT
@@ -141,8 +141,7 @@ def _family(address: IPAddress) -> socket.AddressFamily:
 def request(id: str = "1", port: int = 8080, **changes: Any) -> UpstreamRequest:
     """A wish for tcp ``port`` of the router's own, that port exactly, for as long as possible."""
     values: dict[str, Any] = {
-        "id": id, "protocol": Protocol.TCP, "internal": Endpoint(UNKNOWN_ADDRESS, port), "external_port": port,
-        "exact": True, "until": None,
+        "id": id, "protocol": Protocol.TCP, "internal": port, "external_port": port, "exact": True, "until": None,
     }  # fmt: skip
     return UpstreamRequest(**(values | changes))
 
@@ -151,4 +150,4 @@ def granted(
     server: str, nonce: bytes = NONCE, port: int = 8080, address: IPv4Address = OWN, ends: float = 90000.0
 ) -> Grant:
     """What a server granted to an earlier process."""
-    return Grant("pcp", Endpoint(address, port), Endpoint(EXTERNAL, port), 86400, ends, nonce, server)
+    return Grant("pcp", address, Endpoint(EXTERNAL, port), 86400, ends, nonce, server)

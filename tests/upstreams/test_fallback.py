@@ -64,7 +64,7 @@ def test_iwf_042_what_is_adopted_and_deleted_without_a_wan_is_given_back_when_th
         with roof(monkeypatch, routed=routed) as over:
             over.wan(None)  # nor has DHCP named a server yet
             internal = CLIENT if routed else request().internal
-            grant = granted(SERVERS.mark, port=internal.port, address=CLIENT.address if routed else OWN)
+            grant = granted(SERVERS.mark, address=CLIENT.address if routed else OWN)
             over.fallback.map(request(internal=internal, grant=grant), urgent=False)
             over.fallback.map(request(internal=internal))  # the hall has only the router's own grant by now
             over.fallback.unmap("1")
@@ -102,7 +102,7 @@ async def test_what_the_router_granted_alone_is_promoted_for_the_address_that_th
         await asyncio.sleep(ANSWERED)
         grants = [event.grant for event in over.of(Granted) if isinstance(event, Granted)]
         assert [(grant.upstream, grant.internal) for grant in grants] == [
-            (Mode.LOCAL, Endpoint(OWN, 8080)), ("pcp", Endpoint(OWN, 8080)),
+            (Mode.LOCAL, OWN), ("pcp", OWN),
         ]  # fmt: skip
 
 
