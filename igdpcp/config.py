@@ -30,6 +30,8 @@ class MainConfig(Switches):
     nft_table: str = "auto"  # auto | fw4 | NAME: of our own table, or of one that includes our objects
     http_port: int = 5000
     igd_version: str = "auto"  # auto | 1 | 2
+    pcp_server: bool = True  # hosts of the LANs may ask in PCP, too
+    natpmp_server: bool = True  # and in NAT-PMP
     friendly_name: str = "igdpcp"
     model_name: str = "igdpcp"
     serial_number: str = ""  # empty: made from the device's identity
@@ -134,6 +136,8 @@ _MAIN: Mapping[str, Reader] = {
     "nft_table": option_values.nft_name,
     "http_port": _port,
     "igd_version": option_values.choice("auto", "1", "2"),
+    "pcp_server": option_values.boolean,
+    "natpmp_server": option_values.boolean,
     "friendly_name": option_values.device_text(option_values.FRIENDLY_NAME_LIMIT),
     "model_name": option_values.device_text(option_values.MODEL_NAME_LIMIT),
     "serial_number": option_values.device_text(option_values.SERIAL_NUMBER_LIMIT),

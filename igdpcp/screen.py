@@ -79,6 +79,9 @@ def status_screen(status: Status) -> str:
     ):
         lines += _labelled(label, [value] if value else [], limit)
     advice = _labelled("To do", _advice(status)[:ADVICE_SHOWN] or ["nothing"], 2)
+    lan_pcp = _labelled("PCP", filter(None, [_lan_pcp(status.get("pcp_server", {}))]), 1)
+    if len(lines) + len(lan_pcp) + len(advice) < HEIGHT:  # what is wrong comes first
+        lines += lan_pcp
     errors = _errors(status["errors"]) or ["none"]
     room = HEIGHT - len(lines) - len(advice)
     lines += _labelled("Errors", errors[: max(1, room)], 2 if room >= 2 * len(errors) else 1)
@@ -159,6 +162,14 @@ def _advertising(igd: dict[str, Any]) -> str:
         return f"not advertised: {igd['conflict']}" if igd["conflict"] else "not advertised"
     besides = f", but not beside {igd['conflict']}" if igd["conflict"] else ""
     return f"advertised at {igd['location']}{besides}"
+
+
+def _lan_pcp(server: dict[str, Any]) -> str:
+    """Empty where it is switched off."""
+    languages = ", ".join(server.get("languages", [])).upper()
+    if not languages:
+        return ""
+    return f"{languages} for LAN hosts at {', '.join(server['addresses']) or 'no address'}"
 
 
 def _firewall(firewall: dict[str, Any]) -> str:
@@ -271,6 +282,7 @@ _COLUMNS: tuple[tuple[str, Callable[[Mapping], object]], ...] = (
     ("LEASE LEFT", _lease),
     ("STATE", lambda m: f"{m['state']}, local_only" if m["local_only"] else m["state"]),
     ("ASKED BY", lambda m: m["requester"] or m["owner"]),
+    ("ALSO BY", lambda m: m.get("shared_with", "")),
     ("AGENT", lambda m: m["agent"]),
     ("DESCRIPTION", lambda m: m["description"]),
 )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The doors to the LANs, HTTP and SSDP, opened on the addresses that the LANs have now."""
+"""The doors to the LANs, HTTP, SSDP and PCP, opened on the addresses that the LANs have now."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from igdpcp.config import MainConfig
 from igdpcp.daemon.boot_id import BootId
 from igdpcp.daemon.http_server import HttpServer
 from igdpcp.daemon.lan_hosts import HostOf, by_address
+from igdpcp.daemon.pcp_server import PcpServer
 from igdpcp.daemon.ssdp_server import SsdpServer
 from igdpcp.daemon.status import Status
 from igdpcp.errors import OurFault
@@ -37,6 +38,7 @@ class LanDoors:
         identity: DeviceIdentity,
         boot_id: BootId,
         http: HttpServer,
+        pcp_server: PcpServer,
         router: RouterView,
         status: Status,
         host_of: HostOf = by_address,
@@ -47,6 +49,7 @@ class LanDoors:
         self._identity = identity
         self._boot_id = boot_id
         self._http = http
+        self._pcp_server = pcp_server
         self._router = router
         self._status = status
         self._host_of = host_of
@@ -81,6 +84,7 @@ class LanDoors:
             if self._ssdp:
                 await self._ssdp.stop()
                 self._ssdp = self._status.ssdp = None
+            await self._pcp_server.stop()
             await self._http.close()
             self._listeners.clear()
 
@@ -113,12 +117,15 @@ class LanDoors:
                     continue
                 self._listeners[lan] = listener
                 await self._http.start([(listener, lan.device)])
+        unserved = self._pcp_server.serve(self._lans)
+        for lan, reason in unserved.items():
+            self._report("pcp_not_served", lan, reason)
         if self._ssdp is None:
             self._ssdp = self._status.ssdp = self._make_ssdp()
         faults = await self._ssdp.serve(self._listeners)
         for lan, reason in faults.items():
             self._report("not_advertised", lan, reason)
-        return not faults and len(self._listeners) == len(self._lans)
+        return not faults and not unserved and len(self._listeners) == len(self._lans)
 
     def _make_ssdp(self) -> SsdpServer:
         main = self._main

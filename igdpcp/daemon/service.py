@@ -32,11 +32,13 @@ from igdpcp.daemon.lan_hosts import LanHosts
 from igdpcp.daemon.link_service import LinkService
 from igdpcp.daemon.nat_mode import NatMode
 from igdpcp.daemon.operator import Operator
-from igdpcp.daemon.pcp_servers import sections_in_use, servers_behind
+from igdpcp.daemon.pcp_server import PcpServer
+from igdpcp.daemon.pcp_servers import sections_in_use
 from igdpcp.daemon.ports_in_use import PortsInUse
 from igdpcp.daemon.ruleset_watch import RulesetWatch
 from igdpcp.daemon.state_variables import StateVariables
 from igdpcp.daemon.status import Status
+from igdpcp.daemon.way_to_carrier import WayToCarrier
 from igdpcp.errors import OurFault, RulesetError
 from igdpcp.iwf.background import Tasks
 from igdpcp.iwf.established import Established
@@ -55,8 +57,6 @@ from igdpcp.iwf.static_mappings import StaticMappings, static_requests
 from igdpcp.iwf.table import MappingTable
 from igdpcp.iwf.upstream_leg import UpstreamLeg
 from igdpcp.log import RecentTroubles, line
-from igdpcp.model import Surroundings
-from igdpcp.net.dhcp import DhcpAnswer, DhcpAnswers
 from igdpcp.net.flow_cutter import FlowCutter
 from igdpcp.net.leases import DhcpLeases
 from igdpcp.net.links import LinkSnapshot, LinkWatcher
@@ -71,8 +71,6 @@ from igdpcp.upstreams.local import LocalUpstream
 from igdpcp.upstreams.pcp import PcpUpstream
 
 LOG = logging.getLogger("igdpcp.daemon")
-NO_WAY_SECONDS = 30.0  # between attempts to reach a server to which there was no route
-DHCP_SECONDS = 2.0  # between looks for what DHCP says of PCP servers
 
 
 class Service:
@@ -88,9 +86,7 @@ class Service:
         self._tasks = Tasks()
         self._closers: list[Callable[[], Any]] = []
         self._snapshot: LinkSnapshot | None = None
-        self._events: EventPublisher | None = None
-        self._dhcp = DhcpAnswers(Path(config.main.run_dir))
-        self._dhcp_answers: tuple[DhcpAnswer, ...] = ()
+        self._watchers: list[Callable[[], None]] = []  # of what LAN hosts are shown
         self._serving = False
         self._ready = False
         self._moves = False  # the rules have to be elsewhere from now on
@@ -122,8 +118,8 @@ class Service:
         if serve:
             self._doors.look_around(self._router.lans)
         await self._start_ruleset()
-        self._network_changed()
-        await self._tell_surroundings()
+        self._way.network_changed()
+        await self._way.tell_ruleset()
         await self._restart.restore(hold_static=serve)
         await ports_known
         if len(self._table):  # what was adopted may have lost its port meanwhile
@@ -134,10 +130,10 @@ class Service:
         self._serving = serve
         if serve:
             await self._doors.open(self._router.lans)
-        for work in (self._flash_copy.save_now_and_then(), self._ruleset_watch.follow(), self._nat.watch()):
+        for work in (
+            self._flash_copy.save_now_and_then(), self._ruleset_watch.follow(), self._nat.watch(), self._way.follow(),
+        ):  # fmt: skip
             self._tasks.start(work)
-        if self._pcp:
-            self._tasks.start(self._follow_servers(self._pcp))
         if main.dhcp_leases != NONE:
             leases = DhcpLeases(Path(main.dhcp_leases), run_dir, self._loop.time)
             self._tasks.start(leases.follow(self._table.clients, self._lifecycle.departures.dhcp_leases_ended))
@@ -198,6 +194,10 @@ class Service:
         self._closers.append(flow_cutter.close)
         established = Established(flow_cutter, self._router, cut_ended=main.cut_flows)
         self._router_leg = RouterLeg(main, self._ruleset, self._router, self._table, self._pinhole_table, established)
+        self._way = WayToCarrier(
+            config=self._config, upstreams=self._upstreams, router=self._router, router_leg=self._router_leg,
+            local=self._local, pcp=self._pcp,
+        )  # fmt: skip
         self._port_policy = PortPolicy(main, self._table, self._fallback)
         self._upstream_leg = UpstreamLeg(main, self._fallback, self._journal, self._port_policy)
         wanted = static_requests(self._config.mappings)
@@ -260,14 +260,14 @@ class Service:
             identity=identity, interworking=self._interworking, upstream=self._fallback, router=self._router,
             pinholes=self._pinholes,
         )  # fmt: skip
-        self._events = EventPublisher(
+        events = EventPublisher(
             read=variables.evented, http_port=main.http_port, max_subscriptions=main.max_subscriptions,
             max_subscriptions_per_host=main.max_subscriptions_per_host, rng=random.SystemRandom(),
             host_of=hosts.host_of,
         )  # fmt: skip
-        self._closers.append(self._events.close)
+        self._closers.append(events.close)
         igd_handler = IgdHandler(
-            identity=identity, igd_version=main.igd_version, variables=variables, subscriptions=self._events.handle,
+            identity=identity, igd_version=main.igd_version, variables=variables, subscriptions=events.handle,
             services=(
                 ConnectionService(self._interworking, HostNames(SystemResolver().look_up, main.soap_deadline)),
                 LinkService(variables), FirewallService(self._pinholes),
@@ -278,17 +278,22 @@ class Service:
             max_connections=main.max_connections, max_connections_per_host=main.max_connections_per_host,
             host_of=hosts.host_of,
         )  # fmt: skip
+        pcp_server = PcpServer(
+            main=main, tuples=self._internal_tuples, outside=self._interworking.outside, mappings=self._table,
+            admit=self._router.on_lan_device, host_of=hosts.host_or_stranger,
+        )  # fmt: skip
         self._status = Status(
             config=self._config, upstreams=self._upstreams, router=self._router, table=self._table,
             interworking=self._interworking, upstream_leg=self._upstream_leg, router_leg=self._router_leg,
             ruleset=self._ruleset, fallback=self._fallback, pcp=self._pcp, igd_handler=igd_handler, http=http,
-            events=self._events, troubles=self._troubles, started=self._started,
+            events=events, troubles=self._troubles, started=self._started,
             pinholes=self._pinhole_table, ports=self._ports, policy=self._policy, static=self._static,
-            port_policy=self._port_policy,
+            port_policy=self._port_policy, pcp_server=pcp_server,
         )  # fmt: skip
-        self._doors = LanDoors(main=main, identity=identity, boot_id=boot_id, http=http, router=self._router,
-                               status=self._status, host_of=hosts.host_or_stranger)  # fmt: skip
+        self._doors = LanDoors(main=main, identity=identity, boot_id=boot_id, http=http, pcp_server=pcp_server,
+                               router=self._router, status=self._status, host_of=hosts.host_or_stranger)  # fmt: skip
         self._closers.append(self._doors.close)
+        self._watchers += [events.poke, pcp_server.outside_changed]
 
     # -- the network ---------------------------------------------------------------------------------------------
 
@@ -306,8 +311,8 @@ class Service:
         wan, lans = self._router.wan, self._router.lans
         self._router.update(snapshot)
         if self._router.wan == wan:  # the way to a server may be another one all the same, over IPv6 above all
-            self._network_changed()
-            self._tasks.start(self._tell_surroundings())
+            self._way.network_changed()
+            self._tasks.start(self._way.tell_ruleset())
         else:
             LOG.info(line("wan_changed", device=self._router.wan_device, address=self._router.wan_address or "none"))
             self._tasks.start(self._wan_changed())
@@ -320,8 +325,8 @@ class Service:
 
     def _shown_changed(self) -> None:
         """Something that control points are shown may be another."""
-        if self._events:
-            self._events.poke()
+        for changed in self._watchers:
+            changed()
 
     def _upstream_changed(self) -> None:
         """What the upstream gives may be another."""
@@ -331,61 +336,29 @@ class Service:
     async def _wan_changed(self) -> None:
         self._shown_changed()
         self._nat.look_again()
-        self._network_changed()
-        await self._tell_surroundings()
+        self._way.network_changed()
+        await self._way.tell_ruleset()
         if self._router.wan_address is not None:
             self._lifecycle.wan_changed()
         await self._ports.look()
 
     async def _lans_changed(self) -> None:
-        await self._tell_surroundings()
+        await self._way.tell_ruleset()
         if self._serving:
             await self._doors.open(self._router.lans)
 
-    def _network_changed(self) -> None:
-        wan = self._router.wan
-        self._local.network_changed()
-        if self._pcp:
-            self._dhcp_answers = self._dhcp.read()
-            servers = servers_behind(self._upstreams, wan, self._router.wan6_devices, self._dhcp_answers)
-            self._pcp.network_changed(wan.device, wan.address, servers)
-
     def _peer_changed(self) -> None:
-        self._tasks.start(self._tell_surroundings())
+        self._tasks.start(self._way.tell_ruleset())
 
     def _pcp_port(self) -> int | None:
         peer = self._pcp.peer if self._pcp else None
         return peer.port if peer else None
-
-    async def _tell_surroundings(self) -> None:
-        """Which devices the ruleset is for, and whose packets to which port the router has to let in."""
-        peer = self._pcp.peer if self._pcp else None
-        await self._router_leg.surround(
-            Surroundings(
-                wan_devices=frozenset(filter(None, [self._router.wan_device])),
-                lan_devices=frozenset(lan.device for lan in self._router.lans),
-                pcp_peers=frozenset([peer] if peer else []),
-                wan6_devices=self._router.wan6_devices,
-                blocks_lan_pcp=self._config.main.block_lan_pcp,
-            )
-        )
 
     # -- small things --------------------------------------------------------------------------------------------
 
     def _move_rules(self) -> None:
         self._moves = True
         self._wish_restart()
-
-    async def _follow_servers(self, pcp: PcpUpstream) -> None:
-        """Notice what DHCP says of PCP servers, and try again while there was no way to one."""
-        tried = self._loop.time()
-        while True:
-            await asyncio.sleep(DHCP_SECONDS)
-            now = self._loop.time()
-            if self._dhcp.read() != self._dhcp_answers or (pcp.peer is None and now >= tried + NO_WAY_SECONDS):
-                tried = now
-                self._network_changed()
-                await self._tell_surroundings()
 
     async def _close_ruleset(self) -> None:
         old, new = self._config.main, self._successor and self._successor.main

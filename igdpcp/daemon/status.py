@@ -11,6 +11,7 @@ from igdpcp.config import Config, UpstreamConfig
 from igdpcp.daemon.event_publisher import EventPublisher
 from igdpcp.daemon.http_server import HttpServer
 from igdpcp.daemon.igd_handler import IgdHandler
+from igdpcp.daemon.pcp_server import PcpServer
 from igdpcp.daemon.ports_in_use import PortsInUse
 from igdpcp.daemon.ssdp_server import SsdpServer
 from igdpcp.iwf import translate
@@ -60,6 +61,7 @@ class Status:
         policy: Policy,
         static: StaticMappings,
         port_policy: PortPolicy,
+        pcp_server: PcpServer,
     ) -> None:
         self._config = config
         self._upstreams = upstreams
@@ -81,6 +83,7 @@ class Status:
         self._policy = policy
         self._static = static
         self._port_policy = port_policy
+        self._pcp_server = pcp_server
         self._loop = asyncio.get_running_loop()
         self.ssdp: SsdpServer | None = None  # another one whenever the LANs change
 
@@ -99,6 +102,7 @@ class Status:
             "wan": {"device": self._router.wan_device, "address": _text(self._router.wan_address)},
             "lans": self._lans(),
             "igd": self._igd(),
+            "pcp_server": self._lan_pcp(),
             "mappings": self._counts(),
             "pinholes": {"open": len(self._pinholes), "limit": self._config.main.max_pinholes},
             "firewall": await self._firewall(),
@@ -113,6 +117,7 @@ class Status:
                 "refusals": dict(self._policy.refusals),
                 "http": _fields(self._http.counters),
                 "ssdp": _fields(self.ssdp.counters) if self.ssdp else {},
+                "pcp_server": _fields(self._pcp_server.counters),
                 "events": {"subscriptions": self._events.subscriptions, **_fields(self._events.counters)},
             },
         }
@@ -141,6 +146,7 @@ class Status:
             "description": request.description,
             "requester": _text(request.requester.address) or "",
             "owner": request.requester.owner.value,
+            "shared_with": mapping.sharer.request.requester.owner.value if mapping.sharer else "",
             "agent": request.requester.agent,
             "state": mapping.state.value,
             "local_only": self._local_only(mapping),
@@ -167,6 +173,7 @@ class Status:
             "description": "",
             "requester": _text(request.requester.address) or "",
             "owner": request.requester.owner.value,
+            "shared_with": "",
             "agent": request.requester.agent,
             "state": MappingState.ACTIVE.value,
             "local_only": False,
@@ -220,6 +227,16 @@ class Status:
             "http_port": main.http_port,
             "location": f"http://{host_port(lan.address, main.http_port)}{path}" if lan else None,
             "version": main.igd_version,
+        }
+
+    def _lan_pcp(self) -> dict[str, Any]:
+        """Where hosts of the LANs can ask in PCP and NAT-PMP."""
+        server = self._pcp_server
+        return {
+            "languages": server.languages,
+            "addresses": [str(address) for address in server.addresses],
+            "epoch": server.epoch,
+            "waiting": server.waiting,
         }
 
     def _counts(self) -> dict[str, Any]:

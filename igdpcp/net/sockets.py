@@ -22,6 +22,8 @@ SSDP_HOPS = 10  # UPnP Device Architecture 2.0 annex A, of the site-local group
 ANNOUNCE_GROUP = IPv4Address("224.0.0.1")  # RFC 6887 section 14.1.1
 ANNOUNCE_GROUP_6 = IPv6Address("ff02::1")
 ANNOUNCE_PORT = 5350  # RFC 6887 section 19.1
+ANNOUNCE_TTL = 1
+PCP_PORT = 5351  # RFC 6887 section 19.5, RFC 6886 section 3.1
 HTTP_BACKLOG = 128
 
 _LIKELY_HOLDER = {SSDP_PORT: "miniupnpd or a media server", ANNOUNCE_PORT: "miniupnpd or another PCP client"}
@@ -127,6 +129,18 @@ def pcp_announce_listener(device: str, version: int = 4) -> socket.socket:
     return _made(_family(group), socket.SOCK_DGRAM, prepare, what, ANNOUNCE_PORT)
 
 
+def pcp_listener(device: str, address: IPAddress) -> socket.socket:
+    """The socket of a LAN address at which hosts ask in PCP and NAT-PMP; announces to the hosts of ``device``, too."""
+
+    def prepare(sock: socket.socket) -> None:
+        _bind_device(sock, device)
+        _bind(sock, address, PCP_PORT, device)
+        _aim(sock, address, device, ANNOUNCE_TTL)
+
+    what = f"cannot listen for PCP and NAT-PMP on {address} ({device}) UDP port {PCP_PORT}"
+    return _made(_family(address), socket.SOCK_DGRAM, prepare, what, PCP_PORT)
+
+
 def port_in_use(protocol: Protocol, address: IPv4Address, port: int) -> bool:
     """Whether a program of this router holds the port on that address; raises OurFault when it cannot be told."""
     with socket.socket(socket.AF_INET, _KINDS[protocol]) as sock:
@@ -194,11 +208,11 @@ def _bind(sock: socket.socket, address: IPAddress, port: int, device: str) -> No
     sock.bind(_socket_address(address, port, device))
 
 
-def _aim(sock: socket.socket, address: IPAddress, device: str) -> None:
+def _aim(sock: socket.socket, address: IPAddress, device: str, ttl: int = SSDP_TTL) -> None:
     """Make what is sent to a group leave through ``device``, and from ``address``."""
     if isinstance(address, IPv4Address):
         sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, _membership(IPv4Address(0), device, address))
-        sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, SSDP_TTL)
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, ttl)
     else:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, socket.if_nametoindex(device))
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, SSDP_HOPS)

@@ -40,8 +40,15 @@ def test_a_healthy_router_is_drawn_from_the_lan_to_the_internet() -> None:
     assert field(text, "Address") == "62.0.0.1: learnt from the carrier"
     assert field(text, "Mappings") == "12 active (limit 5000)"
     assert field(text, "IGD") == "advertised at http://192.168.1.1:5000/rootDesc.xml"
+    assert field(text, "PCP") == "PCP, NAT-PMP for LAN hosts at 192.168.1.1"
     assert field(text, "Errors") == "none"
     assert field(text, "To do") == "nothing"
+
+
+def test_where_lan_hosts_cannot_ask_in_pcp_nothing_is_said_of_it() -> None:
+    assert "\nPCP " not in screen.status_screen(status(pcp_server={"languages": []}))
+    nowhere = screen.status_screen(status(pcp_server={"languages": ["pcp"], "addresses": []}))
+    assert field(nowhere, "PCP") == "PCP for LAN hosts at no address"
 
 
 def test_a_server_that_was_not_configured_is_shown_with_who_named_it() -> None:
@@ -245,6 +252,13 @@ def test_pinholes_stand_beside_mappings_with_their_number() -> None:
         ["18", "tcp", "[2600:1::50]:7000", "[2600:1::50]:7000", "[2600:9::9]:53"],
     ]
     assert "*:53" in screen.mappings_table([pinhole(remote_port=53)])
+
+
+def test_who_shares_a_mapping_of_a_control_point_is_shown() -> None:
+    text = screen.mappings_table([mapping(shared_with="pcp"), mapping()])
+    title, row, _ = text.split("\n")
+    assert row[title.index("ALSO BY") :].split() == ["pcp", "web"]
+    assert "ALSO BY" not in screen.mappings_table([mapping()])
 
 
 def test_a_remote_host_and_an_agent_get_their_columns() -> None:

@@ -16,8 +16,12 @@ from igdpcp.daemon.operator import Operator
 from igdpcp.daemon.status import Status
 from igdpcp.errors import Reason, Refusal
 from igdpcp.net.router import Lan
-from tests.support.hall import A6, B6, Hall
+from tests.support.hall import A6, B6, A, Hall
+from tests.support.pcp_host import map_request
+from tests.support.pcp_lan import PcpLan, lan, server_of, serving
 from tests.support.virtual_time import virtual
+
+__all__ = ["lan"]  # a fixture
 
 LANS = (
     Lan("lan", "br-lan", ip_interface("fe80::1/64")),
@@ -33,12 +37,13 @@ def status_of(hall: Hall, lans: tuple[Lan, ...] = LANS, **main: Any) -> Status:
     parts = dict.fromkeys(
         (
             "upstreams", "table", "interworking", "upstream_leg", "router_leg", "ruleset", "fallback", "pcp",
-            "igd_handler", "http", "events", "troubles", "ports",
+            "igd_handler", "http", "events", "troubles", "ports", "pcp_server",
         ),
         cast(Any, SimpleNamespace()),
     )  # fmt: skip
     parts["table"] = hall.table
     router = cast(Any, SimpleNamespace(lans=lans))
+    parts["pcp_server"] = server_of(hall)
     config = Config(main=MainConfig(**main))
     return Status(config=config, router=router, started=0.0, pinholes=hall.pinhole_table, static=hall.static,
                   policy=hall.policy, port_policy=hall.port_policy, **parts)  # fmt: skip
@@ -94,8 +99,8 @@ async def test_a_pinhole_has_a_row_among_the_mappings(tmp_path: Path) -> None:
         "kind": "pinhole", "id": f"pinhole-{id}", "protocol": "tcp", "external_address": A6, "external_port": 7000,
         "public_port": 7000, "client": A6, "client_port": 7000, "wan_port": None, "remote_host": "2600:9::9",
             "remote_port": 53,
-        "description": "", "requester": A6, "owner": pinhole["owner"], "agent": "", "state": "active",
-        "local_only": False, "lease_left": 500, "grant_left": None, "upstream": None,
+        "description": "", "requester": A6, "owner": pinhole["owner"], "shared_with": "", "agent": "",
+        "state": "active", "local_only": False, "lease_left": 500, "grant_left": None, "upstream": None,
     }  # fmt: skip
 
 
@@ -118,3 +123,21 @@ async def test_a_pinhole_that_nobody_has_cannot_be_closed(tmp_path: Path) -> Non
         await operator_of(hall).commands()["delete"]({"command": "delete", "id": "pinhole-x"})
     assert refused.value.reason is Reason.NO_SUCH_ENTRY
     assert len(hall.pinhole_table) == 1
+
+
+@virtual
+async def test_where_lan_hosts_can_ask_in_pcp_is_told_and_what_became_of_it(tmp_path: Path, lan: PcpLan) -> None:
+    hall, host = Hall(tmp_path), lan.host(A)
+    status = status_of(hall)
+    async with serving(hall) as server:
+        status._pcp_server = server
+        await asyncio.sleep(100)
+        assert status._lan_pcp() == {
+            "languages": ["pcp", "nat-pmp"], "addresses": ["192.168.1.1"], "epoch": 100, "waiting": 0,
+        }  # fmt: skip
+        await host.ask(map_request(A, 8000, suggested=8080))
+        (row,) = await status.mappings()
+        assert (row["owner"], row["requester"], row["shared_with"]) == ("pcp", A, "")
+        assert (await hall.add(8080)).code == 0
+        (row,) = await status.mappings()
+        assert (row["owner"], row["requester"], row["shared_with"]) == ("upnp1", A, "pcp")

@@ -340,6 +340,7 @@ class Hall:
         self.main = MainConfig(**options)
         self.loop = asyncio.get_running_loop()
         self.changes = 0  # how often control points are to be shown something else
+        self.shown_changed: Callable[[], None] = lambda: None
         self.router, self.ruleset, self.table = FakeRouter(), FakeRuleset(), MappingTable(self._changed)
         self.events: asyncio.Queue[UpstreamEvent] = asyncio.Queue()
         self.journal = Journal(
@@ -401,6 +402,7 @@ class Hall:
 
     def _changed(self) -> None:
         self.changes += 1
+        self.shown_changed()
 
     @property
     def only(self) -> Mapping:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from igdpcp.config import Config, LanConfig
 from igdpcp.daemon.service import Service
+from igdpcp.daemon.way_to_carrier import WayToCarrier
 from igdpcp.iwf.absences import LAN_GRACE_SECONDS
 from igdpcp.log import RecentTroubles
 from igdpcp.net.links import IPInterface, LinkSnapshot
@@ -36,7 +37,10 @@ def serving(hall: Hall, found: LinkSnapshot) -> Service:
     service._router = RouterView((LanConfig("lan", "br-lan"),), "wan0")
     service._router.update(found)
     hall.router.on_lan = service._router.on_lan  # type: ignore[method-assign]
-    service._local, service._pcp, service._router_leg = hall.local, None, hall.leg
+    service._way = WayToCarrier(
+        config=service._config, upstreams=service._upstreams, router=service._router, router_leg=hall.leg,
+        local=hall.local, pcp=None,
+    )  # fmt: skip
     service._lifecycle, service._pinholes, service._static = hall.lifecycle, hall.pinholes, hall.static
     service._ready = True
     return service

@@ -35,6 +35,7 @@ class Network:
         self.broken: set[tuple[str, str]] = set()
         self.failures = 0
         self.speaking: list[str] = []
+        self.asked_at: set[str] = set()  # devices on which the PCP server is
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port: int = probe.getsockname()[1]
@@ -58,6 +59,17 @@ class Network:
             raise OurFault(f"cannot join on {device}")
         self.speaking.append(device)
         return datagram_socket()
+
+    def serve(self, lans: tuple[Lan, ...]) -> dict[Lan, OurFault]:
+        """As the PCP server does."""
+        broken = {lan: OurFault("cannot listen") for lan in lans if (lan.device, "pcp") in self.broken}
+        self.failures += len(broken)
+        self.asked_at = {lan.device for lan in lans if lan not in broken}
+        return broken
+
+    async def stop(self) -> None:
+        """As the PCP server does."""
+        self.asked_at = set()
 
     def serves(self, lan: Lan) -> bool:
         try:
@@ -89,6 +101,7 @@ async def doors_on(network: Network, *lans: Lan):
         identity=IDENTITY,
         boot_id=first_boot_id(),
         http=http,
+        pcp_server=network,
         router=router,
         status=status,
     )
@@ -99,19 +112,23 @@ async def doors_on(network: Network, *lans: Lan):
         await doors.close()
 
 
-@pytest.mark.parametrize("kind", ["http", "ssdp"])
+@pytest.mark.parametrize("kind", ["http", "ssdp", "pcp"])
 def test_one_lan_that_fails_leaves_the_other_served_and_is_opened_later(network, kind, caplog):
     async def scenario():
         network.broken = {("br-guest", kind)}
         async with doors_on(network, GUEST, HOME) as doors:
             await until(lambda: doors._status.ssdp.advertising)
             assert network.serves(HOME)
-            assert network.serves(GUEST) is (kind == "ssdp")
-            assert network.speaking == ["br-lan"]
+            assert network.serves(GUEST) is (kind != "http")
+            assert network.speaking[-1] == "br-lan"
+            assert ("br-guest" in network.speaking) is (kind == "pcp")
+            assert network.asked_at == ({"br-lan"} if kind == "pcp" else {"br-guest", "br-lan"})
             await until(lambda: network.failures >= 3)
             network.broken.clear()
-            await until(lambda: network.speaking == ["br-lan", "br-guest"])
+            await until(lambda: sorted(network.speaking) == ["br-guest", "br-lan"])
+            await until(lambda: network.asked_at == {"br-guest", "br-lan"})
             assert network.serves(GUEST)
+        assert network.asked_at == set()
 
     asyncio.run(scenario())
     (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
