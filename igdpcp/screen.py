@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from ipaddress import ip_interface
 from typing import Any
 
-from igdpcp.model import Activation, Mode
+from igdpcp.model import Activation, Mode, Owner
 
 WIDTH = 80
 HEIGHT = 24
@@ -268,6 +268,14 @@ def _remote(mapping: Mapping) -> str:
     return _endpoint(mapping["remote_host"] or "*", port) if port else str(mapping["remote_host"])
 
 
+def _asked_by(mapping: Mapping) -> str:
+    """The host, and in what it asked where that was not UPnP alone; the operator is no host."""
+    who, owner, shared_with = mapping["requester"], mapping["owner"], mapping.get("shared_with", "")
+    if shared_with:
+        return f"{who} ({owner}, {shared_with})"
+    return f"{who} ({owner})" if who and owner in (Owner.PCP, Owner.NATPMP) else who or owner
+
+
 def _lease(mapping: Mapping) -> str:
     return "until deleted" if mapping["lease_left"] is None else duration(mapping["lease_left"])
 
@@ -281,8 +289,7 @@ _COLUMNS: tuple[tuple[str, Callable[[Mapping], object]], ...] = (
     ("FROM", _remote),
     ("LEASE LEFT", _lease),
     ("STATE", lambda m: f"{m['state']}, local_only" if m["local_only"] else m["state"]),
-    ("ASKED BY", lambda m: m["requester"] or m["owner"]),
-    ("ALSO BY", lambda m: m.get("shared_with", "")),
+    ("ASKED BY", _asked_by),
     ("AGENT", lambda m: m["agent"]),
     ("DESCRIPTION", lambda m: m["description"]),
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import lru_cache
 from ipaddress import IPv4Address
 
 from igdpcp.errors import Reason, Refusal, RulesetError
@@ -19,6 +20,8 @@ from igdpcp.pcp.server import MapAsked
 
 Asked = MapAsked | PortAsked | AddressAsked
 Respond = Callable[[int], bytes]  # the answer's octets, with the epoch of the moment when it leaves
+
+_requester = lru_cache(maxsize=64)(Requester)  # a host's mappings share one
 
 
 class PcpRequests:
@@ -47,7 +50,7 @@ class PcpRequests:
 
     async def _map(self, asked: MapAsked, source: IPv4Address) -> Respond:
         request = asked.request
-        requester, protocol = Requester(source, Owner.PCP), Protocol(request.protocol)
+        requester, protocol = _requester(source, Owner.PCP), Protocol(request.protocol)
         try:
             if not request.lifetime:
                 await self._tuples.unmap(requester, protocol, request.internal_port, request.nonce)
@@ -72,7 +75,7 @@ class PcpRequests:
             return lambda epoch: server.refused(asked, epoch, result, lifetime)
 
     async def _port(self, asked: PortAsked, source: IPv4Address) -> Respond:
-        requester = Requester(source, Owner.NATPMP)
+        requester = _requester(source, Owner.NATPMP)
         try:
             if not asked.lifetime:
                 await self._tuples.unmap(requester, asked.protocol, asked.internal_port, b"")

@@ -254,11 +254,17 @@ def test_pinholes_stand_beside_mappings_with_their_number() -> None:
     assert "*:53" in screen.mappings_table([pinhole(remote_port=53)])
 
 
-def test_who_shares_a_mapping_of_a_control_point_is_shown() -> None:
-    text = screen.mappings_table([mapping(shared_with="pcp"), mapping()])
-    title, row, _ = text.split("\n")
-    assert row[title.index("ALSO BY") :].split() == ["pcp", "web"]
-    assert "ALSO BY" not in screen.mappings_table([mapping()])
+@pytest.mark.parametrize(
+    ("owner", "shared_with", "shown"),
+    [
+        ("upnp2", "", "192.168.1.50 web"),
+        ("natpmp", "", "192.168.1.50 (natpmp) web"),
+        ("upnp1", "pcp", "192.168.1.50 (upnp1, pcp) web"),
+    ],
+)
+def test_who_asked_in_another_language_than_upnp_is_told(owner: str, shared_with: str, shown: str) -> None:
+    title, row = screen.mappings_table([mapping(owner=owner, shared_with=shared_with)]).split("\n")
+    assert " ".join(row[title.index("ASKED BY") :].split()) == shown
 
 
 def test_a_remote_host_and_an_agent_get_their_columns() -> None:

@@ -58,7 +58,7 @@ def test_iwf_011_a_program_opens_its_ports_sees_them_and_closes_them(
 ) -> None:
     """What a program cannot do itself, its module says."""
     carrier = MiniupnpdCarrier(lab)
-    daemon = Igdpcpd(lab, main={"igd_version": igd_version})
+    daemon = Igdpcpd(lab, main={"igd_version": igd_version, **program.options})
     daemon.wait_for_advertising()
     point = program(lab)
     if not point.listens:
@@ -77,7 +77,7 @@ def test_iwf_011_a_program_opens_its_ports_sees_them_and_closes_them(
         assert point.sees()
 
         point.close()
-        poll(lambda: not mapped(daemon), PATIENCE, f"everything being closed:\n{daemon.log()}")
+        poll(lambda: not daemon.mappings(), PATIENCE, f"everything being closed:\n{daemon.log()}")
         assert carrier.table() == []
         assert reached(lab, point) == []
 

@@ -13,6 +13,8 @@ import pytest
 from tests.lab import topology
 from tests.lab.carrier import ScriptedCarrier
 from tests.lab.clients import soap_client
+from tests.lab.control_points.libtorrent_session import LibtorrentSession
+from tests.lab.control_points.nicotine import Nicotine
 from tests.lab.daemon import Igdpcpd
 from tests.lab.namespaces import Host, poll
 from tests.lab.rules import rules_for
@@ -169,6 +171,35 @@ def test_natpmpc_is_answered_by_a_router_that_serves_alone_when_its_address_is_p
         assert f"Public IP address : {topology.ROUTER_WAN_ADDRESS}" in said
         lab.listen(lab.lan, "tcp", PORT)
         assert lab.tcp_probe(lab.carrier, topology.ROUTER_WAN_ADDRESS, PORT).listener == "lan"
+
+
+def test_nicotine_opens_and_closes_its_port_in_nat_pmp(lab: Lab) -> None:
+    carrier = ScriptedCarrier(lab)
+    daemon = started(lab)
+    program = Nicotine(lab)
+    (_, port), *_ = program.ports
+    lab.listen(lab.lan, "tcp", port)
+    program.open()
+    assert program.protocol == "NAT-PMP"
+    assert [row["owner"] for row in daemon.mappings()] == ["natpmp"]
+    assert lab.tcp_probe(lab.internet, EXTERNAL_ADDRESS, port).listener == "lan"
+    program.close()
+    poll(lambda: daemon.mappings() == [], PATIENCE, "everything being closed")
+    assert ports_at(carrier) == []
+
+
+def test_iwf_013_libtorrent_which_asks_in_upnp_and_pcp_at_once_gets_one_mapping_of_each_port(lab: Lab) -> None:
+    carrier = ScriptedCarrier(lab)
+    daemon = started(lab)
+    daemon.wait_for_advertising()
+    program = LibtorrentSession(lab)
+    program.open()
+    poll(lambda: [row["shared_with"] for row in daemon.mappings()] == ["pcp"] * 2, PATIENCE, "two that are shared")
+    assert program.sees()
+    assert ports_at(carrier) == [port for _, port in program.ports]
+    program.close()
+    poll(lambda: daemon.mappings() == [], PATIENCE, "everything being closed")
+    assert ports_at(carrier) == []
 
 
 @pytest.mark.parametrize("leaves_first", ["control point", "host"])

@@ -39,6 +39,7 @@ class ControlPoint(ABC):
     name: ClassVar[str]
     ports: ClassVar[Sequence[Port]]  # what it opens
     listens: ClassVar[bool] = False  # whether it listens there itself
+    options: ClassVar[Mapping[str, str]] = {}  # of the daemon, without which it would not speak UPnP
 
     def __init__(self, lab: Lab) -> None:
         self.host: Host = lab.lan
