@@ -55,9 +55,11 @@ async def test_a_start_is_announced_ten_times_at_growing_distances_with_the_epoc
 @virtual
 async def test_the_end_is_silence(tmp_path: Path, lan: PcpLan) -> None:
     hall, everybody = Hall(tmp_path), lan.everybody()
-    async with serving(hall):
+    async with serving(hall) as server:
         assert await told(everybody)
+        server.outside_changed()
     assert await told(everybody, LONG) == []
+    assert [timer for timer in hall.loop._scheduled if not timer.cancelled()] == []  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
@@ -122,6 +124,19 @@ async def test_the_same_address_again_is_nothing_new(tmp_path: Path, lan: PcpLan
 
 
 @virtual
+async def test_an_address_that_is_there_for_a_moment_only_is_no_new_one(tmp_path: Path, lan: PcpLan) -> None:
+    hall, everybody = Hall(tmp_path), lan.everybody()
+    async with serving(hall) as server:
+        await told(everybody, 1000)
+        hall.carrier.move(MOVED)
+        hall.carrier.move(None)
+        await asyncio.sleep(10)
+        hall.carrier.move(CARRIER)
+        assert await told(everybody, 10) == []
+        assert server.epoch == 1020
+
+
+@virtual
 async def test_one_of_several_addresses_of_a_carrier_is_not_a_changed_one(tmp_path: Path, lan: PcpLan) -> None:
     """Every grant at another one would make all hosts ask anew, which are grants again."""
     hall, everybody, first, second = Hall(tmp_path), lan.everybody(), lan.host(A), lan.host(B)
@@ -136,6 +151,31 @@ async def test_one_of_several_addresses_of_a_carrier_is_not_a_changed_one(tmp_pa
         hall.carrier.answer = lambda request: hall.carrier.grant(request.id, address=MOVED)
         read_map(await first.ask(map_request(A, 8000, lifetime=0)))
         assert await told(everybody, 1.1) == [("pcp", 0), (str(MOVED), 0)]
+
+
+@virtual
+async def test_what_the_carrier_has_lost_does_not_keep_its_former_address_alive(tmp_path: Path, lan: PcpLan) -> None:
+    hall, everybody = Hall(tmp_path), lan.everybody()
+    async with serving(hall):
+        assert (await hall.add(LeaseDuration=0)).code == 0
+        await told(everybody, 1000)
+        hall.carrier.silent = True
+        hall.carrier.lose(hall.only.id)
+        hall.carrier.move(MOVED)
+        assert await told(everybody, 1.1) == [("pcp", 0), (str(MOVED), 0)]
+
+
+@virtual
+async def test_what_is_to_be_announced_while_there_is_something_to_announce_begins_again(
+    tmp_path: Path, lan: PcpLan
+) -> None:
+    hall, everybody = Hall(tmp_path), lan.everybody()
+    async with serving(hall) as server:
+        await asyncio.sleep(10)
+        await told(everybody)
+        server.serve((HOME, GUEST))
+        heard = await told(everybody, LONG)
+        assert len(heard) == 2 * 2 * (len(GAPS) + 1)
 
 
 @virtual

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, ip_interface
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ from igdpcp.daemon.flood_guard import DATAGRAMS_PER_HOST
 from igdpcp.daemon.pcp_server import ANSWER_TIMEOUT, WAITING_LIMIT, WAITING_PER_HOST
 from igdpcp.log import LINES_BURST
 from igdpcp.model import Owner
+from igdpcp.net.router import Lan
 from tests.support.hall import CARRIER, A, B, Hall, settle
 from tests.support.pcp_host import (
     NATPMP_ADDRESS,
@@ -62,6 +63,27 @@ async def test_a_host_opens_asks_again_for_and_closes_a_port_in_pcp(tmp_path: Pa
         assert list(hall.table) == []
         assert hall.carrier.wanted == {}
         assert read_announce(await host.ask(announce(A))) == again.epoch
+
+
+@virtual
+async def test_another_nonce_is_another_program_and_a_description_is_kept(tmp_path: Path, lan: PcpLan) -> None:
+    hall, host = Hall(tmp_path), lan.host()
+    described = b"\x80\0\0\x08my\x1b game\0"[:12]
+    async with serving(hall):
+        answer = await host.ask(map_request(A, 8000, suggested=8080, options=described))
+        assert answer[60:] == b"\x80\0\0\x07my game\0"
+        for lifetime in 3600, 0:
+            thief = map_request(A, 8000, nonce=b"of a thief's", lifetime=lifetime)
+            assert read_map(await host.ask(thief)).result == NOT_AUTHORIZED
+        (row,) = await hall.listed()
+        assert (row["ExternalPort"], row["PortMappingDescription"]) == ("8080", "my game")
+
+
+@virtual
+async def test_ipv6_is_not_served(tmp_path: Path, lan: PcpLan) -> None:
+    async with serving(Hall(tmp_path), (Lan("lan", "br-lan", ip_interface("2600:1::1/64")), HOME)) as server:
+        assert server.addresses == [HOME.address]
+        assert lan.opened == ["br-lan"]
 
 
 @virtual
