@@ -57,9 +57,11 @@ async def test_the_end_is_silence(tmp_path: Path, lan: PcpLan) -> None:
     hall, everybody = Hall(tmp_path), lan.everybody()
     async with serving(hall) as server:
         assert await told(everybody)
+        hall.carrier.move(MOVED)
         server.outside_changed()
+    left = [timer for timer in hall.loop._scheduled if not timer.cancelled()]  # type: ignore[attr-defined]
+    assert left == []
     assert await told(everybody, LONG) == []
-    assert [timer for timer in hall.loop._scheduled if not timer.cancelled()] == []  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
@@ -129,6 +131,7 @@ async def test_an_address_that_is_there_for_a_moment_only_is_no_new_one(tmp_path
     async with serving(hall) as server:
         await told(everybody, 1000)
         hall.carrier.move(MOVED)
+        await settle()
         hall.carrier.move(None)
         await asyncio.sleep(10)
         hall.carrier.move(CARRIER)
