@@ -120,8 +120,8 @@ def _map_response(asked: PortAsked, epoch: int, result: int, external_port: int,
 
 
 def _unsupported_opcode(octets: bytes) -> bytes:
-    """The whole request as a response; no longer than PCP's longest, no shorter than to hold the result."""
-    answer = bytearray(octets[:MAX_LENGTH].ljust(_RESULT.stop, b"\0"))
+    """The whole request as a response; no longer than PCP's longest, and long enough to hold the result."""
+    answer = bytearray(octets[:MAX_LENGTH])
     answer[1] |= RESPONSE_BIT
     answer[_RESULT] = NatpmpResult.UNSUPPORTED_OPCODE.to_bytes(2, "big")
     return bytes(answer)
