@@ -19,6 +19,7 @@ from igdpcp.net.sockets import (
     SSDP_PORT,
     http_listener,
     pcp_announce_listener,
+    pcp_listener,
     port_in_use,
     ssdp_group,
     ssdp_listener,
@@ -103,6 +104,33 @@ def test_sockets_say_what_to_do_when_they_cannot_be_made(homes):
     assert "miniupnpd" in texts[0]
     assert "no such network device" in texts[2]
     assert all(texts)
+
+
+def test_announcements_of_the_pcp_server_stay_on_their_link_and_come_from_its_port(homes):
+    def scenario():
+        with homes.client.socket(socket.SOCK_DGRAM) as sock, pcp_listener(DEVICE, ROUTER) as sender:
+            sock.bind(("224.0.0.1", 5350))
+            sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, socket.inet_aton("224.0.0.1") + CLIENT.packed)
+            sock.setsockopt(socket.IPPROTO_IP, IP_RECVTTL, 1)
+            sender.sendto(b"x", ("224.0.0.1", 5350))
+            sock.settimeout(5)
+            _, ((_, _, ttl),), _, source = sock.recvmsg(100, 100)
+        return int.from_bytes(ttl, sys.byteorder), source
+
+    assert homes.router.inside(scenario) == (1, (str(ROUTER), 5351))
+
+
+def test_another_pcp_server_on_the_port_is_named(homes):
+    def attempt():
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+            other.bind(("", 5351))
+            with pytest.raises(OurFault) as fault:
+                pcp_listener(DEVICE, ROUTER)
+        return str(fault.value)
+
+    text = homes.router.inside(attempt)
+    assert text.startswith("cannot listen for PCP and NAT-PMP on 192.168.77.1 (br-lan) UDP port 5351")
+    assert "miniupnpd" in text
 
 
 def test_another_ssdp_program_on_the_port_is_named(homes):
