@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "igdpcp"
 
-VALUES = ("igdpcp.model", "igdpcp.errors", "igdpcp.values")
+VALUES = ("igdpcp.model", "igdpcp.openings", "igdpcp.errors", "igdpcp.values")
 CONFIG = ("igdpcp.config", "igdpcp.profiles", "igdpcp.uci", "igdpcp.option_values", "igdpcp.static_sections")
 EDGE = (*VALUES, "igdpcp.log", "igdpcp.jsonio", *CONFIG)
 
@@ -24,6 +24,7 @@ ALLOWED: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "igdpcp.__main__": (("igdpcp.daemon",), ()),
     "igdpcp.values": ((), ()),
     "igdpcp.model": (("igdpcp.values",), ()),
+    "igdpcp.openings": (("igdpcp.model", "igdpcp.values"), ()),
     "igdpcp.errors": ((), ()),
     "igdpcp.log": (("igdpcp.values",), ()),
     "igdpcp.jsonio": ((), ("ujson",)),

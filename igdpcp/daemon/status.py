@@ -24,9 +24,10 @@ from igdpcp.iwf.static_mappings import StaticMappings
 from igdpcp.iwf.table import MappingTable
 from igdpcp.iwf.upstream_leg import UpstreamLeg
 from igdpcp.log import RecentTroubles
-from igdpcp.model import Discrepancy, Mapping, MappingState, Mode, Pinhole
+from igdpcp.model import Mapping, MappingState, Mode, Pinhole
 from igdpcp.net.router import RouterView
 from igdpcp.netfilter.base import GroupCommit
+from igdpcp.openings import Discrepancy
 from igdpcp.upnp.description import ROOT_PATH, VERSIONS
 from igdpcp.upnp.ssdp import host_port
 from igdpcp.upstreams.fallback import FallbackUpstream

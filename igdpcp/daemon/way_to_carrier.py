@@ -10,9 +10,9 @@ from pathlib import Path
 from igdpcp.config import Config, UpstreamConfig
 from igdpcp.daemon.pcp_servers import servers_behind
 from igdpcp.iwf.router_leg import RouterLeg
-from igdpcp.model import Surroundings
 from igdpcp.net.dhcp import DhcpAnswer, DhcpAnswers
 from igdpcp.net.router import RouterView
+from igdpcp.openings import Surroundings
 from igdpcp.upstreams.local import LocalUpstream
 from igdpcp.upstreams.pcp import PcpUpstream
 

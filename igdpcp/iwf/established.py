@@ -11,7 +11,8 @@ from collections.abc import Iterable
 from ipaddress import IPv4Address
 
 from igdpcp.iwf.interfaces import FlowTable, Router
-from igdpcp.model import Endpoint, Flows, IPAddress, Mapping, Mode, Opening, Pinhole, Protocol
+from igdpcp.model import Endpoint, IPAddress, Mapping, Mode, Pinhole, Protocol
+from igdpcp.openings import Flows, Opening
 
 LED_LIMIT = 8192  # UDP ports of which it is remembered where they led
 

@@ -10,17 +10,8 @@ from collections.abc import Callable
 from ipaddress import IPv4Address
 from typing import Protocol as Interface
 
-from igdpcp.model import (
-    Activation,
-    AnyOpening,
-    Discrepancy,
-    Flows,
-    Grant,
-    IPAddress,
-    Mode,
-    Surroundings,
-    UpstreamRequest,
-)
+from igdpcp.model import Activation, Grant, IPAddress, Mode, UpstreamRequest
+from igdpcp.openings import AnyOpening, Discrepancy, Flows, Surroundings
 from igdpcp.values import dataclass
 
 

@@ -17,7 +17,8 @@ from igdpcp.iwf.mapping_log import WARNINGS_BURST, WARNINGS_PER_SECOND
 from igdpcp.iwf.port_policy import shown_port
 from igdpcp.iwf.table import MappingTable
 from igdpcp.log import RateLimit, line
-from igdpcp.model import AnyOpening, Discrepancy, Grant, Mapping, Mode, Opening, Pinhole, PinholeOpening, Surroundings
+from igdpcp.model import Grant, Mapping, Mode, Pinhole
+from igdpcp.openings import AnyOpening, Discrepancy, Opening, PinholeOpening, Surroundings
 
 LOG = logging.getLogger("igdpcp.iwf")
 EXTEND_SECONDS = 2.0  # renewals wait so long for others to share a change with

@@ -22,8 +22,9 @@ from typing import Any
 
 from igdpcp.errors import OurFault
 from igdpcp.log import line
-from igdpcp.model import Flows, IPAddress
+from igdpcp.model import IPAddress
 from igdpcp.net import message_classes
+from igdpcp.openings import Flows
 from igdpcp.values import dataclass
 
 LOG = logging.getLogger("igdpcp.net")

@@ -22,8 +22,8 @@ from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 from igdpcp.errors import RulesetBusy, RulesetError
-from igdpcp.model import AnyOpening, Discrepancy, PinholeOpening, Surroundings
 from igdpcp.netfilter.desired import Change, Desired, Fact, Key, Pinhole, difference, pinhole
+from igdpcp.openings import AnyOpening, Discrepancy, PinholeOpening, Surroundings
 from igdpcp.values import dataclass
 
 T = TypeVar("T")

@@ -14,8 +14,9 @@ from ipaddress import IPv4Address, IPv6Address
 
 from igdpcp import option_values
 from igdpcp.errors import RulesetError
-from igdpcp.model import AnyOpening, Endpoint, Mode, Opening, PinholeOpening, Protocol
-from igdpcp.model import Discrepancy as Discrepancy
+from igdpcp.model import Endpoint, Mode, Protocol
+from igdpcp.openings import AnyOpening, Opening, PinholeOpening
+from igdpcp.openings import Discrepancy as Discrepancy
 from igdpcp.values import dataclass
 
 

@@ -17,7 +17,6 @@ from contextlib import closing, suppress
 from typing import Any, TypeVar
 
 from igdpcp.errors import OurFault, RulesetError
-from igdpcp.model import Discrepancy, Surroundings
 from igdpcp.netfilter import foreign, iptables_library
 from igdpcp.netfilter import iptables_audit as audit
 from igdpcp.netfilter import iptables_chains as chains
@@ -29,6 +28,7 @@ from igdpcp.netfilter.iptables_entries import Stencils
 from igdpcp.netfilter.iptables_shapes import Rule
 from igdpcp.netfilter.iptables_table import Counted, Edit, xtables_lock
 from igdpcp.netfilter.libnftables import Nft
+from igdpcp.openings import Discrepancy, Surroundings
 
 T = TypeVar("T")
 

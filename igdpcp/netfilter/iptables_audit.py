@@ -11,13 +11,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Generic, TypeVar
 
 from igdpcp.errors import RulesetError
-from igdpcp.model import Discrepancy
 from igdpcp.netfilter import iptables_chains as chains
 from igdpcp.netfilter.desired import Fact, Key
 from igdpcp.netfilter.iptables_entries import Fingerprint, Stencil
 from igdpcp.netfilter.iptables_rules import rules_of, shared_rules_of
 from igdpcp.netfilter.iptables_shapes import Branch, Rule, Shape
 from igdpcp.netfilter.iptables_table import Counted, Edit
+from igdpcp.openings import Discrepancy
 
 T = TypeVar("T")
 

@@ -8,11 +8,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from igdpcp.errors import RulesetError
-from igdpcp.model import Surroundings
 from igdpcp.netfilter import iptables_place as place
 from igdpcp.netfilter import iptables_rules as rules
 from igdpcp.netfilter.iptables_shapes import Rule, Shape
 from igdpcp.netfilter.iptables_table import Counted, Edit
+from igdpcp.openings import Surroundings
 from igdpcp.values import dataclass
 
 _IPV6_TABLES = Path("/proc/thread-self/net/ip6_tables_names")  # the tables that this network namespace uses

@@ -15,7 +15,6 @@ from collections.abc import Mapping
 from contextlib import suppress
 
 from igdpcp.errors import RulesetError
-from igdpcp.model import Discrepancy, Surroundings
 from igdpcp.netfilter import layout
 from igdpcp.netfilter.desired import (
     Change,
@@ -30,6 +29,7 @@ from igdpcp.netfilter.desired import (
 )
 from igdpcp.netfilter.iptables import IptablesBackend
 from igdpcp.netfilter.nftables import NftablesBackend
+from igdpcp.openings import Discrepancy, Surroundings
 
 _TRANSLATING = (Redirect, Hairpin, SourcePort, OwnPort, HairpinSender)
 _REDIRECTING = (Redirect, Hairpin)

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from ipaddress import IPv4Address
 
-from igdpcp.model import Endpoint, IPAddress, PcpPeer, Surroundings
+from igdpcp.model import Endpoint, IPAddress
 from igdpcp.netfilter import layout
 from igdpcp.netfilter.desired import (
     Admit,
@@ -38,6 +38,7 @@ from igdpcp.netfilter.desired import (
     device_name,
 )
 from igdpcp.netfilter.iptables_shapes import Matches, Options, Rule, Shape, Values, branch
+from igdpcp.openings import PcpPeer, Surroundings
 
 PREFIX = "IGDPCP-"
 DST, SRC, FWD, IN = f"{PREFIX}DST", f"{PREFIX}SRC", f"{PREFIX}FWD", f"{PREFIX}IN"

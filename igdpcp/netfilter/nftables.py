@@ -14,7 +14,6 @@ from typing import Any
 
 from igdpcp import option_values
 from igdpcp.errors import OurFault, RulesetError
-from igdpcp.model import Discrepancy, Surroundings
 from igdpcp.netfilter import foreign, layout, nftables_table
 from igdpcp.netfilter.base import NOWHERE
 from igdpcp.netfilter.desired import Change, Fact, Key, Pinhole
@@ -32,6 +31,7 @@ from igdpcp.netfilter.nftables_elements import (
 )
 from igdpcp.netfilter.nftables_netlink import Element, NftablesReader
 from igdpcp.netfilter.nftables_table import Survey
+from igdpcp.openings import Discrepancy, Surroundings
 
 COMPARE_TRIES = 5  # others' changes disturb a reading, and may make it differ
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from igdpcp.model import Discrepancy
 from igdpcp.netfilter.desired import Fact, Key
 from igdpcp.netfilter.nftables_elements import element_data, element_key
 from igdpcp.netfilter.nftables_netlink import Element
+from igdpcp.openings import Discrepancy
 
 SLACK_SECONDS = 5.0  # by which an element may end earlier or later than its fact: timeouts are whole seconds
 

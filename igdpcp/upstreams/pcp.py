@@ -14,15 +14,9 @@ from ipaddress import IPv4Address
 from igdpcp.config import MainConfig, UpstreamConfig
 from igdpcp.iwf.interfaces import AddressChanged, Emit, Granted, Lost, PortSeen, Refused, Released, Reset, StateChanged
 from igdpcp.log import SparingLog, line
-from igdpcp.model import Activation, Endpoint, Grant, IPAddress, PcpPeer, UpstreamRequest
-from igdpcp.pcp.client import (
-    MappingGranted,
-    MappingLost,
-    MappingRefused,
-    MappingReleased,
-    ServerState,
-    StateLossDetected,
-)
+from igdpcp.model import Activation, Endpoint, Grant, IPAddress, UpstreamRequest
+from igdpcp.openings import PcpPeer
+from igdpcp.pcp.client import MappingGranted, MappingLost, MappingRefused, MappingReleased, ServerState, StateLossDetected
 from igdpcp.pcp.discovery import Server
 from igdpcp.pcp.message import ResultCode
 from igdpcp.pcp.nonce import derive

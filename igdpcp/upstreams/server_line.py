@@ -17,7 +17,8 @@ from ipaddress import IPv4Address
 
 from igdpcp.errors import OurFault
 from igdpcp.log import line
-from igdpcp.model import IPAddress, PcpPeer
+from igdpcp.model import IPAddress
+from igdpcp.openings import PcpPeer
 from igdpcp.pcp.client import Event, PcpClient, ServerState, ServerStateChanged
 from igdpcp.pcp.conduct import Conduct
 from igdpcp.pcp.discovery import ROUND_INTERVAL, Choice, Origin, Server, known_as

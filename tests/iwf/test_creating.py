@@ -11,7 +11,8 @@ import pytest
 
 from igdpcp.config import PermissionConfig
 from igdpcp.iwf.router_leg import EXTEND_SECONDS, RESYNC_SECONDS
-from igdpcp.model import Activation, Endpoint, MappingState, Mode, Protocol, Surroundings, UpstreamRequest
+from igdpcp.model import Activation, Endpoint, MappingState, Mode, Protocol, UpstreamRequest
+from igdpcp.openings import Surroundings
 from tests.support.hall import A6, CARRIER, WAN, A, B, Hall, seconds_left, settle
 from tests.support.virtual_time import virtual
 

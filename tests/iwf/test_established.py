@@ -9,7 +9,8 @@ from ipaddress import IPv4Address, ip_address
 from pathlib import Path
 
 from igdpcp.iwf import established
-from igdpcp.model import Endpoint, Flows, Protocol
+from igdpcp.model import Endpoint, Protocol
+from igdpcp.openings import Flows
 from tests.support.hall import A6, CARRIER, WAN, A, B, Hall
 from tests.support.virtual_time import virtual
 

@@ -14,7 +14,8 @@ import pytest
 from igdpcp.errors import RulesetError
 from igdpcp.iwf.mapping_log import WARNINGS_BURST
 from igdpcp.log import LINES_BURST, RecentTroubles
-from igdpcp.model import Activation, AnyOpening
+from igdpcp.model import Activation
+from igdpcp.openings import AnyOpening
 from igdpcp.pcp.message import ResultCode
 from tests.support.hall import A, B, Hall, settle
 from tests.support.virtual_time import virtual

@@ -13,7 +13,8 @@ import pytest
 
 from igdpcp.config import PermissionConfig
 from igdpcp.errors import Refusal
-from igdpcp.model import UNIQUE_IDS, Owner, PinholeOpening, PinholeRequest, Protocol, Requester
+from igdpcp.model import UNIQUE_IDS, Owner, PinholeRequest, Protocol, Requester
+from igdpcp.openings import PinholeOpening
 from tests.support.hall import A6, B6, A, Hall, Reply, seconds_left, settle
 from tests.support.virtual_time import virtual
 

@@ -11,7 +11,7 @@ import pytest
 
 from igdpcp.errors import RulesetError
 from igdpcp.iwf.router_leg import COMPARE_SECONDS, PAUSES_PER_COMPARISON, RESYNC_SECONDS
-from igdpcp.model import Discrepancy, Surroundings
+from igdpcp.openings import Discrepancy, Surroundings
 from tests.support.hall import Hall
 from tests.support.virtual_time import virtual
 

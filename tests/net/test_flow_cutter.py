@@ -11,9 +11,10 @@ from ipaddress import ip_address
 
 import pytest
 
-from igdpcp.model import Flows, Protocol
+from igdpcp.model import Protocol
 from igdpcp.net import flow_cutter
 from igdpcp.net.flow_cutter import FlowCutter
+from igdpcp.openings import Flows
 from tests.netfilter.topology import command, inside, namespace
 
 pytestmark = pytest.mark.lab

@@ -9,7 +9,7 @@ from ipaddress import IPv4Address
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from igdpcp.model import Endpoint, Mode, Opening, Protocol
+from igdpcp.model import Endpoint, Mode, Protocol
 from igdpcp.netfilter.desired import (
     Desired,
     Fact,
@@ -24,6 +24,7 @@ from igdpcp.netfilter.desired import (
     contributions,
     difference,
 )
+from igdpcp.openings import Opening
 from tests.netfilter.topology import CARRIER, SERVER, WAN, A, B, opening
 
 TCP = Protocol.TCP

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from igdpcp.errors import OurFault, RulesetBusy, RulesetError
-from igdpcp.model import Discrepancy, Endpoint, Opening, Protocol, Surroundings
+from igdpcp.model import Endpoint, Protocol
 from igdpcp.netfilter import base
 from igdpcp.netfilter.base import PROMPT_CHANGES, PROMPT_SECONDS, SLOW_SECONDS, GroupCommit
 from igdpcp.netfilter.desired import Change, Fact, Key, Pass, Pinhole, Redirect
+from igdpcp.openings import Discrepancy, Opening, Surroundings
 from tests.netfilter.topology import A, opening, pinhole
 
 BAD_PORT = 666

@@ -16,11 +16,12 @@ from pathlib import Path
 import pytest
 
 from igdpcp.errors import RulesetError
-from igdpcp.model import Endpoint, Mode, PcpPeer, Protocol, Surroundings
+from igdpcp.model import Endpoint, Mode, Protocol
 from igdpcp.netfilter import iptables_table
 from igdpcp.netfilter.desired import Desired, difference
 from igdpcp.netfilter.iptables import IptablesBackend
 from igdpcp.netfilter.iptables_table import Edit
+from igdpcp.openings import PcpPeer, Surroundings
 from tests.netfilter import firewalls
 from tests.netfilter.topology import CARRIER, SERVER, SURROUNDINGS, A, B, Instance, command, inside, namespace, opening
 

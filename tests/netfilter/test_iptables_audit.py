@@ -8,9 +8,10 @@ from collections.abc import Iterator
 import pytest
 
 from igdpcp.errors import RulesetError
-from igdpcp.model import Discrepancy, Endpoint, Mode
+from igdpcp.model import Endpoint, Mode
 from igdpcp.netfilter.desired import Desired
 from igdpcp.netfilter.iptables import IptablesBackend
+from igdpcp.openings import Discrepancy
 from tests.netfilter import firewalls
 from tests.netfilter.topology import (
     CARRIER,

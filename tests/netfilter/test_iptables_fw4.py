@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from igdpcp.errors import OurFault, RulesetError
-from igdpcp.model import Discrepancy, Endpoint
+from igdpcp.model import Endpoint
 from igdpcp.netfilter import detect, iptables_table
 from igdpcp.netfilter.desired import Fact, Key, contributions
 from igdpcp.netfilter.iptables_fw4 import Fw4IptablesBackend
+from igdpcp.openings import Discrepancy
 from tests.netfilter import firewalls
 from tests.netfilter.topology import SURROUNDINGS, B, Instance, command, inside, namespace, opening, pinhole
 

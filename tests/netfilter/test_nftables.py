@@ -15,10 +15,11 @@ import pytest
 
 from igdpcp import option_values
 from igdpcp.errors import OurFault, RulesetError
-from igdpcp.model import Endpoint, PcpPeer, Protocol, Surroundings
+from igdpcp.model import Endpoint, Protocol
 from igdpcp.netfilter import detect, layout, libnftables
 from igdpcp.netfilter.libnftables import Nft
 from igdpcp.netfilter.nftables import NftablesBackend
+from igdpcp.openings import PcpPeer, Surroundings
 from tests.lab.namespaces import poll
 from tests.netfilter import firewalls
 from tests.netfilter.topology import (

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from igdpcp.model import AnyOpening, Discrepancy, Endpoint, Mode, Protocol
+from igdpcp.model import Endpoint, Mode, Protocol
 from igdpcp.netfilter import layout
 from igdpcp.netfilter.nftables import NftablesBackend
+from igdpcp.openings import AnyOpening, Discrepancy
 from tests.netfilter import firewalls
 from tests.netfilter.topology import (
     OTHER,

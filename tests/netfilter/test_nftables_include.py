@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from igdpcp.errors import OurFault, RulesetError
-from igdpcp.model import Endpoint, Mode, PcpPeer, Protocol
+from igdpcp.model import Endpoint, Mode, Protocol
 from igdpcp.netfilter import layout, nftables_table
 from igdpcp.netfilter.nftables import NftablesBackend
+from igdpcp.openings import PcpPeer
 from tests.netfilter import firewalls
 from tests.netfilter.topology import (
     A6,

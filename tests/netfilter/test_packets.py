@@ -10,11 +10,12 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from igdpcp.model import MOVED_PORTS, Endpoint, Mode, PcpPeer, Protocol
+from igdpcp.model import MOVED_PORTS, Endpoint, Mode, Protocol
 from igdpcp.netfilter.base import Backend
 from igdpcp.netfilter.iptables import IptablesBackend
 from igdpcp.netfilter.iptables_fw4 import Fw4IptablesBackend
 from igdpcp.netfilter.nftables import NftablesBackend
+from igdpcp.openings import PcpPeer
 from tests.netfilter import firewalls
 from tests.netfilter.topology import (
     CARRIER,

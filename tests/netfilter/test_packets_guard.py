@@ -9,7 +9,8 @@ from dataclasses import replace
 
 import pytest
 
-from igdpcp.model import Endpoint, IPAddress, Surroundings
+from igdpcp.model import Endpoint, IPAddress
+from igdpcp.openings import Surroundings
 from tests.netfilter.test_packets import BACKENDS, Bench, load_firewall
 from tests.netfilter.topology import (
     A6,

@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from igdpcp.model import PinholeOpening, Protocol
+from igdpcp.model import Protocol
 from igdpcp.netfilter.base import Backend
 from igdpcp.netfilter.iptables import IptablesBackend
 from igdpcp.netfilter.nftables import NftablesBackend
+from igdpcp.openings import PinholeOpening
 from tests.lab.namespaces import poll
 from tests.netfilter import firewalls
 from tests.netfilter.topology import (

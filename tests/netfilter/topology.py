@@ -25,18 +25,9 @@ from functools import partial
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any, TypeVar
 
-from igdpcp.model import (
-    AnyOpening,
-    Endpoint,
-    IPAddress,
-    Mode,
-    Opening,
-    PcpPeer,
-    PinholeOpening,
-    Protocol,
-    Surroundings,
-)
+from igdpcp.model import Endpoint, IPAddress, Mode, Protocol
 from igdpcp.netfilter.base import Backend, GroupCommit
+from igdpcp.openings import AnyOpening, Opening, PcpPeer, PinholeOpening, Surroundings
 
 T = TypeVar("T")
 

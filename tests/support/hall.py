@@ -35,21 +35,8 @@ from igdpcp.iwf.router_leg import RouterLeg
 from igdpcp.iwf.static_mappings import StaticMappings, static_requests
 from igdpcp.iwf.table import MappingTable
 from igdpcp.iwf.upstream_leg import UpstreamLeg
-from igdpcp.model import (
-    Activation,
-    AnyOpening,
-    Discrepancy,
-    Endpoint,
-    Flows,
-    Grant,
-    IPAddress,
-    Mapping,
-    Opening,
-    PinholeOpening,
-    Protocol,
-    Surroundings,
-    UpstreamRequest,
-)
+from igdpcp.model import Activation, Endpoint, Grant, IPAddress, Mapping, Protocol, UpstreamRequest
+from igdpcp.openings import AnyOpening, Discrepancy, Flows, Opening, PinholeOpening, Surroundings
 from igdpcp.upnp.description import DeviceIdentity
 from igdpcp.upnp.http import HttpRequest, HttpResponse
 from igdpcp.upstreams.fallback import FallbackUpstream

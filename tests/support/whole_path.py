@@ -22,8 +22,9 @@ from igdpcp.daemon.pcp_servers import servers_behind
 from igdpcp.errors import OurFault
 from igdpcp.iwf import journal
 from igdpcp.iwf.journal import Journal
-from igdpcp.model import AnyOpening, Discrepancy, IPAddress, Mapping, Mode, Opening, Protocol
+from igdpcp.model import IPAddress, Mapping, Mode, Protocol
 from igdpcp.net.router import Wan
+from igdpcp.openings import AnyOpening, Discrepancy, Opening
 from igdpcp.upstreams import server_line
 from igdpcp.upstreams.pcp import PcpUpstream
 from igdpcp.upstreams.pcp_sockets import Source

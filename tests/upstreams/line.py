@@ -16,8 +16,9 @@ from igdpcp.config import MainConfig, UpstreamConfig
 from igdpcp.daemon.pcp_servers import servers_behind
 from igdpcp.errors import OurFault
 from igdpcp.iwf.interfaces import Emit, UpstreamEvent
-from igdpcp.model import Endpoint, Grant, IPAddress, PcpPeer, Protocol, UpstreamRequest
+from igdpcp.model import Endpoint, Grant, IPAddress, Protocol, UpstreamRequest
 from igdpcp.net.router import Wan
+from igdpcp.openings import PcpPeer
 from igdpcp.pcp.discovery import Server
 from igdpcp.pcp.message import SERVER_PORT
 from igdpcp.upstreams import pcp, pcp_sockets
