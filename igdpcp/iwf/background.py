@@ -84,7 +84,7 @@ class Timers(Generic[K]):
                     del self._due[id]
                     self._callbacks.pop(id)(id)
         finally:
-            if self._due:
+            if self._due and not self._ended:
                 self._wake()
 
 

@@ -16,8 +16,9 @@ from igdpcp.iwf.interfaces import AddressChanged, Emit, Granted, Lost, PortSeen,
 from igdpcp.log import SparingLog, line
 from igdpcp.model import Activation, Endpoint, Grant, IPAddress, UpstreamRequest
 from igdpcp.openings import PcpPeer
-from igdpcp.pcp.client import MappingGranted, MappingLost, MappingRefused, MappingReleased, ServerState, StateLossDetected
+from igdpcp.pcp.client import ServerState
 from igdpcp.pcp.discovery import Server
+from igdpcp.pcp.events import MappingGranted, MappingLost, MappingRefused, MappingReleased, StateLossDetected
 from igdpcp.pcp.message import ResultCode
 from igdpcp.pcp.nonce import derive
 from igdpcp.pcp.timing import Timing
