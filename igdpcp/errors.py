@@ -88,10 +88,14 @@ class Reason(enum.StrEnum):
 
 
 class Refusal(IgdpcpError):
-    """A valid request, refused. ``result`` is the PCP result code when ``reason`` is UPSTREAM, else 0."""
+    """A valid request, refused. ``result`` is the PCP result code when ``reason`` is UPSTREAM, else 0.
 
-    def __init__(self, reason: Reason, detail: str = "", result: int = 0) -> None:
+    ``lifetime``: for how many seconds it will be refused, where that is known.
+    """
+
+    def __init__(self, reason: Reason, detail: str = "", result: int = 0, lifetime: int = 0) -> None:
         super().__init__(f"{reason.value}: {detail}" if detail else reason.value)
         self.reason = reason
         self.detail = detail
         self.result = result
+        self.lifetime = lifetime

@@ -235,6 +235,13 @@ class Mapping:
         shares = self.sharer and self.sharer.request
         return self.keeping(lambda entry: entry.request is shares or not unwanted(entry))
 
+    def is_of_another_nonce(self, nonce: bytes) -> bool:
+        """Whether what was asked for in PCP is not for this nonce to change (RFC 6887 section 11.3).
+
+        NAT-PMP has none: what was asked for in that is whose address it is, and what has a nonce is not for NAT-PMP.
+        """
+        return self.tuple_owner is not None and self.tuple_owner.request.nonce not in (b"", nonce)
+
     @property
     def tuple_owner(self) -> Entry | None:
         """What the client itself asked for in PCP or NAT-PMP, shared or not."""

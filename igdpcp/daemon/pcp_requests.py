@@ -90,7 +90,9 @@ class PcpRequests:
                     any_port=True,
                 )
             )
-            return lambda epoch: natpmp_server.granted(asked, epoch, opened.external.port, opened.lifetime)
+            return lambda epoch: natpmp_server.granted(
+                asked, epoch, opened.external.port, min(opened.lifetime, asked.lifetime)
+            )
         except (Refusal, RulesetError) as error:
             result, _ = self._refused(error, requester, asked.protocol, asked.internal_port, asked.external_port)
             return lambda epoch: natpmp_server.refused(asked, epoch, natpmp_server.result_of(result))

@@ -90,7 +90,7 @@ class PcpServer:
         self._host_of = host_of
         self._log = SparingLog(_log)
         self._requests = PcpRequests(tuples, outside, self._log)
-        self._epoch = PcpEpoch(lambda: outside.address()[0], self._uses, self._announce)
+        self._epoch = PcpEpoch(tuples, lambda: outside.address()[0], self._uses, self._announce)
         self._guard = FloodGuard()
         self._counters = PcpServerCounters()
         self._loop = asyncio.get_running_loop()

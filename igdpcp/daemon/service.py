@@ -218,8 +218,9 @@ class Service:
             lifecycle=self._lifecycle, in_use=self._ports.holds, port_policy=self._port_policy,
         )  # fmt: skip
         self._internal_tuples = InternalTuples(
-            table=self._table, upstream=self._fallback, interworking=self._interworking, lifecycle=self._lifecycle
-        )
+            table=self._table, policy=policy, upstream=self._fallback, interworking=self._interworking,
+            lifecycle=self._lifecycle,
+        )  # fmt: skip
         self._static = StaticMappings(wanted, self._interworking, self._table)
         self._closers.append(self._static.stop)
         self._restart = Restart(

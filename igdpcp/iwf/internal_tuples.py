@@ -8,7 +8,7 @@ that is mapped already gets no second mapping upstream, and the one there is end
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from ipaddress import IPv4Address
 
@@ -16,6 +16,7 @@ from igdpcp.errors import Reason, Refusal, RulesetError
 from igdpcp.iwf.interfaces import Fallback
 from igdpcp.iwf.interworking import Interworking
 from igdpcp.iwf.lifecycle import Lifecycle
+from igdpcp.iwf.policy import Policy
 from igdpcp.iwf.table import MappingTable
 from igdpcp.model import Activation, Endpoint, Mapping, MappingRequest, MappingState, Mode, Owner, Protocol, Requester
 from igdpcp.values import dataclass
@@ -36,13 +37,21 @@ class InternalTuples:
     """Methods raise Refusal; what the carrier is asked takes as long as for a control point."""
 
     def __init__(
-        self, *, table: MappingTable, upstream: Fallback, interworking: Interworking, lifecycle: Lifecycle
+        self,
+        *,
+        table: MappingTable,
+        policy: Policy,
+        upstream: Fallback,
+        interworking: Interworking,
+        lifecycle: Lifecycle,
     ) -> None:
         self._table = table
+        self._policy = policy
         self._upstream = upstream
         self._interworking = interworking
         self._lifecycle = lifecycle
         self._now: Callable[[], float] = asyncio.get_running_loop().time
+        self._promised: dict[tuple[Protocol, Endpoint], tuple[Endpoint, float]] = {}  # where, and until when
 
     @property
     def does_nat(self) -> bool:
@@ -62,22 +71,63 @@ class InternalTuples:
         longest = min(request.lease, LIFETIMES.stop - 1)
         shortest = LIFETIMES.start if request.requester.owner is Owner.PCP else 1
         request = replace(request, lease=max(longest, shortest))
+        self._policy.take_turn(request.requester)
         try:
-            return await self._map(request)
+            opened = await self._map(request)
         except RulesetError as error:
             raise Refusal(Reason.RULESET, str(error)) from None
+        self._promised[request.protocol, request.client] = opened.external, self._now() + opened.lifetime
+        return opened
+
+    @property
+    def promises(self) -> bool:
+        """Whether any host was told of a mapping."""
+        return bool(self._promised)
+
+    def broken_promises(self) -> int:
+        """How many hosts' ports are no longer where they were told, each counted once; looks at all there are."""
+        open_at: dict[tuple[Protocol, Endpoint], set[Endpoint]] = {}
+        for mapping in self._table:
+            if mapping.visible and mapping.grant:
+                key = mapping.request.protocol, mapping.request.client
+                open_at.setdefault(key, set()).add(mapping.grant.external)
+        now = self._now()
+        ended = {key for key, (_, until) in self._promised.items() if until <= now}
+        broken = {
+            key for key, (external, _) in self._promised.items() if external not in open_at.get(key, ())
+        } - ended  # fmt: skip
+        for key in ended | broken:
+            del self._promised[key]
+        return len(broken)
 
     async def unmap(self, requester: Requester, protocol: Protocol, port: int, nonce: bytes) -> None:
         """The requester leaves (RFC 6887 section 15.1); if it never asked for this port, that is no fault.
 
         ``port`` 0: all of its ports (RFC 6886 section 3.4); those that can go, go, whatever is raised for the others.
         """
-        refusals = []
+        self._policy.take_turn(requester)
+        await self._unmap(requester, protocol, port, nonce)
+
+    async def _unmap(self, requester: Requester, protocol: Protocol, port: int, nonce: bytes) -> None:
+        refusals: list[Refusal] = []
+        whole: list[Mapping] = []
+        narrowed: list[asyncio.Task[None]] = []
         for mapping in self._held_by(requester, protocol, port):
-            try:
-                await self._leave(mapping, nonce)
-            except Refusal as refusal:
-                refusals.append(refusal)
+            if mapping.request.requester.owner.is_operators:
+                refusals.append(Refusal(Reason.FOREIGN_ENTRY, "the operator's"))
+            elif mapping.is_of_another_nonce(nonce):
+                refusals.append(self._another_nonce(mapping))
+            elif mapping.tuple_owner:
+                self._promised.pop((protocol, mapping.request.client), None)
+                left = mapping.keeping(lambda entry: not entry.request.requester.owner.maps_tuple)
+                if left and mapping.state is not MappingState.ENDING:
+                    narrowed.append(self._lifecycle.remote_hosts.narrow(mapping, left))
+                else:
+                    whole.append(mapping)
+        if whole:
+            refusals += (await self._lifecycle.close(whole)).values()
+        if narrowed:
+            await asyncio.wait(narrowed)
         if refusals:
             raise refusals[0]
 
@@ -88,6 +138,8 @@ class InternalTuples:
                 if self._table.get(held.id) is held:
                     raise Refusal(Reason.UNREACHABLE, "its deletion is not answered")
             elif held.grant is None:  # and so has no external port yet
+                if self._lifecycle.hidden.keeps(held):  # who asked for it was told that it is not open
+                    self._lifecycle.hidden.hand_over(held, request)
                 await self._lifecycle.join(held.id)
             else:
                 return await self._go_on(held, request)
@@ -100,18 +152,20 @@ class InternalTuples:
         try:
             return self._told(opened, request)
         except Refusal:
-            if mapping := self._table.get(opened.id):
-                await self._leave(mapping, request.nonce)
+            await self._unmap(request.requester, request.protocol, request.client.port, request.nonce)
             raise
 
     async def _go_on(self, held: Mapping, request: MappingRequest) -> Opened:
         """Stay, or become one of those for whom this mapping is open."""
-        _must_be_its_owner(held, request.nonce)
+        if held.is_of_another_nonce(request.nonce):
+            raise self._another_nonce(held)
         given = held.grant.external.port if held.grant else held.external_port
         if not request.any_port and request.external_port != given:
             raise Refusal(Reason.CONFLICT, f"{request.client} has port {given}")
         if held.request.requester.owner.is_operators:
             return self._operators(held)
+        if held.grant and held.grant.upstream == Mode.LOCAL:
+            self._must_have_address(request.client.address)
         same = replace(request, external_port=held.external_port, any_port=False)
         return self._told(await self._interworking.add_port_mapping(same), request)
 
@@ -119,6 +173,8 @@ class InternalTuples:
         """It is there without being asked for; nothing is stored of who does (RFC 6887 section 11.3)."""
         if held.grant is None or held.state is not MappingState.ACTIVE:
             raise Refusal(Reason.UNREACHABLE, "the operator's mapping of this port is not open")
+        if held.remote_hosts:
+            raise Refusal(Reason.FOREIGN_ENTRY, "the operator's, for some remote hosts")
         left = FOR_EVER if held.lease_ends is None else max(1, round(held.lease_ends - self._now()))
         return Opened(held.grant.external, left)
 
@@ -148,37 +204,18 @@ class InternalTuples:
             default=None,
         )
 
-    def _held_by(self, requester: Requester, protocol: Protocol, port: int) -> Iterator[Mapping]:
-        """What leads to its port, as it is when it is looked at."""
-        for mapping in self._table:
-            request = mapping.request
-            if request.client.address != requester.address or request.protocol is not protocol:
-                continue
-            if port in (0, request.client.port) and (latest := self._table.get(mapping.id)):
-                yield latest
+    def _held_by(self, requester: Requester, protocol: Protocol, port: int) -> list[Mapping]:
+        """What leads to its port; 0: to any."""
+        return [
+            each
+            for each in self._table
+            if each.request.client.address == requester.address
+            and each.request.protocol is protocol
+            and port in (0, each.request.client.port)
+        ]
 
-    async def _leave(self, mapping: Mapping, nonce: bytes) -> None:
-        if mapping.state is MappingState.ENDING:
-            await self._lifecycle.closed(mapping.id)
-            return
-        if mapping.request.requester.owner.is_operators:
-            raise Refusal(Reason.FOREIGN_ENTRY, "the operator's")
-        if mapping.tuple_owner is None:
-            return
-        _must_be_its_owner(mapping, nonce)
-        left = mapping.keeping(lambda entry: not entry.request.requester.owner.maps_tuple)
-        if left:
-            await asyncio.shield(self._lifecycle.remote_hosts.narrow(mapping, left))
-        else:
-            for refusal in (await self._lifecycle.close([mapping])).values():
-                raise refusal
-
-
-def _must_be_its_owner(mapping: Mapping, nonce: bytes) -> None:
-    """The nonce says who may change what was asked for in PCP (RFC 6887 section 11.3).
-
-    NAT-PMP has none: what was asked for in that is whose address it is, and what has a nonce is not for NAT-PMP.
-    """
-    owner = mapping.tuple_owner
-    if owner and owner.request.nonce not in (b"", nonce):
-        raise Refusal(Reason.FOREIGN_ENTRY, "it was asked for with another nonce")
+    def _another_nonce(self, mapping: Mapping) -> Refusal:
+        """It holds as long as that mapping (RFC 6887 section 11.3)."""
+        owner = mapping.tuple_owner
+        left = owner.lease_ends - self._now() if owner and owner.lease_ends else 0.0
+        return Refusal(Reason.FOREIGN_ENTRY, "it was asked for with another nonce", lifetime=max(1, round(left)))

@@ -251,7 +251,7 @@ class Interworking:
 
     async def _repeat(self, held: Mapping, request: MappingRequest) -> Mapping:
         """The same client asks again: refresh what is open, join what is on its way."""
-        joined = held.state is MappingState.PLANNED
+        joined, unheard = held.state is MappingState.PLANNED, self._lifecycle.hidden.keeps(held)
         if joined:
             held = await self._lifecycle.join(held.id)
         elif held.state is MappingState.HIDDEN:
@@ -265,8 +265,10 @@ class Interworking:
         if self._policy.is_kept_from(request.requester, entry):
             raise Refusal(Reason.OPERATORS_ENTRY)
         held = entry
-        shared = current.others or current.tuple_owner
-        if shared and held.request.client != request.client:
+        by_tuple = request.requester.owner.maps_tuple
+        if by_tuple and current.is_of_another_nonce(request.nonce):
+            raise Refusal(Reason.FOREIGN_ENTRY, "it was asked for with another nonce")
+        if (current.others or current.tuple_owner or by_tuple) and held.request.client != request.client:
             raise Refusal(Reason.CONFLICT, f"others are led to port {held.request.client.port}")
         if held.mode is Mode.ROUTED and held.request.client != request.client:
             await self._close(current)
@@ -275,6 +277,8 @@ class Interworking:
                         description=request.description, nonce=request.nonce)  # fmt: skip
         if joined and asked == held.request:
             return held
+        if unheard and not current.others:  # who asked for it was told that it is not open
+            current = replace(current, request=asked)
         refreshed = await self._lifecycle.refreshing.refresh(current, asked)
         if current.state is MappingState.RETRYING:
             refreshed = await self._lifecycle.join(current.id)

@@ -22,8 +22,19 @@ from igdpcp.iwf.interfaces import Router, StateChanged, UpstreamEvent
 from igdpcp.iwf.pinhole_table import PinholeTable
 from igdpcp.iwf.table import MappingTable
 from igdpcp.log import RateLimit
-from igdpcp.model import Activation, IPAddress, Mapping, MappingRequest, Owner, Pinhole, PinholeRequest, Requester
+from igdpcp.model import (
+    Activation,
+    IPAddress,
+    Mapping,
+    MappingRequest,
+    Owner,
+    Pinhole,
+    PinholeRequest,
+    Protocol,
+    Requester,
+)
 
+PCP_PORTS = (5350, 5351)  # of UDP, which no PCP server may map (RFC 6887 section 11.3)
 BURST_SECONDS = 10  # a host may use what it gets in so long at once
 
 
@@ -64,7 +75,8 @@ class Policy:
         self._obey(request, request.external_port)
         if not request.any_port:
             self._spare_static(request, request.external_port)
-        self._take_turn(request.requester)
+        if not request.requester.owner.maps_tuple:  # who has taken it already
+            self.take_turn(request.requester)
 
     def serves(self, client: IPAddress) -> bool:
         """Whether a host of this address is on a LAN that is served."""
@@ -185,6 +197,8 @@ class Policy:
             raise Refusal(Reason.REMOTE_HOST, "option 'remote_host' is 'reject'")
         if self._is_never_mapped(external_port):
             raise Refusal(Reason.NOT_PERMITTED, f"never_map has port {external_port}")
+        if request.protocol is Protocol.UDP and external_port in PCP_PORTS:
+            raise Refusal(Reason.NOT_PERMITTED, f"port {external_port} is for PCP itself")
         for rule in self._permissions:
             if (
                 _is_about(rule, external_port)
@@ -211,7 +225,8 @@ class Policy:
         if static and static is not wanted:
             raise Refusal(Reason.OPERATORS_ENTRY, f"section '{static.requester.agent}' of the configuration has it")
 
-    def _take_turn(self, requester: Requester) -> None:
+    def take_turn(self, requester: Requester) -> None:
+        """Raises Refusal when this host has asked for enough lately."""
         if requester.owner.is_operators or self._adds.take(requester.address) is not None:
             return
         self.refusals[_word(Reason.TOO_FAST)] += 1

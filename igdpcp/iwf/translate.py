@@ -155,7 +155,7 @@ def pcp_refusal(refusal: Refusal) -> tuple[int, int]:
     else:
         result = PCP_CONDITIONS.get(refusal.reason, ResultCode.NO_RESOURCES)
     passing = result in SHORT_ERRORS or external_port_is_taken(result)
-    return result, SHORT_LIFETIME if passing else LONG_LIFETIME
+    return result, refusal.lifetime or (SHORT_LIFETIME if passing else LONG_LIFETIME)
 
 
 def result_name(result: int) -> str:

@@ -155,7 +155,7 @@ def test_iwf_013_another_nonce_may_change_nothing(tmp_path: Path) -> None:
         await hall.add()
         await hall.tuples.map(request())
         told = await refused(hall.tuples.map(request(nonce=OTHER_NONCE)))
-        assert told == (ResultCode.NOT_AUTHORIZED, 1800)
+        assert told == (ResultCode.NOT_AUTHORIZED, 3600)  # as long as that mapping
         assert (await refused(unmap(hall, nonce=OTHER_NONCE)))[0] == ResultCode.NOT_AUTHORIZED
         assert hall.only.tuple_owner is not None
         await hall.delete()  # then it is the host's alone
@@ -485,5 +485,151 @@ def test_what_the_ruleset_raises_while_sharing_is_told(tmp_path: Path, monkeypat
         with pytest.raises(Refusal) as caught:
             await hall.tuples.map(request())
         assert caught.value.reason is Reason.RULESET
+
+    run()
+
+
+def test_a_port_that_leads_to_another_port_of_the_host_is_not_its_to_share(tmp_path: Path) -> None:
+    @virtual
+    async def run() -> None:
+        hall = Hall(tmp_path)
+        await hall.add()
+        told = await refused(hall.tuples.map(request(7000, 8080, exact=True)))
+        assert told == (ResultCode.CANNOT_PROVIDE_EXTERNAL, 30)
+        assert hall.only_rule.client.port == 8000
+        assert hall.only.sharer is None
+        assert (await hall.tuples.map(request(7000, 8080))).external.port != 8080
+
+    run()
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_what_a_control_point_was_refused_is_not_opened_for_it_by_a_hosts_request(tmp_path: Path, late: bool) -> None:
+    @virtual
+    async def run() -> None:
+        hall = Hall(tmp_path)
+        hall.carrier.silent = True
+        assert (await hall.add(LeaseDuration=0)).code == 501
+        if late:
+            hall.carrier.grant(hall.only.id)
+            await settle()
+            assert hall.only.state is MappingState.HIDDEN
+        hall.carrier.silent = False
+        assert (await hall.tuples.map(request())).external.port == 8080
+        assert hall.only.sharer is None
+        await unmap(hall)
+        await settle()
+        assert list(hall.table) == []
+
+    run()
+
+
+def test_all_that_a_host_ends_at_once_is_told_upstream_at_once(tmp_path: Path) -> None:
+    @virtual
+    async def run() -> None:
+        hall = Hall(tmp_path, unreachable_policy="error")
+        without = {"nonce": b"", "owner": Owner.NATPMP}
+        for port in range(8000, 8008):
+            await hall.tuples.map(request(port, port, **without))
+        hall.carrier.releases = None
+        began = hall.loop.time()
+        with pytest.raises(Refusal):
+            await unmap(hall, 0, **without)
+        assert hall.loop.time() - began < 5
+        assert len(hall.carrier.returned) == 8
+
+    run()
+
+
+def test_a_deletion_that_fails_is_told_to_whoever_asks_for_it_again(tmp_path: Path) -> None:
+    @virtual
+    async def run() -> None:
+        hall = Hall(tmp_path, unreachable_policy="error")
+        await hall.tuples.map(request())
+        hall.carrier.releases = None
+        outcomes = await asyncio.gather(unmap(hall), unmap(hall), return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [Refusal, Refusal]
+        assert hall.only.state is MappingState.ACTIVE
+
+    run()
+
+
+def test_of_two_nonces_at_once_one_owns_the_mapping(tmp_path: Path) -> None:
+    @virtual
+    async def run() -> None:
+        hall = Hall(tmp_path)
+        await hall.add(RemoteHost="198.51.100.9")
+        hall.ruleset.slow = 0.01
+        both = (hall.tuples.map(request()), hall.tuples.map(request(nonce=OTHER_NONCE)))
+        first, second = await asyncio.gather(*both, return_exceptions=True)
+        assert isinstance(first, Opened)
+        assert isinstance(second, Refusal)
+        assert translate.pcp_refusal(second)[0] == ResultCode.NOT_AUTHORIZED
+        assert (await hall.tuples.map(request())).external == first.external
+
+    run()
+
+
+def test_pcps_own_ports_are_nobodys(tmp_path: Path) -> None:
+    @virtual
+    async def run() -> None:
+        hall = Hall(tmp_path)
+        for port in 5350, 5351:
+            assert (await hall.add(port, Protocol="UDP")).code == 718
+            assert (await hall.add(port)).code == 0
+
+    run()
+
+
+def test_what_the_operator_holds_open_for_some_is_not_told_as_open_to_all(tmp_path: Path) -> None:
+    @virtual
+    async def run() -> None:
+        hall = Hall(tmp_path, static=[replace(STATIC, remote_host=IPv4Address("198.51.100.9"))])
+        hall.static.start()
+        await settle()
+        assert (await refused(hall.tuples.map(request())))[0] == ResultCode.NOT_AUTHORIZED
+
+    run()
+
+
+def test_what_the_router_opened_alone_is_not_shared_without_a_public_address(tmp_path: Path) -> None:
+    @virtual
+    async def run() -> None:
+        hall = Hall(tmp_path, carrier=False)
+        assert (await hall.add()).code == 0
+        assert (await refused(hall.tuples.map(request())))[0] == ResultCode.NETWORK_FAILURE
+        assert hall.only.sharer is None
+
+    run()
+
+
+def test_hosts_ask_and_leave_no_faster_than_control_points(tmp_path: Path) -> None:
+    @virtual
+    async def run() -> None:
+        hall = Hall(tmp_path, adds_per_second=1)
+        for _ in range(10):
+            await unmap(hall)
+        assert (await refused(unmap(hall)))[0] == ResultCode.NO_RESOURCES
+        assert (await refused(hall.tuples.map(request())))[0] == ResultCode.NO_RESOURCES
+
+    run()
+
+
+def test_promises_that_are_broken_are_counted_once(tmp_path: Path) -> None:
+    @virtual
+    async def run() -> None:
+        hall = Hall(tmp_path)
+        for port in 8000, 8001, 8002:
+            await hall.tuples.map(request(port, port))
+        await unmap(hall, 8002)
+        assert hall.tuples.broken_promises() == 0
+        assert (await hall.delete(8000)).code == 0
+        hall.carrier.grant(hall.only.id, 9001)
+        await settle()
+        assert hall.tuples.broken_promises() == 2
+        assert not hall.tuples.promises
+        await hall.tuples.map(request(8001, lease=120))
+        await asyncio.sleep(121)
+        assert hall.tuples.broken_promises() == 0
 
     run()

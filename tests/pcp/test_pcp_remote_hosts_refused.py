@@ -61,6 +61,17 @@ def test_iwf_097_who_is_refused_while_the_grant_is_in_doubt_does_not_cost_the_ot
     assert [hosts(sent) for sent in talk.maps] == [[X], [X, Y], [X]]
 
 
+def test_iwf_097_what_is_refused_again_for_those_who_had_it_is_lost() -> None:
+    talk = Dialogue()
+    talk.want(remote_hosts=(X, Y), lease=None)
+    talk.run(1)
+    talk.server.restart(talk.now)
+    talk.server.refuse = {0: (ResultCode.CANNOT_PROVIDE_EXTERNAL, 1800)}
+    talk.deliver(answer(bytes([2, 0]) + bytes(22), epoch=0))
+    talk.run(30)
+    assert outcomes(talk)[:3] == [MappingGranted, MappingRefused, MappingLost]
+
+
 def test_iwf_097_who_leaves_while_the_grant_is_in_doubt_may_end_it() -> None:
     talk = Dialogue()
     talk.want(remote_hosts=(X, Y), lease=None)

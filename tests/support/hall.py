@@ -363,8 +363,9 @@ class Hall:
             lifecycle=self.lifecycle, in_use=self.router.port_in_use, port_policy=self.port_policy,
         )  # fmt: skip
         self.tuples = InternalTuples(
-            table=self.table, upstream=self.fallback, interworking=self.interworking, lifecycle=self.lifecycle
-        )
+            table=self.table, policy=policy, upstream=self.fallback, interworking=self.interworking,
+            lifecycle=self.lifecycle,
+        )  # fmt: skip
         self.static = StaticMappings(wanted, self.interworking, self.table)
         self.restart = Restart(
             table=self.table, upstream=self.fallback, router_leg=self.leg, upstream_leg=self.upstream_leg,

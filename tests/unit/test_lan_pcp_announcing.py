@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from igdpcp.model import Activation
+from igdpcp.model import Activation, Endpoint, MappingRequest, Owner, Protocol, Requester
 from tests.support.hall import CARRIER, A, B, Hall, settle
 from tests.support.pcp_host import announce, map_request, read_address, read_announce, read_map
 from tests.support.pcp_lan import GUEST, HOME, PcpHost, PcpLan, lan, serving
@@ -195,3 +195,28 @@ async def test_a_lan_that_comes_later_is_told_too_and_one_that_stays_is_not_told
         server.serve((GUEST,))
         await settle()
         assert lan.opened == ["br-lan", "br-guest"]
+
+
+@virtual
+async def test_a_mapping_that_was_given_up_begins_another_epoch_once_a_minute_at_most(
+    tmp_path: Path, lan: PcpLan
+) -> None:
+    hall, everybody = Hall(tmp_path), lan.everybody()
+    async with serving(hall) as server:
+        await told(everybody, LONG)
+        epoch = server.epoch
+        for _ in range(2):
+            asked = MappingRequest(
+                Requester(IPv4Address(A), Owner.PCP), Protocol.TCP, 8080, Endpoint(IPv4Address(A), 8000), lease=7200
+            )
+            await hall.tuples.map(asked)
+            assert (await hall.delete()).code == 0
+            server.outside_changed()
+            await asyncio.sleep(2)
+        assert server.epoch < 10 < epoch
+        began = server.epoch
+        assert {who for who, _ in await told(everybody, 1)} == {"pcp", str(CARRIER)}
+        await asyncio.sleep(50)
+        assert server.epoch > began
+        await asyncio.sleep(20)
+        assert server.epoch < 20

@@ -172,6 +172,7 @@ async def test_nothing_fires_after_all_were_stopped() -> None:
 async def test_a_callback_that_stops_all_leaves_no_timer_behind() -> None:
     timers, told, note = ringing()
     timers.set("last", START + 10, lambda _: timers.stop_all())
+    timers.set("never, at the same time", START + 10, note)
     timers.set("never", START + 20, note)
     await asyncio.sleep(15)
     assert left_on_the_loop() == []
