@@ -145,6 +145,8 @@ class InternalTuples:
                 return await self._go_on(held, request)
         if self._upstream.may_fall_back and self._upstream.state not in (Activation.ACTIVE, Activation.PROBING):
             self._must_have_address(request.client.address)
+        if request.any_port and not self._policy.permits(request, request.external_port):
+            request = replace(request, external_port=0)  # a wish that cannot be met is one for any other
         if request.any_port:
             opened = await self._interworking.add_any_port_mapping(request)
         else:

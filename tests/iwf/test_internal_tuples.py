@@ -577,6 +577,11 @@ def test_pcps_own_ports_are_nobodys(tmp_path: Path) -> None:
         for port in 5350, 5351:
             assert (await hall.add(port, Protocol="UDP")).code == 718
             assert (await hall.add(port)).code == 0
+            udp = replace(request(suggested=port), protocol=Protocol.UDP)
+            assert (await hall.tuples.map(udp)).external.port not in (0, 5350, 5351)
+            assert (await refused(hall.tuples.map(replace(udp, client=Endpoint(IPv4Address(A), 9), any_port=False))))[
+                0
+            ] == ResultCode.NOT_AUTHORIZED
 
     run()
 
