@@ -16,6 +16,8 @@ from igdpcp.values import dataclass
 IPAddress = IPv4Address | IPv6Address
 
 MOVED_PORTS = range(49152, 65536)  # other hosts' packets are moved here from mapped WAN ports; none is handed out
+PCP_SERVER_PORT = 5351  # RFC 6887 section 19.1, RFC 6886 section 3.1
+PCP_CLIENT_PORT = 5350  # RFC 6887 section 19.1: announcements
 LEASE_INFINITE = 0  # IGD:1, PortMappingLeaseDuration 0: until deleted
 LEASE_MAX_IGD2 = 604800  # WANIPConnection:2, 2.3.16: one week, also the meaning of 0 there
 PINHOLE_LEASES = range(1, 86401)  # WANIPv6FirewallControl:1, A_ARG_TYPE_LeaseTime

@@ -19,9 +19,9 @@ from igdpcp.errors import OurFault
 from igdpcp.iwf.internal_tuples import InternalTuples
 from igdpcp.iwf.outside import Outside
 from igdpcp.log import SparingLog
-from igdpcp.model import IPAddress, Mapping
+from igdpcp.model import PCP_CLIENT_PORT, IPAddress, Mapping
 from igdpcp.net.router import Lan
-from igdpcp.net.sockets import ANNOUNCE_GROUP, ANNOUNCE_PORT, pcp_listener
+from igdpcp.net.sockets import ANNOUNCE_GROUP, pcp_listener
 from igdpcp.pcp import natpmp_server, server
 from igdpcp.pcp.message import MAX_LENGTH
 from igdpcp.pcp.natpmp import NATPMP_VERSION
@@ -32,7 +32,7 @@ WAITING_LIMIT = 256  # requests that wait for their outcome, of all hosts togeth
 WAITING_PER_HOST = 32
 ANSWER_TIMEOUT = 20.0  # seconds until nobody waits for an outcome any more
 
-_EVERYBODY = (str(ANNOUNCE_GROUP), ANNOUNCE_PORT)
+_EVERYBODY = (str(ANNOUNCE_GROUP), PCP_CLIENT_PORT)
 _Sender = tuple[str, int]
 
 _log = logging.getLogger("igdpcp.pcp_server")

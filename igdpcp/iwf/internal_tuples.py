@@ -88,8 +88,8 @@ class InternalTuples:
         """How many hosts' ports are no longer where they were told, each counted once; looks at all there are."""
         open_at: dict[tuple[Protocol, Endpoint], set[Endpoint]] = {}
         for mapping in self._table:
-            if mapping.visible and mapping.grant:
-                key = mapping.request.protocol, mapping.request.client
+            key = mapping.request.protocol, mapping.request.client
+            if key in self._promised and mapping.visible and mapping.grant:
                 open_at.setdefault(key, set()).add(mapping.grant.external)
         now = self._now()
         ended = {key for key, (_, until) in self._promised.items() if until <= now}
@@ -106,13 +106,14 @@ class InternalTuples:
         ``port`` 0: all of its ports (RFC 6886 section 3.4); those that can go, go, whatever is raised for the others.
         """
         self._policy.take_turn(requester)
-        await self._unmap(requester, protocol, port, nonce)
+        assert isinstance(requester.address, IPv4Address)
+        await self._unmap(protocol, Endpoint(requester.address, port), nonce)
 
-    async def _unmap(self, requester: Requester, protocol: Protocol, port: int, nonce: bytes) -> None:
+    async def _unmap(self, protocol: Protocol, client: Endpoint, nonce: bytes) -> None:
         refusals: list[Refusal] = []
         whole: list[Mapping] = []
         narrowed: list[asyncio.Task[None]] = []
-        for mapping in self._held_by(requester, protocol, port):
+        for mapping in self._table.leading_to(protocol, client.address, client.port):
             if mapping.request.requester.owner.is_operators:
                 refusals.append(Refusal(Reason.FOREIGN_ENTRY, "the operator's"))
             elif mapping.is_of_another_nonce(nonce):
@@ -138,9 +139,7 @@ class InternalTuples:
                 if self._table.get(held.id) is held:
                     raise Refusal(Reason.UNREACHABLE, "its deletion is not answered")
             elif held.grant is None:  # and so has no external port yet
-                if self._lifecycle.hidden.keeps(held):  # who asked for it was told that it is not open
-                    self._lifecycle.hidden.hand_over(held, request)
-                await self._lifecycle.join(held.id)
+                await self._join(held, request)
             else:
                 return await self._go_on(held, request)
         if self._upstream.may_fall_back and self._upstream.state not in (Activation.ACTIVE, Activation.PROBING):
@@ -154,8 +153,19 @@ class InternalTuples:
         try:
             return self._told(opened, request)
         except Refusal:
-            await self._unmap(request.requester, request.protocol, request.client.port, request.nonce)
+            await self._unmap(request.protocol, request.client, request.nonce)
             raise
+
+    async def _join(self, held: Mapping, request: MappingRequest) -> None:
+        """Wait for what is asked for already; it is this host's where nobody else waits: who did was told otherwise."""
+        hidden = self._lifecycle.hidden
+        if hidden.keeps(held) and not request.any_port and request.external_port != held.external_port:
+            hidden.give_back(held)
+            await hidden.returned(held)
+            return
+        if hidden.keeps(held):
+            hidden.hand_over(held, request)
+        await self._lifecycle.join(held.id)
 
     async def _go_on(self, held: Mapping, request: MappingRequest) -> Opened:
         """Stay, or become one of those for whom this mapping is open."""
@@ -183,14 +193,15 @@ class InternalTuples:
     def _told(self, opened: Mapping, request: MappingRequest) -> Opened:
         """While the carrier answers, the grant is renewed without the host: else that hears soon of its end."""
         mapping = self._table.get(opened.id)
-        if mapping is None or mapping.grant is None:
+        owner = mapping.tuple_owner if mapping else None
+        if mapping is None or mapping.grant is None or owner is None or owner.lease_ends is None:
             raise Refusal(Reason.CANCELLED)
         if mapping.grant.upstream == Mode.LOCAL:
             self._must_have_address(request.client.address)
-        if self._upstream.state is Activation.ACTIVE:
-            return Opened(mapping.grant.external, request.lease)
-        left = max(mapping.grant.ends - self._now(), LIFETIMES.start)
-        return Opened(mapping.grant.external, round(min(left, request.lease)))
+        left = owner.lease_ends - self._now()
+        if self._upstream.state is not Activation.ACTIVE:
+            left = min(left, max(mapping.grant.ends - self._now(), LIFETIMES.start))
+        return Opened(mapping.grant.external, max(1, round(left)))
 
     def _must_have_address(self, asker: IPv4Address) -> None:
         """A host is told where it can be reached: an address of this router alone is none, when it is not public."""
@@ -199,22 +210,12 @@ class InternalTuples:
 
     def _holder(self, request: MappingRequest) -> Mapping | None:
         """What leads to the port already: what was asked for in these languages, else what has the wanted port."""
-        held = self._table.leading_to(request.protocol, request.client)
+        held = self._table.leading_to(request.protocol, request.client.address, request.client.port)
         return max(
             held,
             key=lambda each: (each.tuple_owner is not None, each.external_port == request.external_port, -each.serial),
             default=None,
         )
-
-    def _held_by(self, requester: Requester, protocol: Protocol, port: int) -> list[Mapping]:
-        """What leads to its port; 0: to any."""
-        return [
-            each
-            for each in self._table
-            if each.request.client.address == requester.address
-            and each.request.protocol is protocol
-            and port in (0, each.request.client.port)
-        ]
 
     def _another_nonce(self, mapping: Mapping) -> Refusal:
         """It holds as long as that mapping (RFC 6887 section 11.3)."""

@@ -277,7 +277,8 @@ class Interworking:
                         description=request.description, nonce=request.nonce)  # fmt: skip
         if joined and asked == held.request:
             return held
-        if unheard and not current.others:  # who asked for it was told that it is not open
+        if unheard and not current.others and held.request.requester.owner.maps_tuple is not by_tuple:
+            # who asked for it was told that it is not open, so there is nobody to share it with
             current = replace(current, request=asked)
         refreshed = await self._lifecycle.refreshing.refresh(current, asked)
         if current.state is MappingState.RETRYING:

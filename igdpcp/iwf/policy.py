@@ -23,6 +23,8 @@ from igdpcp.iwf.pinhole_table import PinholeTable
 from igdpcp.iwf.table import MappingTable
 from igdpcp.log import RateLimit
 from igdpcp.model import (
+    PCP_CLIENT_PORT,
+    PCP_SERVER_PORT,
     Activation,
     IPAddress,
     Mapping,
@@ -34,7 +36,7 @@ from igdpcp.model import (
     Requester,
 )
 
-PCP_PORTS = (5350, 5351)  # of UDP, which no PCP server may map (RFC 6887 section 11.3)
+PCP_PORTS = (PCP_CLIENT_PORT, PCP_SERVER_PORT)  # of UDP, which no PCP server may map (RFC 6887 section 11.3)
 BURST_SECONDS = 10  # a host may use what it gets in so long at once
 
 

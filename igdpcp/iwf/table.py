@@ -84,13 +84,12 @@ class MappingTable:
         id = id or self._internal[request.protocol].get(request.client)
         return self._mappings[id] if id else None
 
-    def leading_to(self, protocol: Protocol, client: Endpoint) -> list[Mapping]:
-        """The mappings that lead to this port of a client, shadows not, oldest first; looks at all there are."""
-        port, address = client.port, client.address
+    def leading_to(self, protocol: Protocol, host: IPv4Address, port: int) -> list[Mapping]:
+        """What leads to this port of a host (0: to any), oldest first, shadows not; looks at all mappings there are."""
         return [
             each
             for each in self._mappings.values()
-            if each.request.client.port == port and each.request.client.address == address
+            if port in (0, each.request.client.port) and each.request.client.address == host
             and each.request.protocol is protocol and not each.is_shadow
         ]  # fmt: skip
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address
 
 from igdpcp.errors import OurFault
-from igdpcp.model import IPAddress, Protocol
+from igdpcp.model import PCP_CLIENT_PORT, PCP_SERVER_PORT, IPAddress, Protocol
 
 SSDP_GROUP = IPv4Address("239.255.255.250")  # UPnP Device Architecture 1.1 section 1
 SSDP_GROUP_LINK = IPv6Address("ff02::c")  # UPnP Device Architecture 1.1 annex A
@@ -21,12 +21,10 @@ SSDP_TTL = 2  # UPnP Device Architecture 1.1 section 1.2
 SSDP_HOPS = 10  # UPnP Device Architecture 2.0 annex A, of the site-local group
 ANNOUNCE_GROUP = IPv4Address("224.0.0.1")  # RFC 6887 section 14.1.1
 ANNOUNCE_GROUP_6 = IPv6Address("ff02::1")
-ANNOUNCE_PORT = 5350  # RFC 6887 section 19.1
 ANNOUNCE_TTL = 1
-PCP_PORT = 5351  # RFC 6887 section 19.5, RFC 6886 section 3.1
 HTTP_BACKLOG = 128
 
-_LIKELY_HOLDER = {SSDP_PORT: "miniupnpd or a media server", ANNOUNCE_PORT: "miniupnpd or another PCP client"}
+_LIKELY_HOLDER = {SSDP_PORT: "miniupnpd or a media server", PCP_CLIENT_PORT: "miniupnpd or another PCP client"}
 _KINDS = {Protocol.TCP: socket.SOCK_STREAM, Protocol.UDP: socket.SOCK_DGRAM}
 
 
@@ -122,11 +120,11 @@ def pcp_announce_listener(device: str, version: int = 4) -> socket.socket:
     def prepare(sock: socket.socket) -> None:
         _share_port(sock)
         _bind_device(sock, device)
-        sock.bind(_socket_address(group, ANNOUNCE_PORT, device))
+        sock.bind(_socket_address(group, PCP_CLIENT_PORT, device))
         _join(sock, group, device)
 
-    what = f"cannot listen for PCP announcements on {device} UDP port {ANNOUNCE_PORT}"
-    return _made(_family(group), socket.SOCK_DGRAM, prepare, what, ANNOUNCE_PORT)
+    what = f"cannot listen for PCP announcements on {device} UDP port {PCP_CLIENT_PORT}"
+    return _made(_family(group), socket.SOCK_DGRAM, prepare, what, PCP_CLIENT_PORT)
 
 
 def pcp_listener(device: str, address: IPAddress) -> socket.socket:
@@ -134,11 +132,11 @@ def pcp_listener(device: str, address: IPAddress) -> socket.socket:
 
     def prepare(sock: socket.socket) -> None:
         _bind_device(sock, device)
-        _bind(sock, address, PCP_PORT, device)
+        _bind(sock, address, PCP_SERVER_PORT, device)
         _aim(sock, address, device, ANNOUNCE_TTL)
 
-    what = f"cannot listen for PCP and NAT-PMP on {address} ({device}) UDP port {PCP_PORT}"
-    return _made(_family(address), socket.SOCK_DGRAM, prepare, what, PCP_PORT)
+    what = f"cannot listen for PCP and NAT-PMP on {address} ({device}) UDP port {PCP_SERVER_PORT}"
+    return _made(_family(address), socket.SOCK_DGRAM, prepare, what, PCP_SERVER_PORT)
 
 
 def port_in_use(protocol: Protocol, address: IPv4Address, port: int) -> bool:

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from ipaddress import IPv4Address
 
-from igdpcp.model import Endpoint, IPAddress
+from igdpcp.model import PCP_CLIENT_PORT, PCP_SERVER_PORT, Endpoint, IPAddress
 from igdpcp.netfilter import layout
 from igdpcp.netfilter.desired import (
     Admit,
@@ -196,7 +196,7 @@ def _filter6(surroundings: Surroundings) -> Iterator[Rule]:
 
 
 def _guards(surroundings: Surroundings, *, ipv6: bool) -> Iterator[Rule]:
-    to_servers = _ports("udp", ("dport", str(layout.PCP_SERVER_PORT)))
+    to_servers = _ports("udp", ("dport", str(PCP_SERVER_PORT)))
     for device in map(device_name, sorted(surroundings.shut_devices)):
         yield Rule("filter", GUARD, Shape("DROP", out_device=device, protocol="udp", matches=to_servers, ipv6=ipv6))
 
@@ -277,12 +277,12 @@ def _from_servers(device: str, peers: list[PcpPeer]) -> Iterator[Rule]:
         yield _from_server(device, peer.server, peer.port, "")
     for server in sorted({peer.server for peer in peers}, key=str):
         group = f"{layout.ALL_HOSTS}{_HOST}" if server.version == 4 else f"{layout.ALL_HOSTS_6}{_HOST6}"
-        yield _from_server(device, server, layout.PCP_CLIENT_PORT, group)
+        yield _from_server(device, server, PCP_CLIENT_PORT, group)
 
 
 def _from_server(device: str, server: IPAddress, port: int, destination: str) -> Rule:
     source = f"{server}{_HOST}" if isinstance(server, IPv4Address) else f"{str(server).partition('%')[0]}{_HOST6}"
-    ports = _ports("udp", ("sport", str(layout.PCP_SERVER_PORT)), ("dport", str(port)))
+    ports = _ports("udp", ("sport", str(PCP_SERVER_PORT)), ("dport", str(port)))
     shape = Shape(
         "ACCEPT", in_device=device, source=source, destination=destination, protocol="udp", matches=ports,
         ipv6=server.version == 6,

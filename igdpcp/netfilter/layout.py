@@ -24,14 +24,12 @@ addresses than are known, and a network that is not served leaves by the same ad
 
 from __future__ import annotations
 
-from igdpcp.model import MOVED_PORTS
+from igdpcp.model import MOVED_PORTS, PCP_CLIENT_PORT, PCP_SERVER_PORT
 
 PREFIX = "igdpcp1_"
 FW4_TABLE = "fw4"
 OWN_TABLE = "igdpcp"
 
-PCP_SERVER_PORT = 5351  # RFC 6887 section 19.1
-PCP_CLIENT_PORT = 5350  # RFC 6887 section 19.1: multicast announcements
 ALL_HOSTS = "224.0.0.1"  # RFC 6887 section 14.1.1: where they are sent to
 ALL_HOSTS_6 = "ff02::1"
 ANY_GENERATION = "igdpcp"  # what the names of all our objects begin with, also those of another release

@@ -20,7 +20,6 @@ from igdpcp.pcp.options import (
 from igdpcp.values import dataclass
 
 VERSION = 2
-SERVER_PORT = 5351  # RFC 6887 section 19.5
 HEADER_LENGTH = 24  # RFC 6887 section 7
 MAX_LENGTH = 1100  # RFC 6887 section 7
 NONCE_LENGTH = 12  # RFC 6887 section 11.1

@@ -14,9 +14,8 @@ from typing import Any
 
 from igdpcp.errors import OurFault
 from igdpcp.log import line
-from igdpcp.model import IPAddress
+from igdpcp.model import PCP_SERVER_PORT, IPAddress
 from igdpcp.net.sockets import pcp_announce_listener, udp_connected
-from igdpcp.pcp.message import SERVER_PORT
 
 LOG = logging.getLogger("igdpcp.upstream")
 PACKET_SPACE = 2048  # more than PCP's 1100, so that a longer datagram is seen to be longer
@@ -69,11 +68,11 @@ class PcpSockets:
     @staticmethod
     def _connected(device: str, server: IPAddress) -> tuple[socket.socket, str]:
         try:
-            return udp_connected(device, server, SERVER_PORT), device
+            return udp_connected(device, server, PCP_SERVER_PORT), device
         except OurFault:
             if server.version == 4:
                 raise
-        sock = udp_connected("", server, SERVER_PORT)
+        sock = udp_connected("", server, PCP_SERVER_PORT)
         return sock, _device_of(_own_address(sock))
 
     def _listen(self, device: str, server: IPAddress) -> None:

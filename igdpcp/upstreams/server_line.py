@@ -17,12 +17,11 @@ from ipaddress import IPv4Address
 
 from igdpcp.errors import OurFault
 from igdpcp.log import line
-from igdpcp.model import IPAddress
+from igdpcp.model import PCP_SERVER_PORT, IPAddress
 from igdpcp.openings import PcpPeer
 from igdpcp.pcp.client import Event, PcpClient, ServerState, ServerStateChanged
 from igdpcp.pcp.conduct import Conduct
 from igdpcp.pcp.discovery import ROUND_INTERVAL, Choice, Origin, Server, known_as
-from igdpcp.pcp.message import SERVER_PORT
 from igdpcp.pcp.timing import Timing
 from igdpcp.upstreams.pcp_sockets import PcpSockets, Source
 
@@ -259,7 +258,7 @@ class ServerLine:
             self._server_left()
         self.server = server
         self.engine = PcpClient(
-            server=(address, SERVER_PORT),
+            server=(address, PCP_SERVER_PORT),
             server_identity=server.identity,
             secret=self._secret,
             rng=self._rng,

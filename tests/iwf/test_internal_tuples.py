@@ -524,6 +524,35 @@ def test_what_a_control_point_was_refused_is_not_opened_for_it_by_a_hosts_reques
     run()
 
 
+def test_what_nobody_waits_for_is_given_back_for_a_host_that_wants_only_another_port(tmp_path: Path) -> None:
+    @virtual
+    async def run() -> None:
+        hall = Hall(tmp_path)
+        hall.carrier.silent = True
+        assert (await hall.add()).code == 501
+        hall.carrier.silent = False
+        assert (await hall.tuples.map(request(suggested=9000, exact=True))).external.port == 9000
+        assert [each.external_port for each in hall.table] == [9000]
+
+    run()
+
+
+def test_a_lifetime_is_what_is_left_of_the_lease_when_the_carrier_was_slow(tmp_path: Path) -> None:
+    @virtual
+    async def run() -> None:
+        hall = Hall(tmp_path)
+        hall.carrier.silent = True
+        mapping = asyncio.ensure_future(hall.tuples.map(request(lease=600)))
+        await asyncio.sleep(3)
+        hall.carrier.grant(hall.only.id)
+        assert (await mapping).lifetime == 597
+        await asyncio.sleep(598)
+        assert list(hall.table) == []
+        assert hall.tuples.broken_promises() == 0
+
+    run()
+
+
 def test_all_that_a_host_ends_at_once_is_told_upstream_at_once(tmp_path: Path) -> None:
     @virtual
     async def run() -> None:

@@ -165,3 +165,16 @@ async def test_a_request_that_is_repeated_after_another_client_port_changes_no_r
     puts = len(hall.ruleset.puts)
     await hall.add(8080, InternalPort=8001, PortMappingDescription="another")
     assert len(hall.ruleset.puts) == puts
+
+
+@virtual
+async def test_a_late_grant_leads_to_the_client_port_of_the_retry(tmp_path: Path) -> None:
+    hall = Hall(tmp_path)
+    hall.carrier.silent = True
+    assert (await hall.add(8080)).code == 501
+    hall.carrier.grant(hall.only.id)
+    await settle()
+    hall.carrier.silent = False
+    assert (await hall.add(8080, InternalPort=9000)).code == 0
+    assert hall.only_rule.client.port == 9000
+    assert [row["InternalPort"] for row in await hall.listed()] == ["9000"]

@@ -339,7 +339,7 @@ class History(RuleBasedStateMachine):
         path = self.path
         if self.closing:
             return
-        held = [each for each in path.hall.table.leading_to(Protocol.TCP, client) if each.visible]
+        held = [each for each in path.hall.table.leading_to(Protocol.TCP, client.address, client.port) if each.visible]
         mapping = next(each for each in held if each.grant and each.grant.external == opened.external)
         assert mapping.tuple_owner or mapping.request.requester.owner is Owner.STATIC
         assert path.own is not None

@@ -16,11 +16,10 @@ from igdpcp.config import MainConfig, UpstreamConfig
 from igdpcp.daemon.pcp_servers import servers_behind
 from igdpcp.errors import OurFault
 from igdpcp.iwf.interfaces import Emit, UpstreamEvent
-from igdpcp.model import Endpoint, Grant, IPAddress, Protocol, UpstreamRequest
+from igdpcp.model import PCP_SERVER_PORT, Endpoint, Grant, IPAddress, Protocol, UpstreamRequest
 from igdpcp.net.router import Wan
 from igdpcp.openings import PcpPeer
 from igdpcp.pcp.discovery import Server
-from igdpcp.pcp.message import SERVER_PORT
 from igdpcp.upstreams import pcp, pcp_sockets
 from tests.support.pcp_script import ScriptedServer, Sent
 
@@ -42,7 +41,7 @@ class Carrier:
         self.loop = asyncio.get_running_loop()
         self.socket = socket.socket(_family(address), socket.SOCK_DGRAM)
         self.socket.setblocking(False)
-        self.socket.bind((str(address), SERVER_PORT))
+        self.socket.bind((str(address), PCP_SERVER_PORT))
         self.loop.add_reader(self.socket, self._readable)
 
     def _readable(self) -> None:
