@@ -181,7 +181,7 @@ class Service:
         self._flash_copy = FlashCopy(self._journal, main.state_dir)
         self._closers.append(self._flash_copy.close)
         self._backend = await asyncio.to_thread(choose_backend, main.backend, main.nft_table)
-        self._ruleset = GroupCommit(self._backend, clock=self._loop.time, at_rest=heap.give_back)
+        self._ruleset = GroupCommit(self._backend, clock=self._loop.time, at_work=heap.keep, at_rest=heap.rest)
         self._closers.append(self._close_ruleset)
         self._local = LocalUpstream(self._router, events.put_nowait)
         self._closers.append(self._local.close)

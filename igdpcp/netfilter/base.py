@@ -44,20 +44,15 @@ class Backend(Protocol):
     """Writes facts to the kernel. Synchronous; never called while another call is under way.
 
     ``apply`` and ``sync`` raise RulesetError; RulesetBusy where they waited in vain, and have changed nothing. ``now``
-    is on the clock of Fact.ends. ``in_fw4``: what is let through is in fw4's table.
+    is on the clock of Fact.ends. ``prompt``: a few changes take less than a millisecond, however many facts there are.
+    ``in_fw4``: what is let through is in fw4's table.
     """
 
     name: str
+    prompt: bool
 
     @property
     def in_fw4(self) -> bool: ...
-
-    @property
-    def apply_promptly(self) -> Callable[[list[Change], float], None] | None:
-        """``apply`` where a few changes take it about a millisecond, however many facts there are; else None.
-
-        Raises RulesetBusy instead of waiting for another thread of this process.
-        """
 
     def open(self) -> None:
         """Get hold of the kernel's tables and make the static part of the ruleset."""
@@ -117,9 +112,16 @@ class GroupCommit:
     """
 
     def __init__(
-        self, backend: Backend, *, clock: Callable[[], float], at_rest: Callable[[], None] = lambda: None
+        self,
+        backend: Backend,
+        *,
+        clock: Callable[[], float],
+        at_work: Callable[[], None] = lambda: None,
+        at_rest: Callable[[], None] = lambda: None,
     ) -> None:
-        """``at_rest`` is called in the thread when that has had nothing to do for REST_SECONDS."""
+        """``at_rest`` is called in the thread when that has had nothing to do for REST_SECONDS, ``at_work`` before what
+        comes next.
+        """
         self.name = backend.name
         self._backend = backend
         self._clock = clock
@@ -131,6 +133,7 @@ class GroupCommit:
         self._busy = False
         self._slow_until = -math.inf
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="netfilter")
+        self._at_work = at_work
         self._at_rest = at_rest
         self._rest: asyncio.TimerHandle | None = None
         self._worked = False  # since that timer was set
@@ -215,20 +218,19 @@ class GroupCommit:
     def _run_next(self) -> None:
         """Let what waits have its turn; what comes until it is done goes together in the next one."""
         self._busy = True
-        if self._backend.apply_promptly and isinstance(self._queue[0], _Job):
+        if self._backend.prompt and isinstance(self._queue[0], _Job):
             asyncio.get_running_loop().call_soon(self._run_promptly)  # with what else comes at this moment
         else:
             self._run_in_thread(*self._next())
 
     def _run_promptly(self) -> None:
         """What is refused is left to the thread: it may have to write everything, or to wait."""
-        apply = self._backend.apply_promptly
         jobs = self._jobs()
         waiters = [job.waiter for job in jobs]
         started = self._clock()
-        if apply and len(jobs) <= PROMPT_CHANGES and started >= self._slow_until:
+        if len(jobs) <= PROMPT_CHANGES and started >= self._slow_until:
             try:
-                self._together(jobs, apply)
+                self._together(jobs, self._backend.apply)
                 self._finished([None] * len(jobs), waiters)
                 return
             except RulesetError:
@@ -243,6 +245,8 @@ class GroupCommit:
 
     def _run_in_thread(self, waiters: list[asyncio.Future[Any]], run: Callable[[], Sequence[Any]]) -> None:
         try:
+            if self._rest is None:
+                self._thread.submit(self._at_work)
             work = asyncio.get_running_loop().run_in_executor(self._thread, run)
         except RuntimeError as error:  # closed
             self._finished([error] * len(waiters), waiters)

@@ -44,7 +44,7 @@ class IptablesBackend:
     """
 
     name = "iptables"
-    apply_promptly = None
+    prompt = False
     in_fw4 = False
 
     def __init__(self, only: str = "") -> None:

@@ -39,7 +39,7 @@ class Fw4IptablesBackend:
     """Translations by iptables, everything else by fw4's table. A change is in both of them, or in neither."""
 
     name = "iptables"
-    apply_promptly = None
+    prompt = False
     in_fw4 = True
 
     def __init__(self) -> None:

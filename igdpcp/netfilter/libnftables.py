@@ -8,7 +8,7 @@ import threading
 from typing import Any
 
 from igdpcp import jsonio
-from igdpcp.errors import OurFault, RulesetBusy, RulesetError
+from igdpcp.errors import OurFault, RulesetError
 
 LIBRARY = "libnftables.so.1"
 
@@ -56,12 +56,9 @@ class Nft:
         self._library.nft_ctx_buffer_output(self._context)
         self._library.nft_ctx_buffer_error(self._context)
 
-    def run(self, script: str, *, wait: bool = True) -> None:
-        """Commit the script as one transaction; raises RulesetError with the kernel's words.
-
-        Without ``wait``: raises RulesetBusy where another thread uses the library, which may take it seconds.
-        """
-        self._call(script, 0, wait)
+    def run(self, script: str) -> None:
+        """Commit the script as one transaction; raises RulesetError with the kernel's words."""
+        self._call(script, 0)
 
     def query(self, command: str, *, elements: bool = True) -> list[dict[str, Any]]:
         """The objects that a ``list`` command names; without ``elements``, sets come empty and cheap."""
@@ -80,14 +77,10 @@ class Nft:
                 self._library.nft_ctx_free(self._context)
             self._context = None
 
-    def _call(self, text: str, flags: int, wait: bool = True) -> str:
+    def _call(self, text: str, flags: int) -> str:
         self._library.nft_ctx_output_set_flags(self._context, flags)
-        if not _one_thread.acquire(blocking=wait):
-            raise RulesetBusy("another thread uses libnftables")
-        try:
+        with _one_thread:
             status = self._library.nft_run_cmd_from_buffer(self._context, text.encode())
-        finally:
-            _one_thread.release()
         output: bytes = self._library.nft_ctx_get_output_buffer(self._context) or b""
         errors: bytes = self._library.nft_ctx_get_error_buffer(self._context) or b""
         if status:

@@ -9,29 +9,25 @@ by the daemon, again at each sync, since anybody may flush the ruleset.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain
 from typing import Any
 
 from igdpcp import option_values
 from igdpcp.errors import OurFault, RulesetError
 from igdpcp.netfilter import foreign, layout, nftables_table
 from igdpcp.netfilter.base import NOWHERE
-from igdpcp.netfilter.desired import Change, Fact, Key, Pinhole
+from igdpcp.netfilter.desired import Change, Fact, Key, Pinhole, device_name
 from igdpcp.netfilter.libnftables import Nft
 from igdpcp.netfilter.nftables_audit import compare, leads
-from igdpcp.netfilter.nftables_elements import (
-    Counted,
-    by_object,
-    device_text,
-    element_key,
-    element_text,
-    match_text,
-    object_name,
-    timed,
-)
-from igdpcp.netfilter.nftables_netlink import Element, NftablesReader
+from igdpcp.netfilter.nftables_elements import by_object, device_key, element_data, element_key, object_name
+from igdpcp.netfilter.nftables_netlink import Connection
+from igdpcp.netfilter.nftables_reader import Element, NftablesReader
 from igdpcp.netfilter.nftables_table import Survey
+from igdpcp.netfilter.nftables_writer import NftablesWriter, element
 from igdpcp.openings import Discrepancy, Surroundings
+
+Counted = tuple[int, int]  # packets, bytes
 
 COMPARE_TRIES = 5  # others' changes disturb a reading, and may make it differ
 
@@ -40,6 +36,7 @@ class NftablesBackend:
     """Facts as elements with timeouts, in table ``inet fw4`` or in an own table of another name."""
 
     name = "nftables"
+    prompt = True
 
     def __init__(self, table: str) -> None:
         try:
@@ -49,7 +46,9 @@ class NftablesBackend:
         self._shared = self.in_fw4 = table == layout.FW4_TABLE
         self._surroundings = NOWHERE
         self._nft: Nft | None = None
-        self._reader = NftablesReader(self._table)
+        self._connection = Connection()
+        self._reader = NftablesReader(self._table, self._connection)
+        self._writer = NftablesWriter(self._table, self._connection)
 
     def open(self) -> None:
         """Make the own table, or see that the firewall has our objects; raises RulesetError when it has not.
@@ -77,11 +76,18 @@ class NftablesBackend:
         element that is there does not re-arm its timeout on every kernel, so it is deleted first. Where the sets of
         the surroundings were emptied, by a restart of the firewall, the transaction must fail: no rule would apply.
         """
-        self._apply(changes, now, wait=True)
-
-    def apply_promptly(self, changes: list[Change], now: float) -> None:
-        """The same, but RulesetBusy while a thread that looks at others' rules has libnftables to itself."""
-        self._apply(changes, now, wait=False)
+        gone = [(change.key, change.before) for change in changes if change.before]
+        come = [(change.key, change.after) for change in changes if change.after]
+        rearmed = (change.key for change in changes if change.before and change.after)
+        counted = {element_key(key): self._count(key) for key in rearmed if isinstance(key, Pinhole)}
+        self._writer.commit(
+            chain(
+                self._guard(),
+                self._messages(self._writer.add, ((key, _element(key, fact)) for key, fact in gone)),
+                self._messages(self._writer.delete, ((key, element(element_key(key))) for key, _ in gone)),
+                self._messages(self._writer.add, ((key, _timed(key, fact, now, counted)) for key, fact in come)),
+            )
+        )
 
     def sync(self, facts: dict[Key, Fact], now: float) -> None:
         """Rewrite everything, one transaction for each set or map: packets see its old elements or the new ones.
@@ -91,11 +97,11 @@ class NftablesBackend:
         """
         abandoned = self._lay(self._surroundings_script()).abandoned
         keys = by_object(facts)
-        for kind, names in (("map", layout.MAPS), ("set", layout.SETS), ("set", layout.COUNTED_SETS)):
-            for name in names:
-                counted = self._counts(name) if name in layout.COUNTED_SETS else {}
-                held = ((key, timed(key, facts[key], now, counted)) for key in keys.get(name, ()))
-                self._run(self._flush(kind, name) + self._elements("add", held))
+        for name in (*layout.MAPS, *layout.SETS, *layout.COUNTED_SETS):
+            counted = self._counts(name) if name in layout.COUNTED_SETS else {}
+            held = (_timed(key, facts[key], now, counted) for key in keys.get(name, ()))
+            there = layout.PREFIX + name
+            self._writer.commit(chain((self._writer.flush(there),), self._writer.add(there, held)))
         for table in abandoned:
             self._run(_deletion(table))
 
@@ -112,7 +118,8 @@ class NftablesBackend:
             self._run(script)
 
     def close(self, keep_rules: bool) -> None:
-        """Give the context back; the elements stay in any case, and expire."""
+        """Give the context and the connection back; the elements stay in any case, and expire."""
+        self._connection.close()
         if self._nft is not None:
             self._nft.close()
             self._nft = None
@@ -151,19 +158,6 @@ class NftablesBackend:
     def packets(self, key: Pinhole) -> int:
         """What the element of this pinhole has counted; 0 when it has expired."""
         return self._count(key)[0]
-
-    def _apply(self, changes: list[Change], now: float, wait: bool) -> None:
-        gone = [(change.key, change.before) for change in changes if change.before]
-        come = [(change.key, change.after) for change in changes if change.after]
-        rearmed = (change.key for change in changes if change.before and change.after)
-        counted = {element_key(key): self._count(key) for key in rearmed if isinstance(key, Pinhole)}
-        parts = [
-            self._guard(),
-            self._elements("add", ((key, element_text(key, fact.value)) for key, fact in gone)),
-            self._elements("delete", ((key, match_text(key)) for key, _ in gone)),
-            self._elements("add", ((key, timed(key, fact, now, counted)) for key, fact in come)),
-        ]
-        self._context().run("".join(parts), wait=wait)
 
     def _surroundings_differ(self) -> Discrepancy:
         missing = surplus = 0
@@ -235,13 +229,14 @@ class NftablesBackend:
             self._run(_deletion(self._table) + layout.own_table(self._table) + surroundings)
         return survey
 
-    def _guard(self) -> str:
-        """Commands that change nothing, and fail where the sets of the surroundings are empty or gone."""
-        contents = self._contents(self._surroundings)
-        for name in ("wan4", "lan"):
-            if contents[name]:
-                return "".join(self._command(verb, name, contents[name][:1]) for verb in ("delete", "add"))
-        return ""
+    def _guard(self) -> Iterator[bytes]:
+        """Messages that change nothing, and fail where the sets of the surroundings are empty or gone."""
+        for name, devices in (("wan4", self._surroundings.wan_devices), ("lan", self._surroundings.lan_devices)):
+            if devices:
+                one = [element(device_key(min(devices)))]
+                yield from self._writer.delete(layout.PREFIX + name, one)
+                yield from self._writer.add(layout.PREFIX + name, one)
+                return
 
     def _held(self, name: str) -> list[Any]:
         [found] = self._context().query(f"list set inet {self._table} {layout.PREFIX}{name}")[-1].values()
@@ -270,24 +265,23 @@ class NftablesBackend:
             "(see 'fw4 check' and option auto_includes of /etc/config/firewall)"
         )
 
-    def _elements(self, verb: str, elements: Iterable[tuple[Key, str]]) -> str:
-        """One command for each set or map that the elements belong to."""
-        texts: dict[str, list[str]] = {}
-        for key, element in elements:
-            texts.setdefault(object_name(key), []).append(element)
-        return "".join(self._command(verb, name, each) for name, each in texts.items())
-
-    def _command(self, verb: str, name: str, elements: list[str]) -> str:
-        return f"{verb} element inet {self._table} {layout.PREFIX}{name} {{ {', '.join(elements)} }}\n"
-
-    def _flush(self, kind: str, name: str) -> str:
-        return f"flush {kind} inet {self._table} {layout.PREFIX}{name}\n"
+    @staticmethod
+    def _messages(
+        write: Callable[[str, Iterable[bytes]], Iterator[bytes]], elements: Iterable[tuple[Key, bytes]]
+    ) -> Iterator[bytes]:
+        """The messages for each set or map that the elements belong to."""
+        grouped: dict[str, list[bytes]] = {}
+        for key, each in elements:
+            grouped.setdefault(object_name(key), []).append(each)
+        for name, held in grouped.items():
+            yield from write(layout.PREFIX + name, held)
 
     def _surroundings_script(self) -> str:
         script = ""
         for name, elements in self._contents(self._surroundings).items():
-            script += self._flush("set", name)
-            script += self._command("add", name, elements) if elements else ""
+            there = f"inet {self._table} {layout.PREFIX}{name}"
+            script += f"flush set {there}\n"
+            script += f"add element {there} {{ {', '.join(elements)} }}\n" if elements else ""
         return script
 
     @staticmethod
@@ -295,16 +289,31 @@ class NftablesBackend:
         """The elements of each set of ``layout.SURROUNDINGS``; raises RulesetError for what is no device name."""
         peers = [(str(peer.server).partition("%")[0], peer) for peer in surroundings.pcp_peers]
         contents = {
-            "wan4": {device_text(name) for name in surroundings.wan_devices},
-            "wan6": {device_text(name) for name in surroundings.wan6_devices},
-            "lan": {device_text(name) for name in surroundings.lan_devices},
+            "wan4": {_quoted(name) for name in surroundings.wan_devices},
+            "wan6": {_quoted(name) for name in surroundings.wan6_devices},
+            "lan": {_quoted(name) for name in surroundings.lan_devices},
             "pcp4": {f"{address} . {peer.port:d}" for address, peer in peers if peer.server.version == 4},
             "pcp6": {f"{address} . {peer.port:d}" for address, peer in peers if peer.server.version == 6},
             "server4": {address for address, peer in peers if peer.server.version == 4},
             "server6": {address for address, peer in peers if peer.server.version == 6},
-            "shut": {device_text(name) for name in surroundings.shut_devices},
+            "shut": {_quoted(name) for name in surroundings.shut_devices},
         }
         return {name: sorted(elements) for name, elements in contents.items()}
+
+
+def _quoted(device: str) -> str:
+    """The name as nft writes it; raises RulesetError for what is none."""
+    return f'"{device_name(device)}"'
+
+
+def _element(key: Key, fact: Fact) -> bytes:
+    return element(element_key(key), element_data(fact.value))
+
+
+def _timed(key: Key, fact: Fact, now: float, counted: Mapping[bytes, Counted]) -> bytes:
+    """The element that expires with its fact; it goes on counting from what one like it has counted."""
+    name, timeout = element_key(key), max(1, round(fact.ends - now))
+    return element(name, element_data(fact.value), timeout=timeout, counted=counted.get(name))
 
 
 def _deletion(table: str) -> str:

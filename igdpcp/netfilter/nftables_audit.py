@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from igdpcp.netfilter.desired import Fact, Key
 from igdpcp.netfilter.nftables_elements import element_data, element_key
-from igdpcp.netfilter.nftables_netlink import Element
+from igdpcp.netfilter.nftables_reader import Element
 from igdpcp.openings import Discrepancy
 
 SLACK_SECONDS = 5.0  # by which an element may end earlier or later than its fact: timeouts are whole seconds

@@ -35,8 +35,7 @@ class Kernel:
     waits = 0  # for that lock
 
     def __init__(self, prompt: bool = False) -> None:
-        self.apply_promptly = self._promptly if prompt else None
-        self.in_use = False  # by another thread
+        self.prompt = prompt
         self.broken = False
         self.threads: set[int] = set()
         self.facts: dict[Key, Fact] = {}
@@ -74,11 +73,6 @@ class Kernel:
             self.facts.pop(change.key, None)
             if change.after:
                 self.facts[change.key] = change.after
-
-    def _promptly(self, changes: list[Change], now: float) -> None:
-        if self.in_use:
-            raise RulesetBusy("another thread")
-        self.apply(changes, now)
 
     def sync(self, facts: dict[Key, Fact], now: float) -> None:
         self._lock()
@@ -159,29 +153,35 @@ def test_changes_that_wait_go_in_one_transaction() -> None:
     run(kernel, work)
 
 
-def test_when_the_thread_has_nothing_left_to_do_it_is_told_so_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_thread_is_told_once_when_it_has_nothing_left_to_do_and_when_it_has_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(base, "REST_SECONDS", 0.02)
-    kernel, told = Kernel(), list[tuple[int, int]]()
+    kernel, told = Kernel(), list[tuple[str, int, int]]()
 
     async def work() -> None:
         rested, loop = asyncio.Event(), asyncio.get_running_loop()
 
+        def at_work() -> None:
+            told.append(("work", threading.get_native_id(), len(kernel.facts)))
+
         def at_rest() -> None:
-            told.append((threading.get_native_id(), len(kernel.facts)))
+            told.append(("rest", threading.get_native_id(), len(kernel.facts)))
             loop.call_soon_threadsafe(rested.set)
 
-        ruleset = GroupCommit(kernel, clock=lambda: kernel.now, at_rest=at_rest)
+        ruleset = GroupCommit(kernel, clock=lambda: kernel.now, at_work=at_work, at_rest=at_rest)
         await ruleset.start()
         await while_busy(ruleset, kernel, *(ruleset.put(numbered(port)) for port in range(2, 8)))
         await asyncio.wait_for(rested.wait(), 10)
-        assert told == [(ruleset.thread_id, len(kernel.facts))]
+        held = len(kernel.facts)
+        assert told == [("work", ruleset.thread_id, 0), ("rest", ruleset.thread_id, held)]
         rested.clear()
         await ruleset.remove("m1")
         await asyncio.wait_for(rested.wait(), 10)
+        assert told[2:] == [("work", ruleset.thread_id, held), ("rest", ruleset.thread_id, len(kernel.facts))]
         await ruleset.close()
 
     asyncio.run(work())
-    assert len(told) == 2
 
 
 def test_a_prompt_kernel_is_changed_at_once_and_what_comes_at_one_moment_together() -> None:
@@ -203,19 +203,6 @@ def test_many_changes_do_not_hold_up_the_loop() -> None:
         await asyncio.gather(*(ruleset.put(numbered(port)) for port in range(1, 2 + PROMPT_CHANGES)))
         assert kernel.commits == [PROMPT_CHANGES + 1]
         assert threading.get_ident() not in kernel.threads
-
-    run(kernel, work)
-
-
-def test_what_would_have_to_wait_for_another_thread_waits_in_the_thread_for_changes() -> None:
-    kernel = Kernel(prompt=True)
-
-    async def work(ruleset: GroupCommit) -> None:
-        kernel.in_use = True
-        await ruleset.put(numbered(1))
-        assert kernel.ports == {1}
-        assert threading.get_ident() not in kernel.threads
-        assert kernel.rewrites == 0
 
     run(kernel, work)
 

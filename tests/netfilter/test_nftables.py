@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -87,14 +86,10 @@ def test_a_cascaded_mapping_is_one_element_of_each_kind(router: str, fw4: Instan
     assert counts == {"dnat4": 1, "snat4": 1, "own4": 1, "pass4": 1, "hair4": 2, "hsrc4": 1}
 
 
-def test_a_change_does_not_hold_up_the_loop_while_another_thread_lists_rules(router: str, fw4: Instance) -> None:
+def test_a_change_does_not_wait_while_another_thread_lists_rules(router: str, fw4: Instance) -> None:
     with libnftables._one_thread:
-        put = asyncio.run_coroutine_threadsafe(fw4.commits.put(opening()), fw4._loop)
-        for _ in range(5):
-            fw4.call(lambda: asyncio.sleep(0))
-        assert not put.done()
-    put.result(10)
-    assert "dnat4" in mapping_elements(router)
+        fw4.put(opening())
+        assert "dnat4" in mapping_elements(router)
 
 
 @pytest.mark.parametrize(
@@ -290,7 +285,7 @@ def test_one_bad_mapping_of_a_batch_fails_alone(router: str, fw4: Instance) -> N
     assert [str(result) for result in results if result] == [str(results[5])]
     assert isinstance(results[5], RulesetError)
     assert "rules of bad: " in str(results[5])
-    assert "out of range" in str(results[5])
+    assert "70000 is not a port" in str(results[5])
     assert len(elements(router)["dnat4"]) == 10
 
 
