@@ -43,6 +43,9 @@ class Shape:
     options: Options = ()
     ipv6: bool = False
 
+    def __hash__(self) -> int:
+        return hash((self.target, self.protocol, self.matches))  # of all fields it would take several times as long
+
 
 @dataclass(frozen=True, slots=True)
 class Branch:
@@ -90,6 +93,9 @@ class Rule:
     to: str = ""
     first: bool = False
     branch: Branch | None = None
+
+    def __hash__(self) -> int:
+        return hash((self.chain, self.values))  # as of a shape
 
 
 @lru_cache(_KEPT)
