@@ -32,8 +32,10 @@ def main() -> None:
         for variant in variants:
             began = time.monotonic()
             with variant.in_a_lab() as (lab, gateway):
+                series = Series(variant, lab, gateway, effort)
+                results[variant.key].append(series.figures)
                 try:
-                    results[variant.key].append(Series(variant, lab, gateway, effort).run())
+                    series.run()
                 except client.Failed as failure:
                     failed = True
                     print(f"{variant.key} failed: {failure}\n{gateway.log()[-LOG_TAIL:]}", file=sys.stderr)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gateways import BACKENDS, Igdpcp, Miniupnpd
-from benchmarks.series import CROWD, FEW, MANY, MOST, RUSH, SOME, Figures
+from benchmarks.series import CROWD, FEW, LOOP, MANY, MOST, RUSH, SOME, Figures
 from igdpcp import __version__
 from tests.lab.carrier import PEERS
 
@@ -74,6 +74,7 @@ def _quick_reads(action: str, title: str, goal: float) -> Iterator[Row]:
 
 TABLES = (FEW, SOME, MANY, MOST)
 ROWS = (
+    Row("loop", f"{LOOP} turns of an empty loop, ms", digits=0),
     Row(f"add_n{FEW}", f"AddPortMapping, new, N={FEW}, ms", _both(2.4), _both(1.0)),
     Row(f"add_n{FEW}_p90", "— its p90, ms"),
     Row(f"add_n{SOME}", f"AddPortMapping, new, N={SOME}, ms", _most(2.4), _most(1.0)),

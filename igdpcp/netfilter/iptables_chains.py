@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 from igdpcp.errors import RulesetError
@@ -41,9 +42,9 @@ class Part:
         return rules.STATIC_CHAINS[self.table, self.ipv6]
 
     @property
-    def jumps(self) -> list[Rule]:
+    def jumps(self) -> tuple[Rule, ...]:
         """The rules of the built-in chains that lead to ours."""
-        return [jump for jump in rules.JUMPS if self.holds(jump)]
+        return _jumps(self.table, self.ipv6)
 
     @property
     def rules(self) -> tuple[Rule, ...]:
@@ -54,6 +55,11 @@ class Part:
         """Where in the chain our jump belongs."""
         wan = self.surroundings.wan6_devices if self.ipv6 else self.surroundings.wan_devices
         return place.before_refusal(edit.standing, chain, wan, self.surroundings.lan_devices)
+
+
+@cache
+def _jumps(table: str, ipv6: bool) -> tuple[Rule, ...]:
+    return tuple(jump for jump in rules.JUMPS if (jump.table, jump.shape.ipv6) == (table, ipv6))
 
 
 def parts(surroundings: Surroundings, *, ipv6: bool = False) -> list[Part]:
@@ -86,7 +92,7 @@ def check(edit: Edit, part: Part) -> None:
         if jump.to not in targets[:end]:
             raise RulesetError(f"iptables table {part.table}: {jump.chain} does not lead to {jump.to}")
     static = len(part.rules)
-    filled = sum(len(edit.targets(chain)) for chain in part.static_chains)
+    filled = sum(edit.length(chain) for chain in part.static_chains)
     if filled != static:
         raise RulesetError(f"iptables table {part.table}: our chains hold {filled} rules of {static}")
 

@@ -37,7 +37,7 @@ from igdpcp.netfilter.desired import (
     Value,
     device_name,
 )
-from igdpcp.netfilter.iptables_shapes import Matches, Options, Rule, Shape, Values, branch
+from igdpcp.netfilter.iptables_shapes import BLOCK, Matches, Options, Rule, Shape, Values, branch
 from igdpcp.openings import PcpPeer, Surroundings
 
 PREFIX = "IGDPCP-"
@@ -137,18 +137,14 @@ def rules_of(key: Key, value: Value) -> Iterator[Rule]:
             yield _in_leaf("filter", HOLES, "dport", shape, port, values, first=len(values) > 2)
 
 
-def shared_rules_of(key: Key, value: Value) -> Iterator[Rule]:
+def shared_rules_of(key: Key, value: Value) -> tuple[Rule, ...]:
     """The rules that a fact needs together with others; each must be there once while anyone needs it."""
     match key, value:
-        case OwnPort(device, _, port), _:
-            shape = _moved(key.protocol.name.lower(), layout.ports_text(layout.moved_to(port)))
-            yield _in_leaf("nat", source_ports(device), "sport", shape, port, ())
+        case OwnPort(device, protocol, port), _:
+            return _moves(device, protocol.name.lower(), port // BLOCK)
         case Hairpin(address), HairpinTarget(_, via):
-            there: Values = (("address", address),)
-            yield Rule("nat", LOOP, _MARK, there)
-            yield Rule("nat", SHOWN, _SENT_TO, there)
-            if via:
-                yield Rule("nat", REACH, _REACHED, there, to=redirects(via))
+            return _hairpins(address, via)
+    return ()
 
 
 @lru_cache(4)  # as long as nothing changes they are the same at every commit
@@ -215,6 +211,22 @@ def _redirect(
     shape = _destination(key.protocol.name.lower(), side if address else "")
     values: Values = (("port", port), ("new", client.address), ("new_port", client.port))
     return _in_leaf("nat", base, "dport", shape, port, (*values, (side, address)) if address else values, first=first)
+
+
+@lru_cache(_SHAPES)
+def _moves(device: str, protocol: str, block: int) -> tuple[Rule, ...]:
+    """What moves other hosts' packets off the block."""
+    port = block * BLOCK
+    shape = _moved(protocol, layout.ports_text(layout.moved_to(port)))
+    return (_in_leaf("nat", source_ports(device), "sport", shape, port, ()),)
+
+
+@lru_cache(_SHAPES)
+def _hairpins(address: IPv4Address, via: str) -> tuple[Rule, ...]:
+    """What LAN hosts' packets to this address need; ``via``: follow that device's redirects."""
+    there: Values = (("address", address),)
+    reach = (Rule("nat", REACH, _REACHED, there, to=redirects(via)),) if via else ()
+    return Rule("nat", LOOP, _MARK, there), Rule("nat", SHOWN, _SENT_TO, there), *reach
 
 
 _HOST, _HOST6 = "/255.255.255.255", "/128"

@@ -68,6 +68,10 @@ class Edit:
         """Where the rules of the chain lead, in their order; nowhere when there is no such chain."""
         return [target for _, target in self._entries(chain)]
 
+    def length(self, chain: str) -> int:
+        """How many rules the chain has; none when there is no such chain."""
+        return sum(1 for _ in self._rules(chain))
+
     def standing(self, chain: str) -> list[place.Standing]:
         """The rules of a chain, whoever made them; none when there is no such chain."""
         return [place.standing(entry, target) for entry, target in self._entries(chain)]
@@ -136,11 +140,15 @@ class Edit:
         self.drop_unless_used(way.to)
 
     def _entries(self, chain: str) -> Iterator[tuple[Any, str]]:
+        for entry in self._rules(chain):
+            yield entry, (self._table.get_target(entry) or b"").decode()
+
+    def _rules(self, chain: str) -> Iterator[Any]:
         if not self._table.is_chain(chain):
             return
         entry = self._table.first_rule(chain)
         while entry:
-            yield entry, (self._table.get_target(entry) or b"").decode()
+            yield entry
             entry = self._table.next_rule(entry)
 
     def _entry(self, rule: Rule, counted: Counted = (0, 0)) -> Any:

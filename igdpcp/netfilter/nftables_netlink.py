@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
@@ -10,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 
 Attributes = dict[int, bytes]
+_Message = tuple[int, int, bytes]  # kind, flags, payload
 
 # linux/netfilter/nf_tables.h: enum nf_tables_msg_types, and the attributes of its messages
 GETRULE, NEWSETELEM, GETSETELEM, DELSETELEM = 7, 12, 13, 14
@@ -96,32 +98,20 @@ class Connection:
 
     def ask(self, kind: int, body: bytes) -> Attributes:
         """The attributes of the one message that is the answer. Raises OSError."""
-        sock = self._opened()
-        sock.send(message(kind, 0, body))
-        [(answer, _, payload)] = _messages(sock.recv(_SPACE))
+        answer, _, payload = self._exchange(message(kind, 0, body))[0]
         if answer == _NLMSG_ERROR:
             raise _error(payload)
         return _said(payload)
 
     def commit(self, messages: Iterable[bytes]) -> None:
-        """Carry all of them out in one transaction, or none. Raises OSError: why the first one was refused.
-
-        When the kernel has taken the batch it has carried it out, and has answered.
-        """
+        """Carry all of them out in one transaction, or none. Raises OSError: why the first one was refused."""
         *others, last = messages
         length, kind, flags, *rest = _HEADER.unpack_from(last)
         answered = _HEADER.pack(length, kind, flags | _NLM_F_ACK, *rest) + last[_HEADER.size :]
         subsystem = _FAMILY.pack(0, 0, _NFNL_SUBSYS_NFTABLES)
-        batch = b"".join((_packed(_BATCH_BEGIN, 0, subsystem), *others, answered, _packed(_BATCH_END, 0, subsystem)))
-        sock = self._opened()
-        if len(batch) > _SPACE:
-            sock.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, len(batch) + _ROOM)
-        sock.send(batch)
-        errors = list(_errors(sock))
-        if not errors:
-            raise OSError(0, "no answer")
-        for error in errors:
-            if error.errno:
+        begin, end = (_packed(kind, 0, subsystem) for kind in (_BATCH_BEGIN, _BATCH_END))
+        for answer, _, payload in self._exchange(b"".join((begin, *others, answered, end))):
+            if answer == _NLMSG_ERROR and (error := _error(payload)).errno:
                 raise error
 
     def close(self) -> None:
@@ -130,9 +120,27 @@ class Connection:
             self._socket.close()
             self._socket = None
 
+    def _exchange(self, sent: bytes) -> list[_Message]:
+        """What the kernel has answered, at least one message: it does all while it takes what is sent."""
+        sock = self._opened()
+        answers: list[_Message] = []
+        try:
+            if len(sent) > _SPACE:
+                sock.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, len(sent) + _ROOM)
+            sock.send(sent)
+            with suppress(BlockingIOError):
+                while True:
+                    answers += _messages(sock.recv(_SPACE))
+            if not answers:
+                raise OSError(errno.ENODATA, "no answer")
+        except OSError:
+            self.close()  # what is still in it would be taken for the answer to what comes next
+            raise
+        return answers
+
     def _opened(self) -> socket.socket:
         if self._socket is None:
-            self._socket = _socket(timeout=0)  # what is sent is answered already
+            self._socket = _socket(timeout=0)
             self._socket.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)  # errors without the message that is refused
         return self._socket
 
@@ -151,22 +159,13 @@ def _packed(kind: int, flags: int, body: bytes) -> bytes:
     return _HEADER.pack(_HEADER.size + len(body), kind, _NLM_F_REQUEST | flags, 0, 0) + body
 
 
-def _messages(answer: bytes) -> Iterator[tuple[int, int, bytes]]:
+def _messages(answer: bytes) -> Iterator[_Message]:
     """Kind, flags and payload of each."""
     at = 0
     while at < len(answer):
         length, kind, flags, *_ = _HEADER.unpack_from(answer, at)
         yield kind, flags, answer[at + _HEADER.size : at + length]
         at += length + -length % _ALIGNED
-
-
-def _errors(sock: socket.socket) -> Iterator[OSError]:
-    """What the kernel has answered; number 0: that all went well."""
-    with suppress(BlockingIOError):
-        while True:
-            for kind, _, payload in _messages(sock.recv(_SPACE)):
-                if kind == _NLMSG_ERROR:
-                    yield _error(payload)
 
 
 def _error(payload: bytes) -> OSError:
