@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Group commit: the changes that wait at one moment, or while the kernel is busy, go in one transaction.
 
-One thread has the kernel to itself, but for a few changes that a back-end makes in less time than it takes to wake that
-thread and to be woken by it: they are made at once, while the thread has nothing to do.
+One thread has the kernel to itself, but for a few changes that a back-end makes in about the time that it takes to wake
+that thread and to be woken by it: they are made at once, while the thread has nothing to do.
 
 What must be in force is held here (``desired.py``); a back-end only writes. A batch that the kernel refuses is tried
 once more by rewriting everything from what is wanted, for the kernel may hold something else than it was told. When
@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from igdpcp.errors import RulesetBusy, RulesetError
@@ -44,12 +45,12 @@ class Backend(Protocol):
     """Writes facts to the kernel. Synchronous; never called while another call is under way.
 
     ``apply`` and ``sync`` raise RulesetError; RulesetBusy where they waited in vain, and have changed nothing. ``now``
-    is on the clock of Fact.ends. ``prompt``: a few changes take less than a millisecond, however many facts there are.
+    is on the clock of Fact.ends. ``prompt_up_to``: with so many openings, a few changes take about a millisecond.
     ``in_fw4``: what is let through is in fw4's table.
     """
 
     name: str
-    prompt: bool
+    prompt_up_to: float
 
     @property
     def in_fw4(self) -> bool: ...
@@ -60,8 +61,11 @@ class Backend(Protocol):
     def surroundings(self, surroundings: Surroundings) -> None:
         """Apply to these devices and PCP servers from now on, and after each ``sync``, also when this one fails."""
 
-    def apply(self, changes: list[Change], now: float) -> None:
-        """All of these changes or none; none where what makes them apply to packets has gone."""
+    def apply(self, changes: list[Change], now: float, *, wait: bool = True) -> None:
+        """All of these changes or none; none where what makes them apply to packets has gone.
+
+        Without ``wait``: RulesetBusy where somebody else has to be waited for.
+        """
 
     def sync(self, facts: dict[Key, Fact], now: float) -> None:
         """The static part, the surroundings, and exactly these facts, whatever was there."""
@@ -218,7 +222,7 @@ class GroupCommit:
     def _run_next(self) -> None:
         """Let what waits have its turn; what comes until it is done goes together in the next one."""
         self._busy = True
-        if self._backend.prompt and isinstance(self._queue[0], _Job):
+        if len(self._desired) <= self._backend.prompt_up_to and isinstance(self._queue[0], _Job):
             asyncio.get_running_loop().call_soon(self._run_promptly)  # with what else comes at this moment
         else:
             self._run_in_thread(*self._next())
@@ -230,7 +234,7 @@ class GroupCommit:
         started = self._clock()
         if len(jobs) <= PROMPT_CHANGES and started >= self._slow_until:
             try:
-                self._together(jobs, self._backend.apply)
+                self._together(jobs, partial(self._backend.apply, wait=False))
                 self._finished([None] * len(jobs), waiters)
                 return
             except RulesetError:

@@ -32,6 +32,7 @@ from igdpcp.openings import Discrepancy, Surroundings
 
 T = TypeVar("T")
 
+PROMPT_UP_TO = 128  # mappings and pinholes; every change writes the whole table
 COMMIT_TRIES = 5  # a program that takes no lock may get between; it seldom does so twice
 _NOTHING: Counted = (0, 0)
 _NOT_OPEN = "the iptables back-end is not open"
@@ -44,7 +45,7 @@ class IptablesBackend:
     """
 
     name = "iptables"
-    prompt = False
+    prompt_up_to: float = PROMPT_UP_TO
     in_fw4 = False
 
     def __init__(self, only: str = "") -> None:
@@ -71,7 +72,7 @@ class IptablesBackend:
             for part in parts:
                 self._change(part, chains.lay)
 
-    def apply(self, changes: list[Change], now: float) -> None:
+    def apply(self, changes: list[Change], now: float, *, wait: bool = True) -> None:
         """Add and delete the rules in which the changes differ; none when only ends do."""
         needed: Counter[Rule] = Counter()
         gone: list[Rule] = []
@@ -92,7 +93,7 @@ class IptablesBackend:
             elif more < 0 == self._shared[rule] + more:
                 gone.append(rule)
         if gone or come:
-            with xtables_lock():
+            with xtables_lock(wait=wait):
                 self._exchange(gone, come)
         self._shared.update(needed)
         for rule in needed:

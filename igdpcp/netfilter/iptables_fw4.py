@@ -39,7 +39,7 @@ class Fw4IptablesBackend:
     """Translations by iptables, everything else by fw4's table. A change is in both of them, or in neither."""
 
     name = "iptables"
-    prompt = False
+    prompt_up_to = IptablesBackend.prompt_up_to
     in_fw4 = True
 
     def __init__(self) -> None:
@@ -58,7 +58,7 @@ class Fw4IptablesBackend:
         finally:
             self._nat.surroundings(surroundings)
 
-    def apply(self, changes: list[Change], now: float) -> None:
+    def apply(self, changes: list[Change], now: float, *, wait: bool = True) -> None:
         """Accept before redirecting, and the other way round when taking away; a refused part is taken back."""
         nat = [change for change in changes if isinstance(change.key, _TRANSLATING)]
         fw4 = [change for change in changes if not isinstance(change.key, _REDIRECTING)]
@@ -67,7 +67,7 @@ class Fw4IptablesBackend:
             self._fw4.apply(come, now)
         try:
             if nat:
-                self._nat.apply(nat, now)
+                self._nat.apply(nat, now, wait=wait)
         except RulesetError:
             with suppress(RulesetError):
                 self._fw4.apply([Change(change.key, change.after, change.before) for change in come], now)

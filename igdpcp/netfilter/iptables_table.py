@@ -162,18 +162,19 @@ class Edit:
 
 
 @contextmanager
-def xtables_lock() -> Iterator[None]:
+def xtables_lock(*, wait: bool = True) -> Iterator[None]:
     """Hold the lock that iptables itself takes; libiptc takes none. Raises RulesetBusy when it is not to be had."""
+    seconds = LOCK_WAIT if wait else 0.0
     path = os.environ.get("XTABLES_LOCKFILE", LOCK_FILE)
     try:
         descriptor = os.open(path, os.O_CREAT | os.O_RDONLY | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise RulesetError(f"xtables lock {path}: {error.strerror}") from error
     try:
-        deadline = time.monotonic() + LOCK_WAIT
+        deadline = time.monotonic() + seconds
         while not _locked(descriptor):
-            if time.monotonic() > deadline:
-                raise RulesetBusy(f"another program holds {path} for more than {LOCK_WAIT:.0f} s")
+            if time.monotonic() >= deadline:
+                raise RulesetBusy(f"another program holds {path} for more than {seconds:.0f} s")
             time.sleep(LOCK_POLL)
         yield
     finally:

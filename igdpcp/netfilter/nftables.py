@@ -8,6 +8,7 @@ by the daemon, again at each sync, since anybody may flush the ruleset.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
@@ -36,7 +37,7 @@ class NftablesBackend:
     """Facts as elements with timeouts, in table ``inet fw4`` or in an own table of another name."""
 
     name = "nftables"
-    prompt = True
+    prompt_up_to = math.inf
 
     def __init__(self, table: str) -> None:
         try:
@@ -69,12 +70,13 @@ class NftablesBackend:
         self._surroundings = surroundings
         self._lay(self._surroundings_script(), keep=True)
 
-    def apply(self, changes: list[Change], now: float) -> None:
+    def apply(self, changes: list[Change], now: float, *, wait: bool = True) -> None:
         """Commit the changes in one transaction, whatever of them has expired meanwhile.
 
         Deleting an element that is gone fails and takes the transaction with it, so it is added first. Adding an
         element that is there does not re-arm its timeout on every kernel, so it is deleted first. Where the sets of
         the surroundings were emptied, by a restart of the firewall, the transaction must fail: no rule would apply.
+        There is nobody to wait for.
         """
         gone = [(change.key, change.before) for change in changes if change.before]
         come = [(change.key, change.after) for change in changes if change.after]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping
@@ -34,8 +35,8 @@ class Kernel:
     locked = False  # by somebody else
     waits = 0  # for that lock
 
-    def __init__(self, prompt: bool = False) -> None:
-        self.prompt = prompt
+    def __init__(self, prompt_up_to: float = -1) -> None:
+        self.prompt_up_to = prompt_up_to
         self.broken = False
         self.threads: set[int] = set()
         self.facts: dict[Key, Fact] = {}
@@ -55,7 +56,10 @@ class Kernel:
     def surroundings(self, surroundings: Surroundings) -> None:
         self.commits.append(0)
 
-    def apply(self, changes: list[Change], now: float) -> None:
+    def apply(self, changes: list[Change], now: float, *, wait: bool = True) -> None:
+        if not wait and self.locked:
+            self.locked = False  # when it has been waited for
+            raise RulesetBusy("somebody has the lock")
         self.busy.set()
         assert self.gate.wait(10)
         self.threads.add(threading.get_ident())
@@ -185,7 +189,7 @@ def test_the_thread_is_told_once_when_it_has_nothing_left_to_do_and_when_it_has_
 
 
 def test_a_prompt_kernel_is_changed_at_once_and_what_comes_at_one_moment_together() -> None:
-    kernel = Kernel(prompt=True)
+    kernel = Kernel(prompt_up_to=math.inf)
 
     async def work(ruleset: GroupCommit) -> None:
         await asyncio.gather(*(ruleset.put(numbered(port)) for port in range(1, 1 + PROMPT_CHANGES)))
@@ -197,7 +201,7 @@ def test_a_prompt_kernel_is_changed_at_once_and_what_comes_at_one_moment_togethe
 
 
 def test_many_changes_do_not_hold_up_the_loop() -> None:
-    kernel = Kernel(prompt=True)
+    kernel = Kernel(prompt_up_to=math.inf)
 
     async def work(ruleset: GroupCommit) -> None:
         await asyncio.gather(*(ruleset.put(numbered(port)) for port in range(1, 2 + PROMPT_CHANGES)))
@@ -207,8 +211,34 @@ def test_many_changes_do_not_hold_up_the_loop() -> None:
     run(kernel, work)
 
 
+def test_a_table_that_is_larger_than_a_prompt_one_is_the_threads() -> None:
+    kernel = Kernel(prompt_up_to=1)
+
+    async def work(ruleset: GroupCommit) -> None:
+        await ruleset.put(numbered(1))
+        await ruleset.put(numbered(2))
+        assert kernel.threads == {threading.get_ident()}
+        await ruleset.put(numbered(3))
+        assert len(kernel.threads) == 2
+
+    run(kernel, work)
+
+
+def test_the_loop_does_not_wait_for_somebody_elses_lock() -> None:
+    kernel = Kernel(prompt_up_to=math.inf)
+
+    async def work(ruleset: GroupCommit) -> None:
+        kernel.locked = True
+        await ruleset.put(numbered(1))
+        assert kernel.ports == {1}
+        assert threading.get_ident() not in kernel.threads
+        assert kernel.rewrites == 0
+
+    run(kernel, work)
+
+
 def test_a_kernel_that_was_slow_once_does_not_hold_up_the_loop_again_for_a_while() -> None:
-    kernel = Kernel(prompt=True)
+    kernel = Kernel(prompt_up_to=math.inf)
 
     async def made_by_the_loop(ruleset: GroupCommit, port: int) -> bool:
         """Whether the loop itself makes a change."""
@@ -230,7 +260,7 @@ def test_a_kernel_that_was_slow_once_does_not_hold_up_the_loop_again_for_a_while
 
 
 def test_what_a_prompt_kernel_refuses_is_put_right_by_the_thread() -> None:
-    kernel = Kernel(prompt=True)
+    kernel = Kernel(prompt_up_to=math.inf)
 
     async def work(ruleset: GroupCommit) -> None:
         await ruleset.put(numbered(1))
@@ -246,7 +276,7 @@ def test_what_a_prompt_kernel_refuses_is_put_right_by_the_thread() -> None:
 
 
 def test_a_mistake_in_a_prompt_back_end_is_told_and_does_not_stop_what_follows() -> None:
-    kernel = Kernel(prompt=True)
+    kernel = Kernel(prompt_up_to=math.inf)
 
     async def work(ruleset: GroupCommit) -> None:
         kernel.broken = True

@@ -222,15 +222,16 @@ def test_the_first_packets_of_connections_are_counted(net: Network, fw: Instance
 
 
 def test_a_new_lease_a_sync_and_a_reload_go_on_counting(running: Bench, net: Network, fw: Instance) -> None:
-    fw.put(pinhole())
-    assert reached(net, pinhole())
-    fw.put(pinhole(lifetime=900))
+    opened = pinhole(protocol=UDP)  # as above
+    fw.put(opened)
+    assert reached(net, opened)
+    fw.put(pinhole(protocol=UDP, lifetime=900))
     assert fw.packets() == 1
-    fw.sync(pinhole(lifetime=800), opening())
+    fw.sync(pinhole(protocol=UDP, lifetime=800), opening())
     assert fw.packets() == 1
     load_firewall(running.kind, net.router)
     assert fw.packets() == 1
-    fw.sync(pinhole(lifetime=800), opening())
+    fw.sync(pinhole(protocol=UDP, lifetime=800), opening())
     assert fw.packets() == 1
     assert reached(net, pinhole())
     assert fw.packets() == 2
