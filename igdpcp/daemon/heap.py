@@ -11,10 +11,11 @@ libraries have neither problem.
 from __future__ import annotations
 
 import ctypes
+import sys
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h
 _LARGE = 64 * 1024  # octets
-_KEPT = 16 * 1024 * 1024  # octets; glibc takes no more than twice that, and half a megabyte on 32 bits
+_KEPT = 16 * 1024 * 1024 if sys.maxsize > 1 << 32 else 512 * 1024  # octets; glibc refuses much more
 
 
 def share() -> None:

@@ -13,7 +13,6 @@ nobody else.
 from __future__ import annotations
 
 import asyncio
-import math
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -32,10 +31,9 @@ T = TypeVar("T")
 NOWHERE = Surroundings(frozenset(), frozenset(), frozenset())
 FOREIGN_DROP_SECONDS = 60.0
 PROMPT_CHANGES = 8  # at most so many at once keep the event loop waiting
-# A change waits for whoever loads a large ruleset, and takes longer where there is one. So once the event loop had to
-# wait for longer than this, it is the thread that waits for a while.
-PROMPT_SECONDS = 0.05
-SLOW_SECONDS = 60.0
+# A change waits for whoever loads a large ruleset, and takes longer where there is one. So after one that took longer
+# than this, it is the thread that waits, until one took less.
+PROMPT_SECONDS = 0.02
 SAMPLE_SECONDS = 5.0  # what ends sooner is not looked for: it may be gone already
 REST_SECONDS = 1.0
 LIFETIME_CAP = 86400  # an orphan's rules are gone after a day (a grant may last longer and is re-armed at renewal)
@@ -62,9 +60,10 @@ class Backend(Protocol):
         """Apply to these devices and PCP servers from now on, and after each ``sync``, also when this one fails."""
 
     def apply(self, changes: list[Change], now: float, *, wait: bool = True) -> None:
-        """All of these changes or none; none where what makes them apply to packets has gone.
+        """Carry out these changes; none where what makes them apply to packets has gone.
 
-        Without ``wait``: RulesetBusy where somebody else has to be waited for.
+        After a RulesetError some of them may be in force. Without ``wait``: RulesetBusy where somebody else has to be
+        waited for.
         """
 
     def sync(self, facts: dict[Key, Fact], now: float) -> None:
@@ -134,8 +133,9 @@ class GroupCommit:
         self._foreign_drop: tuple[float, str | None] | None = None  # when it was asked, and the answer
         self.thread_id = 0  # of the thread that makes changes beside the caller's, once started
         self.audited: tuple[float, Discrepancy] | None = None  # when it was last compared, and what was found
-        self._busy = False
-        self._slow_until = -math.inf
+        self._busy = self._closed = False
+        self._took = 0.0  # seconds, for the last change
+        self._unsure = False  # whether the kernel holds what is wanted: a change may have been carried out in part
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="netfilter")
         self._at_work = at_work
         self._at_rest = at_rest
@@ -202,6 +202,7 @@ class GroupCommit:
 
         Whoever keeps them has to sync soon.
         """
+        self._closed = True
         try:
             await self._do(lambda: self._backend.close(keep_rules))
         finally:
@@ -222,17 +223,17 @@ class GroupCommit:
     def _run_next(self) -> None:
         """Let what waits have its turn; what comes until it is done goes together in the next one."""
         self._busy = True
-        if len(self._desired) <= self._backend.prompt_up_to and isinstance(self._queue[0], _Job):
+        prompt = not self._closed and len(self._desired) <= self._backend.prompt_up_to
+        if prompt and isinstance(self._queue[0], _Job):
             asyncio.get_running_loop().call_soon(self._run_promptly)  # with what else comes at this moment
         else:
             self._run_in_thread(*self._next())
 
     def _run_promptly(self) -> None:
-        """What is refused is left to the thread: it may have to write everything, or to wait."""
+        """What is refused is left to the thread: it has to write everything, or to wait."""
         jobs = self._jobs()
         waiters = [job.waiter for job in jobs]
-        started = self._clock()
-        if len(jobs) <= PROMPT_CHANGES and started >= self._slow_until:
+        if len(jobs) <= PROMPT_CHANGES and self._took <= PROMPT_SECONDS and not self._unsure:
             try:
                 self._together(jobs, partial(self._backend.apply, wait=False))
                 self._finished([None] * len(jobs), waiters)
@@ -242,9 +243,6 @@ class GroupCommit:
             except Exception as error:  # nobody may wait for ever
                 self._finished([error] * len(jobs), waiters)
                 return
-            finally:
-                if self._clock() > started + PROMPT_SECONDS:
-                    self._slow_until = self._clock() + SLOW_SECONDS
         self._run_in_thread(waiters, lambda: self._commit(jobs))
 
     def _run_in_thread(self, waiters: list[asyncio.Future[Any]], run: Callable[[], Sequence[Any]]) -> None:
@@ -304,21 +302,21 @@ class GroupCommit:
 
     def _commit(self, jobs: list[_Job]) -> list[RulesetError | None]:
         """Bring the batch into the kernel; the result of each job."""
+        if not self._unsure:
+            try:
+                self._together(jobs, self._backend.apply)
+                return [None] * len(jobs)
+            except RulesetBusy as error:
+                return [_named(error, job) for job in jobs]
+            except RulesetError:
+                pass
         try:
-            self._together(jobs, self._backend.apply)
-            return [None] * len(jobs)
-        except RulesetBusy as error:
-            return [_named(error, job) for job in jobs]
-        except RulesetError:
-            pass
-        try:
-            self._together(jobs, lambda changes, now: self._backend.sync(self._desired.all_facts(now), now))
+            self._together(jobs, self._write_all)
             return [None] * len(jobs)
         except RulesetError as error:
             refused = error
         try:
-            now = self._clock()
-            self._backend.sync(self._desired.all_facts(now), now)
+            self._write_all([], self._clock())
         except RulesetError:
             return [_named(refused, job) for job in jobs]
         if len(jobs) == 1:
@@ -327,13 +325,17 @@ class GroupCommit:
 
     def _alone(self, job: _Job) -> RulesetError | None:
         try:
-            self._together([job], self._backend.apply)
+            self._together([job], self._write_all if self._unsure else self._backend.apply)
         except RulesetError as error:
             return _named(error, job)
         return None
 
+    def _write_all(self, _: list[Change], now: float) -> None:
+        self._backend.sync(self._desired.all_facts(now), now)
+        self._unsure = False
+
     def _together(self, jobs: list[_Job], write: Callable[[list[Change], float], None]) -> None:
-        """Want what the jobs say and write the changes; a refused write leaves what is wanted as it was."""
+        """Want what the jobs say and write the changes; a write that fails leaves what is wanted as it was."""
         now = self._clock()
         earlier = {job.id: self._desired.get(job.id) for job in jobs}
         touched = [opening for opening in (*(job.opening for job in jobs), *earlier.values()) if opening]
@@ -342,12 +344,15 @@ class GroupCommit:
             self._desired.set(job.id, job.opening)
         try:
             changes = difference(before, self._desired.facts(touched))
-            if changes:
+            if changes or self._unsure:
                 write(changes, now)
-        except RulesetError:
+        except BaseException as error:
             for id, opening in earlier.items():
                 self._desired.set(id, opening)
+            self._unsure |= not isinstance(error, RulesetBusy)
             raise
+        finally:
+            self._took = self._clock() - now
 
     def _packets(self, id: str) -> int:
         held = self._desired.get(id)
@@ -364,8 +369,9 @@ class GroupCommit:
         wanted = Desired()
         for opening in openings:
             wanted.set(opening.id, _for_a_day(opening, now))
+        self._unsure = True
         self._backend.sync(wanted.all_facts(now), now)
-        self._desired = wanted
+        self._desired, self._unsure = wanted, False
 
     def _release(self) -> None:
         self._backend.release()

@@ -13,7 +13,7 @@ import errno
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from typing import Any, TypeVar
 
 from igdpcp.errors import OurFault, RulesetError
@@ -55,6 +55,7 @@ class IptablesBackend:
         self._stencils: Any = None
         self._surroundings = NOWHERE
         self._shared: Counter[Rule] = Counter()  # how many facts need it
+        self._locked = False
 
     def open(self) -> None:
         """Load the library and put the chains in; what an earlier process left in them stays until ``sync``."""
@@ -71,6 +72,19 @@ class IptablesBackend:
         with xtables_lock():
             for part in parts:
                 self._change(part, chains.lay)
+
+    @contextmanager
+    def locked(self, *, wait: bool = True) -> Iterator[None]:
+        """Hold the lock of xtables meanwhile, also over ``apply``. Raises RulesetBusy when it is not to be had."""
+        if self._locked:
+            yield
+            return
+        with xtables_lock(wait=wait):
+            self._locked = True
+            try:
+                yield
+            finally:
+                self._locked = False
 
     def apply(self, changes: list[Change], now: float, *, wait: bool = True) -> None:
         """Add and delete the rules in which the changes differ; none when only ends do."""
@@ -93,7 +107,7 @@ class IptablesBackend:
             elif more < 0 == self._shared[rule] + more:
                 gone.append(rule)
         if gone or come:
-            with xtables_lock(wait=wait):
+            with self.locked(wait=wait):
                 self._exchange(gone, come)
         self._shared.update(needed)
         for rule in needed:

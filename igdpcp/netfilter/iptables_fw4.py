@@ -12,7 +12,7 @@ administrator's in fw4 or ours, depends on that too.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 
 from igdpcp.errors import RulesetError
 from igdpcp.netfilter import layout
@@ -63,17 +63,18 @@ class Fw4IptablesBackend:
         nat = [change for change in changes if isinstance(change.key, _TRANSLATING)]
         fw4 = [change for change in changes if not isinstance(change.key, _REDIRECTING)]
         come, gone = [change for change in fw4 if change.after], [change for change in fw4 if not change.after]
-        if come:
-            self._fw4.apply(come, now)
-        try:
-            if nat:
-                self._nat.apply(nat, now, wait=wait)
-        except RulesetError:
-            with suppress(RulesetError):
-                self._fw4.apply([Change(change.key, change.after, change.before) for change in come], now)
-            raise
-        if gone:
-            self._fw4.apply(gone, now)
+        with self._nat.locked(wait=wait) if nat else nullcontext():
+            if come:
+                self._fw4.apply(come, now)
+            try:
+                if nat:
+                    self._nat.apply(nat, now)
+            except RulesetError:
+                with suppress(RulesetError):
+                    self._fw4.apply([Change(change.key, change.after, change.before) for change in come], now)
+                raise
+            if gone:
+                self._fw4.apply(gone, now)
 
     def sync(self, facts: dict[Key, Fact], now: float) -> None:
         """Make both hold exactly these facts."""

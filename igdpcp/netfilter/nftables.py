@@ -76,8 +76,9 @@ class NftablesBackend:
         Deleting an element that is gone fails and takes the transaction with it, so it is added first. Adding an
         element that is there does not re-arm its timeout on every kernel, so it is deleted first. Where the sets of
         the surroundings were emptied, by a restart of the firewall, the transaction must fail: no rule would apply.
-        There is nobody to wait for.
+        There is nobody to wait for. Raises RulesetError when the back-end is not open.
         """
+        self._context()
         gone = [(change.key, change.before) for change in changes if change.before]
         come = [(change.key, change.after) for change in changes if change.after]
         rearmed = (change.key for change in changes if change.before and change.after)
@@ -174,8 +175,9 @@ class NftablesBackend:
         for name in (*layout.MAPS, *layout.SETS, *layout.COUNTED_SETS):
             part = {key: facts[key] for key in keys.get(name, ())}
             for _ in range(COMPARE_TRIES):
+                generation = self._reader.generation()
                 found = compare(self._reader.elements(layout.PREFIX + name), part, time.monotonic() + offset)
-                if not self._reader.disturbed or found == Discrepancy():
+                if found == Discrepancy() or self._reader.generation() == generation:
                     break
             else:
                 raise RulesetError("somebody changes the ruleset all the time, so it cannot be compared")

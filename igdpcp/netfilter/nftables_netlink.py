@@ -14,7 +14,8 @@ Attributes = dict[int, bytes]
 _Message = tuple[int, int, bytes]  # kind, flags, payload
 
 # linux/netfilter/nf_tables.h: enum nf_tables_msg_types, and the attributes of its messages
-GETRULE, NEWSETELEM, GETSETELEM, DELSETELEM = 7, 12, 13, 14
+GETRULE, NEWSETELEM, GETSETELEM, DELSETELEM, GETGEN = 7, 12, 13, 14, 16
+GEN_ID = 1
 RULE_TABLE, RULE_CHAIN = 1, 2
 LIST_TABLE, LIST_SET, LIST_ELEMENTS, LIST_ELEM = 1, 2, 3, 1
 ELEM_KEY, ELEM_DATA, ELEM_TIMEOUT, ELEM_EXPIRATION, ELEM_EXPR = 1, 2, 4, 5, 7
@@ -24,7 +25,7 @@ COUNTER, COUNTER_BYTES, COUNTER_PACKETS = b"counter\0", 1, 2
 LONG = struct.Struct(">Q")
 
 NLM_F_CREATE = 0x400  # linux/netlink.h, as what follows
-_NLM_F_REQUEST, _NLM_F_ACK, _NLM_F_DUMP_INTR, _NLM_F_DUMP = 0x1, 0x4, 0x10, 0x300
+_NLM_F_REQUEST, _NLM_F_ACK, _NLM_F_DUMP = 0x1, 0x4, 0x300
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _NETLINK_NETFILTER, _SOL_NETLINK, _NETLINK_CAP_ACK = 12, 270, 10
 _BATCH_BEGIN, _BATCH_END = 0x10, 0x11  # linux/netfilter/nfnetlink.h
@@ -40,7 +41,7 @@ _NESTED, _TYPE = 0x8000, 0x3FFF  # NLA_F_NESTED, NLA_TYPE_MASK
 _ALIGNED = 4
 _SPACE = 65536  # the kernel fills at most half of it at a time
 _ANSWER_SECONDS = 5.0  # the kernel answers at once, or not at all
-_ROOM = 65536  # of a batch, for what the kernel adds to it while it waits
+_KEPT_FREE = 32  # octets of a buffer that a message cannot have
 
 
 def attribute(kind: int, value: bytes) -> bytes:
@@ -73,17 +74,17 @@ def message(kind: int, flags: int, body: bytes) -> bytes:
     return _packed(_NFNL_SUBSYS_NFTABLES << 8 | kind, flags, _FAMILY.pack(_NFPROTO_INET, 0, 0) + body)
 
 
-def dump(kind: int, body: bytes) -> Iterator[tuple[bool, Attributes]]:
-    """Of each message of a long answer: whether the ruleset changed meanwhile, and its attributes. Raises OSError."""
+def dump(kind: int, body: bytes) -> Iterator[Attributes]:
+    """The attributes of each message of a long answer. Raises OSError."""
     with _socket(_ANSWER_SECONDS) as sock:  # of its own: whoever asks may leave the rest of the answer in it
         sock.send(message(kind, _NLM_F_DUMP, body))
         while True:
-            for answer, how, payload in _messages(sock.recv(_SPACE)):
+            for answer, _, payload in _messages(sock.recv(_SPACE)):
                 if answer == _NLMSG_ERROR:
                     raise _error(payload)
                 if answer == _NLMSG_DONE:
                     return
-                yield bool(how & _NLM_F_DUMP_INTR), _said(payload)
+                yield _said(payload)
 
 
 class Connection:
@@ -125,23 +126,23 @@ class Connection:
         sock = self._opened()
         answers: list[_Message] = []
         try:
-            if len(sent) > _SPACE:
-                sock.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, len(sent) + _ROOM)
+            _make_room(sock, len(sent))
             sock.send(sent)
             with suppress(BlockingIOError):
                 while True:
                     answers += _messages(sock.recv(_SPACE))
             if not answers:
                 raise OSError(errno.ENODATA, "no answer")
-        except OSError:
+        except BaseException:
             self.close()  # what is still in it would be taken for the answer to what comes next
             raise
         return answers
 
     def _opened(self) -> socket.socket:
         if self._socket is None:
-            self._socket = _socket(timeout=0)
-            self._socket.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)  # errors without the message that is refused
+            sock = _socket(timeout=0)
+            sock.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)  # errors without the message that is refused
+            self._socket = sock
         return self._socket
 
 
@@ -149,6 +150,15 @@ def _socket(timeout: float) -> socket.socket:
     sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER)
     sock.settimeout(timeout)
     return sock
+
+
+def _make_room(sock: socket.socket, size: int) -> None:
+    """Let one message of this size be sent where that is allowed; else sending it says that it is too long."""
+    if sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) < size + _KEPT_FREE:
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, size)  # of which the kernel makes twice as much
+        except PermissionError:  # in a container
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
 
 
 def _said(payload: bytes) -> Attributes:

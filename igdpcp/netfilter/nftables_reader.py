@@ -32,7 +32,7 @@ class Element:
 
 
 class NftablesReader:
-    """Reads table ``inet NAME`` of the network namespace in which its caller's thread is.
+    """Reads table ``inet NAME`` of the network namespace in which its caller's thread is, which is the connection's.
 
     Raises RulesetError, also when what is to be read does not exist.
     """
@@ -40,7 +40,6 @@ class NftablesReader:
     def __init__(self, table: str, connection: Connection) -> None:
         self._table = table
         self._connection = connection
-        self.disturbed = False  # while the last reading went on, the ruleset changed: it may have left out something
 
     def elements(self, name: str) -> Iterator[Element]:
         """All elements of a set or map."""
@@ -58,6 +57,16 @@ class NftablesReader:
                 raise self._unread(error) from error
             return None
 
+    def generation(self) -> bytes:
+        """What is another one after each change of the ruleset, whoever made it.
+
+        A reading during which it changed may have left something out; for elements the kernel does not say so itself.
+        """
+        try:
+            return self._connection.ask(netlink.GETGEN, b"")[netlink.GEN_ID]
+        except OSError as error:
+            raise self._unread(error) from error
+
     def rules(self) -> Counter[str]:
         """How many rules each chain of the table has that has any."""
         table = attribute(netlink.RULE_TABLE, self._table.encode() + b"\0")
@@ -65,11 +74,8 @@ class NftablesReader:
         return Counter(answer[netlink.RULE_CHAIN].rstrip(b"\0").decode() for answer in answers)
 
     def _dump(self, kind: int, body: bytes) -> Iterator[Attributes]:
-        self.disturbed = False
         try:
-            for changed, answer in netlink.dump(kind, body):
-                self.disturbed |= changed
-                yield answer
+            yield from netlink.dump(kind, body)
         except OSError as error:
             raise self._unread(error) from error
 

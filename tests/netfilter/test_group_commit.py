@@ -15,7 +15,7 @@ import pytest
 from igdpcp.errors import OurFault, RulesetBusy, RulesetError
 from igdpcp.model import Endpoint, Protocol
 from igdpcp.netfilter import base
-from igdpcp.netfilter.base import PROMPT_CHANGES, PROMPT_SECONDS, SLOW_SECONDS, GroupCommit
+from igdpcp.netfilter.base import PROMPT_CHANGES, PROMPT_SECONDS, GroupCommit
 from igdpcp.netfilter.desired import Change, Fact, Key, Pass, Pinhole, Redirect
 from igdpcp.openings import Discrepancy, Opening, Surroundings
 from tests.netfilter.topology import A, opening, pinhole
@@ -34,6 +34,7 @@ class Kernel:
     takes = 0.0  # seconds, to apply something
     locked = False  # by somebody else
     waits = 0  # for that lock
+    stops_half_way = False  # once
 
     def __init__(self, prompt_up_to: float = -1) -> None:
         self.prompt_up_to = prompt_up_to
@@ -77,6 +78,9 @@ class Kernel:
             self.facts.pop(change.key, None)
             if change.after:
                 self.facts[change.key] = change.after
+            if self.stops_half_way:
+                self.stops_half_way = False
+                raise RulesetError("no memory")
 
     def sync(self, facts: dict[Key, Fact], now: float) -> None:
         self._lock()
@@ -237,7 +241,7 @@ def test_the_loop_does_not_wait_for_somebody_elses_lock() -> None:
     run(kernel, work)
 
 
-def test_a_kernel_that_was_slow_once_does_not_hold_up_the_loop_again_for_a_while() -> None:
+def test_while_the_kernel_is_slow_it_does_not_hold_up_the_loop_again() -> None:
     kernel = Kernel(prompt_up_to=math.inf)
 
     async def made_by_the_loop(ruleset: GroupCommit, port: int) -> bool:
@@ -252,11 +256,55 @@ def test_a_kernel_that_was_slow_once_does_not_hold_up_the_loop_again_for_a_while
         assert not await made_by_the_loop(ruleset, 2)
         kernel.takes = PROMPT_SECONDS / 2
         assert not await made_by_the_loop(ruleset, 3)
-        kernel.now += SLOW_SECONDS
         assert await made_by_the_loop(ruleset, 4)
-        assert await made_by_the_loop(ruleset, 5)
 
     run(kernel, work)
+
+
+@pytest.mark.parametrize("prompt_up_to", [-1, math.inf])
+def test_what_was_carried_out_in_part_is_put_right_by_writing_everything(prompt_up_to: float) -> None:
+    kernel = Kernel(prompt_up_to)
+
+    async def work(ruleset: GroupCommit) -> None:
+        await ruleset.put(numbered(1))
+        kernel.stops_half_way = True
+        await ruleset.put(numbered(2))
+        assert kernel.rewrites == 1
+        assert kernel.ports == {1, 2}
+        await ruleset.remove("m2")
+        assert kernel.ports == {1}
+        assert kernel.rewrites == 1
+
+    run(kernel, work)
+
+
+@pytest.mark.parametrize("prompt_up_to", [-1, math.inf])
+def test_after_a_mistake_of_ours_nothing_counts_as_written(prompt_up_to: float) -> None:
+    kernel = Kernel(prompt_up_to)
+
+    async def work(ruleset: GroupCommit) -> None:
+        kernel.broken = True
+        with pytest.raises(LookupError):
+            await ruleset.put(numbered(1))
+        kernel.broken = False
+        await ruleset.put(numbered(1))
+        assert kernel.ports == {1}
+
+    run(kernel, work)
+
+
+def test_after_the_end_the_loop_changes_nothing() -> None:
+    kernel = Kernel(prompt_up_to=math.inf)
+
+    async def work() -> None:
+        ruleset = GroupCommit(kernel, clock=lambda: kernel.now)
+        await ruleset.start()
+        await ruleset.close()
+        with pytest.raises(RuntimeError):
+            await ruleset.put(numbered(1))
+        assert kernel.ports == set()
+
+    asyncio.run(work())
 
 
 def test_what_a_prompt_kernel_refuses_is_put_right_by_the_thread() -> None:

@@ -7,6 +7,7 @@ import fcntl
 import os
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from igdpcp.errors import RulesetError
+from igdpcp.errors import RulesetBusy, RulesetError
 from igdpcp.model import Endpoint, Mode, Protocol
 from igdpcp.netfilter import iptables_table
 from igdpcp.netfilter.desired import Desired, difference
@@ -358,6 +359,30 @@ def test_a_lock_that_another_program_takes_for_a_moment_is_waited_for(
         assert instance.put(opening()) == [None]
 
 
+def test_a_change_that_may_not_wait_says_at_once_that_the_lock_is_taken(
+    router: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    lock = tmp_path / "xtables.lock"
+    monkeypatch.setenv("XTABLES_LOCKFILE", str(lock))
+    monkeypatch.setattr(iptables_table, "LOCK_WAIT", 30.0)
+    wanted = Desired()
+    wanted.set("m1", opening())
+
+    def work() -> float:
+        backend = IptablesBackend()
+        backend.open()
+        backend.surroundings(SURROUNDINGS)
+        with lock.open("w") as other:
+            fcntl.flock(other, fcntl.LOCK_EX)
+            began = time.monotonic()
+            with pytest.raises(RulesetBusy):
+                backend.apply(difference({}, wanted.all_facts(0.0)), 0.0, wait=False)
+            return time.monotonic() - began
+
+    assert inside(router, work) < 10
+    assert not any("192.168.1.5:4000" in rule for rule in rules(router))
+
+
 def test_the_tables_of_a_change_are_locked_together(
     instance: Instance, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -408,6 +433,27 @@ def test_a_change_that_one_table_refuses_is_in_none(router: str, monkeypatch: py
 
     before, after = inside(router, work)
     assert after == before
+
+
+def test_of_a_change_that_ended_half_way_nothing_stays(
+    router: str, instance: Instance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = rules(router)
+    instance.put(opening())
+    once = sum("--to-destination" in rule for rule in rules(router))
+    commits = iter([True, True, False])  # the last takes the old client's rules out of the filter
+
+    def refuse_the_third(edit: Edit, commit: Callable[[Edit], None] = Edit.commit) -> None:
+        if not next(commits, True):
+            raise sys.modules["iptc"].IPTCError("no")
+        commit(edit)
+
+    monkeypatch.setattr(Edit, "commit", refuse_the_third)
+    assert instance.put(opening(client=Endpoint(B, 4000))) == [None]
+    assert list(commits) == []
+    assert sum("--to-destination" in rule for rule in rules(router)) == once
+    instance.remove("m1")
+    assert rules(router) == before
 
 
 def test_an_ipv6_pcp_server_is_let_in_by_ip6tables(router: str, instance: Instance) -> None:

@@ -6,12 +6,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from igdpcp.model import Endpoint, Mode, Protocol
 from igdpcp.netfilter import layout
 from igdpcp.netfilter.nftables import NftablesBackend
+from igdpcp.netfilter.nftables_reader import Element, NftablesReader
 from igdpcp.openings import AnyOpening, Discrepancy
 from tests.netfilter import firewalls
 from tests.netfilter.topology import (
@@ -191,6 +193,23 @@ def test_others_who_change_their_rules_all_the_time_do_not_make_it_differ(router
         done.set()
         somebody.join()
         instance.vanish()
+
+
+def test_a_reading_that_lacks_what_changed_meanwhile_is_repeated(
+    router: str, instance: Instance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    instance.sync(*everything())
+    first = iter([True])
+
+    def read(reader: NftablesReader, name: str, whole: Any = NftablesReader.elements) -> Iterator[Element]:
+        if next(first, False):
+            command("nft", "add", "table", "ip", "theirs", namespace=router)
+            return iter(())
+        found: Iterator[Element] = whole(reader, name)
+        return found
+
+    monkeypatch.setattr(NftablesReader, "elements", read)
+    assert audit(instance) == Discrepancy()
 
 
 def test_what_a_pinhole_has_counted_is_found_at_once_beside_thousands_of_mappings(router: str, table: str) -> None:

@@ -48,6 +48,20 @@ app._run(work())
 """
 
 
+KEPT = f"""{RESIDENT}
+    heap.keep()
+    before = resident()
+    large, behind = bytearray(4_000_000), bytes(2000)
+    del large
+    kept = resident() - before
+    heap.rest()
+    print(kept, resident() - before)
+    return 0
+
+app._run(work())
+"""
+
+
 def told(program: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
 
@@ -62,3 +76,9 @@ def test_what_is_large_is_given_back_as_soon_as_it_is_free() -> None:
 
 def test_what_is_free_between_others_can_be_given_back() -> None:
     assert int(told(IN_BETWEEN).stdout) < 5000
+
+
+def test_what_is_free_is_kept_until_rest() -> None:
+    kept, left = map(int, told(KEPT).stdout.split())
+    assert kept > 3000
+    assert left < 1000
