@@ -98,10 +98,12 @@ class NftablesBackend:
         One for all of them would be ten times as large, and it is memory that a router is short of. What elements have
         counted is kept. A table that we used before this one goes then.
         """
+        ahead = now - time.monotonic()  # all of it may take a slow router seconds
         abandoned = self._lay(self._surroundings_script()).abandoned
         keys = by_object(facts)
         for name in (*layout.MAPS, *layout.SETS, *layout.COUNTED_SETS):
             counted = self._counts(name) if name in layout.COUNTED_SETS else {}
+            now = time.monotonic() + ahead
             held = (_timed(key, facts[key], now, counted) for key in keys.get(name, ()))
             there = layout.PREFIX + name
             self._writer.commit(chain((self._writer.flush(there),), self._writer.add(there, held)))

@@ -21,7 +21,7 @@ from tests.lab.topology import Lab
 
 ROOT = Path(__file__).parents[2]
 OTHER_PYROUTE2 = ROOT / ".cache/pyroute2-0.7.9"
-START_PATIENCE = 10.0
+START_PATIENCE = 30.0
 CONTROL_PATIENCE = 10.0
 
 Options = Mapping[str, str | Sequence[str]]
