@@ -216,16 +216,17 @@ def test_the_first_packets_of_connections_are_counted(net: Network, fw: Instance
     assert not reached(net, opened, (OTHER6, 0), comes=False)
     assert fw.packets() == 0
     assert reached(net, opened)
-    assert fw.packets() == 1
+    counted = fw.packets()  # a first packet is sent again while the LAN host's neighbour is looked for
+    assert counted
     assert reached(net, opened)
-    assert fw.packets() == 2
+    assert fw.packets() == counted + 1
 
 
 def test_a_new_lease_a_sync_and_a_reload_go_on_counting(running: Bench, net: Network, fw: Instance) -> None:
     opened = pinhole()
     fw.put(opened)
     assert reached(net, opened)
-    counted = fw.packets()  # a first packet is sent again while the LAN host's neighbour is looked for
+    counted = fw.packets()
     assert counted
     fw.put(pinhole(lifetime=900))
     assert fw.packets() == counted
@@ -255,7 +256,10 @@ def test_an_own_table_counts_the_first_packets_too(net: Network, fw: Instance) -
         fw.put(pinhole())
         own.put(pinhole())
         assert reached(net, pinhole())
-        assert own.packets() == 1
+        counted = own.packets()  # a first packet is sent again while the LAN host's neighbour is looked for
+        assert counted
+        assert reached(net, pinhole())
+        assert own.packets() == counted + 1
     finally:
         own.release()
         own.call(own.commits.close)
