@@ -36,7 +36,10 @@ _REDIRECTING = (Redirect, Hairpin)
 
 
 class Fw4IptablesBackend:
-    """Translations by iptables, everything else by fw4's table. A change is in both of them, or in neither."""
+    """Translations by iptables, everything else by fw4's table.
+
+    A refused change is in neither, where taking back can be done; after RulesetBusy it is.
+    """
 
     name = "iptables"
     prompt_up_to = IptablesBackend.prompt_up_to

@@ -22,13 +22,11 @@ from igdpcp.netfilter.desired import Change, Fact, Key, Pinhole, device_name
 from igdpcp.netfilter.libnftables import Nft
 from igdpcp.netfilter.nftables_audit import compare, leads
 from igdpcp.netfilter.nftables_elements import by_object, device_key, element_data, element_key, object_name
-from igdpcp.netfilter.nftables_netlink import Connection
+from igdpcp.netfilter.nftables_netlink import Connection, Counted
 from igdpcp.netfilter.nftables_reader import Element, NftablesReader
 from igdpcp.netfilter.nftables_table import Survey
 from igdpcp.netfilter.nftables_writer import NftablesWriter, element
 from igdpcp.openings import Discrepancy, Surroundings
-
-Counted = tuple[int, int]  # packets, bytes
 
 COMPARE_TRIES = 5  # others' changes disturb a reading, and may make it differ
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 
 Attributes = dict[int, bytes]
+Counted = tuple[int, int]  # packets, bytes
 _Message = tuple[int, int, bytes]  # kind, flags, payload
 
 # linux/netfilter/nf_tables.h: enum nf_tables_msg_types, and the attributes of its messages

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 from igdpcp.errors import RulesetError
 from igdpcp.netfilter import nftables_netlink as netlink
-from igdpcp.netfilter.nftables_netlink import Attributes, Connection, attribute, attributes, nested
+from igdpcp.netfilter.nftables_netlink import Attributes, Connection, Counted, attribute, attributes, nested
 from igdpcp.values import dataclass
 
 
@@ -28,7 +28,7 @@ class Element:
     key: bytes
     data: bytes
     left: float
-    counted: tuple[int, int]
+    counted: Counted
 
 
 class NftablesReader:
@@ -99,7 +99,7 @@ def _value(data: bytes) -> bytes:
     return dict(attributes(data)).get(netlink.DATA_VALUE, b"")
 
 
-def _counted(expression: bytes) -> tuple[int, int]:
+def _counted(expression: bytes) -> Counted:
     said = dict(attributes(expression))
     if said.get(netlink.EXPR_NAME) != netlink.COUNTER:
         return 0, 0

@@ -11,12 +11,12 @@ from collections.abc import Iterable, Iterator
 
 from igdpcp.errors import RulesetError
 from igdpcp.netfilter import nftables_netlink as netlink
-from igdpcp.netfilter.nftables_netlink import Connection, attribute, nested
+from igdpcp.netfilter.nftables_netlink import Connection, Counted, attribute, nested
 
 _MESSAGE = 32768  # an attribute has at most 65535 octets, and so have the elements of one message together
 
 
-def element(key: bytes, data: bytes = b"", *, timeout: int = 0, counted: tuple[int, int] | None = None) -> bytes:
+def element(key: bytes, data: bytes = b"", *, timeout: int = 0, counted: Counted | None = None) -> bytes:
     """An element as a message has it.
 
     ``timeout`` in seconds, 0: none. ``counted``: packets and bytes that it has counted already.
