@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks import client, report
+from benchmarks import awake, client, report
 from benchmarks.gateways import BACKENDS, VARIANTS
 from benchmarks.series import FULL, MOST, QUICK, USUAL, Figures, Series
 from tests.lab.carrier import ROOT
@@ -31,7 +31,7 @@ def main() -> None:
     for turn in range(effort.rounds):
         for variant in variants:
             began = time.monotonic()
-            with variant.in_a_lab() as (lab, gateway):
+            with awake.processors(), variant.in_a_lab() as (lab, gateway):
                 series = Series(variant, lab, gateway, effort)
                 results[variant.key].append(series.figures)
                 try:

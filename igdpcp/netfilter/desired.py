@@ -277,13 +277,16 @@ def _merge(openings: Iterable[AnyOpening]) -> dict[Key, Fact]:
     for contribution in (contributions, shown_contributions):
         for one in in_order:
             for key, value in contribution(one):
-                known = facts.get(key)
-                if known is None or (known.value == value and known.ends < one.ends):
-                    facts[key] = Fact(value, one.ends)
+                fact = Fact(value, one.ends)
+                known = facts.setdefault(key, fact)
+                if known.value == value and known.ends < one.ends:
+                    facts[key] = fact
     return facts
 
 
 def difference(before: dict[Key, Fact], after: dict[Key, Fact]) -> list[Change]:
     """The changes that lead from one set of facts to the other."""
-    changes = [Change(key, fact, after.get(key)) for key, fact in before.items() if after.get(key) != fact]
+    if not before:
+        return [Change(key, None, fact) for key, fact in after.items()]
+    changes = [Change(key, fact, then) for key, fact in before.items() if (then := after.get(key)) != fact]
     return changes + [Change(key, None, fact) for key, fact in after.items() if key not in before]

@@ -54,7 +54,7 @@ class IptablesBackend:
         self._iptc: Any = None
         self._stencils: Any = None
         self._surroundings = NOWHERE
-        self._shared: Counter[Rule] = Counter()  # how many facts need it
+        self._shared: dict[Rule, int] = {}  # by how many facts it is needed, one at least
         self._locked = False
 
     def open(self) -> None:
@@ -88,7 +88,7 @@ class IptablesBackend:
 
     def apply(self, changes: list[Change], now: float, *, wait: bool = True) -> None:
         """Add and delete the rules in which the changes differ; none when only ends do."""
-        needed: Counter[Rule] = Counter()
+        needed: dict[Rule, int] = {}  # by how many facts then
         gone: list[Rule] = []
         come: list[Rule] = []
         for change in changes:
@@ -97,22 +97,21 @@ class IptablesBackend:
                 continue
             if before:
                 gone += rules.rules_of(change.key, before.value)
-                needed.subtract(rules.shared_rules_of(change.key, before.value))
+                self._need(needed, -1, rules.shared_rules_of(change.key, before.value))
             if after:
                 come += rules.rules_of(change.key, after.value)
-                needed.update(rules.shared_rules_of(change.key, after.value))
-        for rule, more in needed.items():
-            if self._shared[rule] == 0 < more:
-                come.append(rule)
-            elif more < 0 == self._shared[rule] + more:
-                gone.append(rule)
+                self._need(needed, 1, rules.shared_rules_of(change.key, after.value))
+        for rule, count in needed.items():
+            if (rule in self._shared) is not (count > 0):
+                (come if count else gone).append(rule)
         if gone or come:
             with self.locked(wait=wait):
                 self._exchange(gone, come)
-        self._shared.update(needed)
-        for rule in needed:
-            if not self._shared[rule]:
-                del self._shared[rule]
+        for rule, count in needed.items():
+            if count:
+                self._shared[rule] = count
+            else:
+                self._shared.pop(rule, None)
 
     def sync(self, facts: dict[Key, Fact], now: float) -> None:
         """Empty our chains and write everything into them; what pinholes have counted is kept."""
@@ -128,7 +127,7 @@ class IptablesBackend:
         with xtables_lock():
             for part in reversed(self._parts(self._surroundings)):
                 self._change(part, chains.remove)
-        self._shared = Counter()
+        self._shared = {}
         self._surroundings = NOWHERE
 
     def close(self, keep_rules: bool) -> None:
@@ -177,6 +176,11 @@ class IptablesBackend:
         for part in self._parts(self._surroundings, ipv6=any(isinstance(key, Pinhole) for key in facts)):
             place = part.table, part.ipv6
             yield part, {key: fact for key, fact in facts.items() if rules.place_of(key) == place}
+
+    def _need(self, needed: dict[Rule, int], more: int, shared: Iterable[Rule]) -> None:
+        for rule in shared:
+            count = needed.get(rule)
+            needed[rule] = (self._shared.get(rule, 0) if count is None else count) + more
 
     def _exchange(self, gone: list[Rule], come: list[Rule]) -> None:
         """Accept before redirecting, and the other way round when taking away; a refused part is taken back."""

@@ -51,6 +51,11 @@ class Part:
         """The static rules."""
         return rules.static_rules(self.surroundings)[self.table, self.ipv6]
 
+    @property
+    def filled_chains(self) -> tuple[str, ...]:
+        """The chains that are not empty, whatever is mapped."""
+        return rules.filled_chains(self.surroundings)[self.table, self.ipv6]
+
     def before_refusal(self, edit: Edit, chain: str) -> int:
         """Where in the chain our jump belongs."""
         wan = self.surroundings.wan6_devices if self.ipv6 else self.surroundings.wan_devices
@@ -85,16 +90,11 @@ def check(edit: Edit, part: Part) -> None:
     A glance, for every change begins with it.
     """
     for jump in part.jumps:
-        targets = edit.targets(jump.chain)
-        end = len(targets)
-        if jump.to == rules.BEHIND_BANS:
-            end = part.before_refusal(edit, jump.chain)
-        if jump.to not in targets[:end]:
+        end = part.before_refusal(edit, jump.chain) if jump.to == rules.BEHIND_BANS else None
+        if jump.to not in edit.targets(jump.chain)[:end]:
             raise RulesetError(f"iptables table {part.table}: {jump.chain} does not lead to {jump.to}")
-    static = len(part.rules)
-    filled = sum(edit.length(chain) for chain in part.static_chains)
-    if filled != static:
-        raise RulesetError(f"iptables table {part.table}: our chains hold {filled} rules of {static}")
+    if emptied := next(filter(edit.is_empty, part.filled_chains), None):
+        raise RulesetError(f"iptables table {part.table}: {emptied} is empty")
 
 
 def frame(edit: Edit, part: Part) -> None:

@@ -37,7 +37,7 @@ class Stencil:
     """The entry of a shape, where a rule's values go in it, and which of its bytes make two rules the same."""
 
     entry: bytes
-    mask: bytes
+    mask: bytearray
     places: dict[str, tuple[tuple[int, ByteOrder], ...]]
     target_at: int
     said: int
@@ -76,7 +76,7 @@ class Stencils:
         _put(tried, places, two)
         if tried != second:
             raise RulesetError(f"python-iptables lays out {shape} in a way that is not understood")
-        mask, target_at = bytes(rule.mask), rule.entry.target_offset
+        mask, target_at = bytearray(rule.mask), rule.entry.target_offset
         return Stencil(bytes(first), mask, places, target_at, _said(shape, rule, first, mask))
 
     def _built(self, shape: Shape, values: Values) -> Any:
@@ -102,7 +102,7 @@ class Stencils:
         return rule
 
 
-def _said(shape: Shape, rule: Any, entry: bytearray, mask: bytes) -> int:
+def _said(shape: Shape, rule: Any, entry: bytearray, mask: bytearray) -> int:
     """The bits by which rules of one shape differ, and which the kernel gives back as it was given them."""
     said = bytearray(mask)
 
@@ -160,8 +160,9 @@ def _places(
 
 def _put(entry: bytearray, places: dict[str, tuple[tuple[int, ByteOrder], ...]], values: Values) -> None:
     for name, value in values:
+        address = b"" if isinstance(value, int) else value.packed
         for at, order in places[name]:
-            packed = _packed(name, value, order)
+            packed = address or _packed(name, value, order)
             entry[at : at + len(packed)] = packed
 
 

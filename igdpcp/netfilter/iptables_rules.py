@@ -154,6 +154,14 @@ def static_rules(surroundings: Surroundings) -> dict[Place, tuple[Rule, ...]]:
     return dict(zip(CHAINS, map(tuple, made), strict=True))
 
 
+@lru_cache(4)
+def filled_chains(surroundings: Surroundings) -> dict[Place, tuple[str, ...]]:
+    """The chains in which static rules are."""
+    return {
+        place: tuple(dict.fromkeys(rule.chain for rule in held)) for place, held in static_rules(surroundings).items()
+    }
+
+
 def _nat(surroundings: Surroundings) -> Iterator[Rule]:
     for device in map(device_name, sorted(surroundings.wan_devices)):
         to_router = ("addrtype", (("dst-type", "LOCAL"),))

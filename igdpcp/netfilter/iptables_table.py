@@ -68,9 +68,9 @@ class Edit:
         """Where the rules of the chain lead, in their order; nowhere when there is no such chain."""
         return [target for _, target in self._entries(chain)]
 
-    def length(self, chain: str) -> int:
-        """How many rules the chain has; none when there is no such chain."""
-        return sum(1 for _ in self._rules(chain))
+    def is_empty(self, chain: str) -> bool:
+        """Whether the chain has no rule, or there is none of this name."""
+        return not self._table.first_rule(chain)
 
     def standing(self, chain: str) -> list[place.Standing]:
         """The rules of a chain, whoever made them; none when there is no such chain."""
@@ -93,7 +93,7 @@ class Edit:
         if rule.first:
             self.insert(rule, 0, counted)
         else:
-            self._table.append_entry(rule.chain, self._entry(rule, counted))
+            self._append(rule, counted)
 
     def insert(self, rule: Rule, position: int, counted: Counted = (0, 0)) -> None:
         """Add the rule at this position of its chain, counted from 0."""
@@ -103,9 +103,9 @@ class Edit:
         """Delete one such rule, and its branch with the last; False when there is none, or no such chain."""
         deleted = self._delete(rule)
         branch = rule.branch
-        if branch and self._table.is_chain(branch.leaf) and not self._table.first_rule(branch.leaf):
+        if branch and self.is_empty(branch.leaf):
             self._cut(branch.to_leaf)
-            if not self._table.first_rule(branch.node):
+            if self.is_empty(branch.node):
                 self._cut(branch.to_node)
         return deleted
 
@@ -118,11 +118,13 @@ class Edit:
         stencil = self._stencils.of(rule.shape)
         return stencil.fingerprint(stencil.filled(rule), rule.to or rule.shape.target)
 
+    def _append(self, rule: Rule, counted: Counted = (0, 0)) -> None:
+        self._table.append_entry(rule.chain, self._entry(rule, counted))
+
     def _delete(self, rule: Rule) -> bool:
         stencil = self._stencils.of(rule.shape)
-        mask = (ctypes.c_ubyte * len(stencil.mask)).from_buffer_copy(stencil.mask)
         try:
-            self._table.delete_entry(rule.chain, self._entry(rule), mask)
+            self._table.delete_entry(rule.chain, _octets(stencil.filled(rule)), _octets(stencil.mask))
         except self._iptc.IPTCError:
             return False
         return True
@@ -131,8 +133,11 @@ class Edit:
         if self._table.is_chain(branch.leaf):
             return
         if not self._table.is_chain(branch.node):
-            self.add(branch.to_node)
-        self.add(branch.to_leaf)
+            self.need(branch.base)
+            self._table.create_chain(branch.node)
+            self._append(branch.to_node)
+        self._table.create_chain(branch.leaf)
+        self._append(branch.to_leaf)
 
     def _cut(self, way: Rule) -> None:
         """Delete the rule that leads to an empty chain, and the chain unless somebody else leads there too."""
@@ -144,21 +149,23 @@ class Edit:
             yield entry, (self._table.get_target(entry) or b"").decode()
 
     def _rules(self, chain: str) -> Iterator[Any]:
-        if not self._table.is_chain(chain):
-            return
-        entry = self._table.first_rule(chain)
+        entry = self._table.first_rule(chain)  # libiptc goes on in that chain which was begun last
         while entry:
             yield entry
             entry = self._table.next_rule(entry)
 
     def _entry(self, rule: Rule, counted: Counted = (0, 0)) -> Any:
         filled = self._stencils.of(rule.shape).filled(rule)
-        kind = self._iptc.ip6tc.ip6t_entry if rule.shape.ipv6 else self._iptc.ip4tc.ipt_entry
-        entry = (ctypes.c_ubyte * len(filled)).from_buffer(filled)
         if counted != (0, 0):
+            kind = self._iptc.ip6tc.ip6t_entry if rule.shape.ipv6 else self._iptc.ip4tc.ipt_entry
             counters = kind.from_buffer(filled).counters
             counters.pcnt, counters.bcnt = counted
-        return entry
+        return _octets(filled)
+
+
+def _octets(data: bytearray) -> Any:
+    """The same memory, for libiptc."""
+    return (ctypes.c_ubyte * len(data)).from_buffer(data)
 
 
 @contextmanager

@@ -44,6 +44,7 @@ class NftablesBackend:
             raise OurFault(f"{table!r} {error}") from error
         self._shared = self.in_fw4 = table == layout.FW4_TABLE
         self._surroundings = NOWHERE
+        self._guard: list[bytes] = []  # in front of every change
         self._nft: Nft | None = None
         self._connection = Connection()
         self._reader = NftablesReader(self._table, self._connection)
@@ -65,7 +66,7 @@ class NftablesBackend:
     def surroundings(self, surroundings: Surroundings) -> None:
         """Replace the device names and PCP servers, also when that cannot be told to the kernel now."""
         self._contents(surroundings)  # a bad name is refused before it is kept
-        self._surroundings = surroundings
+        self._keep_to(surroundings)
         self._lay(self._surroundings_script(), keep=True)
 
     def apply(self, changes: list[Change], now: float, *, wait: bool = True) -> None:
@@ -77,16 +78,20 @@ class NftablesBackend:
         There is nobody to wait for. Raises RulesetError when the back-end is not open.
         """
         self._context()
-        gone = [(change.key, change.before) for change in changes if change.before]
-        come = [(change.key, change.after) for change in changes if change.after]
-        rearmed = (change.key for change in changes if change.before and change.after)
-        counted = {element_key(key): self._count(key) for key in rearmed if isinstance(key, Pinhole)}
+        keyed = [(change, element_key(change.key)) for change in changes]
+        gone = [(change.key, octets, change.before) for change, octets in keyed if change.before]
+        come = [(change.key, octets, change.after) for change, octets in keyed if change.after]
+        rearmed = ((change.key, octets) for change, octets in keyed if change.before and change.after)
+        counted = {octets: self._count(key) for key, octets in rearmed if isinstance(key, Pinhole)}
+        there = ((key, element(octets, element_data(fact.value))) for key, octets, fact in gone)
+        deleted = ((key, element(octets)) for key, octets, _ in gone)
+        added = ((key, _timed(octets, fact, now, counted)) for key, octets, fact in come)
         self._writer.commit(
             chain(
-                self._guard(),
-                self._messages(self._writer.add, ((key, _element(key, fact)) for key, fact in gone)),
-                self._messages(self._writer.delete, ((key, element(element_key(key))) for key, _ in gone)),
-                self._messages(self._writer.add, ((key, _timed(key, fact, now, counted)) for key, fact in come)),
+                self._guard,
+                self._messages(self._writer.add, there),
+                self._messages(self._writer.delete, deleted),
+                self._messages(self._writer.add, added),
             )
         )
 
@@ -102,7 +107,7 @@ class NftablesBackend:
         for name in (*layout.MAPS, *layout.SETS, *layout.COUNTED_SETS):
             counted = self._counts(name) if name in layout.COUNTED_SETS else {}
             now = time.monotonic() + ahead
-            held = (_timed(key, facts[key], now, counted) for key in keys.get(name, ()))
+            held = (_timed(element_key(key), facts[key], now, counted) for key in keys.get(name, ()))
             there = layout.PREFIX + name
             self._writer.commit(chain((self._writer.flush(there),), self._writer.add(there, held)))
         for table in abandoned:
@@ -111,7 +116,7 @@ class NftablesBackend:
     def release(self) -> None:
         """Empty our sets and maps where somebody else has something in the table, too, or delete the own table."""
         survey = self._survey()
-        self._surroundings = NOWHERE
+        self._keep_to(NOWHERE)
         script = "".join(map(_deletion, survey.abandoned))
         if self._shared or survey.stranger:
             script += survey.emptied + (survey.clearance(ours=False) if survey.complete else "")
@@ -233,13 +238,14 @@ class NftablesBackend:
             self._run(_deletion(self._table) + layout.own_table(self._table) + surroundings)
         return survey
 
-    def _guard(self) -> Iterator[bytes]:
-        """Messages that change nothing, and fail where the sets of the surroundings are empty or gone."""
-        for name, devices in (("wan4", self._surroundings.wan_devices), ("lan", self._surroundings.lan_devices)):
+    def _keep_to(self, surroundings: Surroundings) -> None:
+        """Messages that change nothing and fail where the sets of the surroundings are empty or gone guard changes."""
+        self._surroundings = surroundings
+        self._guard = []
+        for name, devices in (("wan4", surroundings.wan_devices), ("lan", surroundings.lan_devices)):
             if devices:
-                one = [element(device_key(min(devices)))]
-                yield from self._writer.delete(layout.PREFIX + name, one)
-                yield from self._writer.add(layout.PREFIX + name, one)
+                one, there = [element(device_key(min(devices)))], layout.PREFIX + name
+                self._guard = [*self._writer.delete(there, one), *self._writer.add(there, one)]
                 return
 
     def _held(self, name: str) -> list[Any]:
@@ -310,14 +316,10 @@ def _quoted(device: str) -> str:
     return f'"{device_name(device)}"'
 
 
-def _element(key: Key, fact: Fact) -> bytes:
-    return element(element_key(key), element_data(fact.value))
-
-
-def _timed(key: Key, fact: Fact, now: float, counted: Mapping[bytes, Counted]) -> bytes:
+def _timed(key: bytes, fact: Fact, now: float, counted: Mapping[bytes, Counted]) -> bytes:
     """The element that expires with its fact; it goes on counting from what one like it has counted."""
-    name, timeout = element_key(key), max(1, round(fact.ends - now))
-    return element(name, element_data(fact.value), timeout=timeout, counted=counted.get(name))
+    timeout = max(1, round(fact.ends - now))
+    return element(key, element_data(fact.value), timeout=timeout, counted=counted.get(key))
 
 
 def _deletion(table: str) -> str:

@@ -7,6 +7,7 @@ words of 4 bytes; a field that stands alone is not.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable
 from functools import lru_cache
 
@@ -28,7 +29,7 @@ from igdpcp.netfilter.desired import (
 )
 
 _DEVICE_SIZE = 16  # IFNAMSIZ of linux/if.h: a device's name with zeros behind it
-_WORD = 4
+_PORT, _PORT_IN_WORD, _NUMBER_IN_WORD = struct.Struct(">H"), struct.Struct(">H2x"), struct.Struct(">B3x")
 _DEVICES = 64  # remembered
 
 _PINHOLE_SETS = {  # by whether the remote host and the remote port are given
@@ -107,7 +108,7 @@ def element_data(value: Value) -> bytes:
         case Endpoint():
             return _endpoint_bytes(value)
         case int():
-            return _bare_port(value)
+            return _port(value, _PORT)
         case None:
             return b""
 
@@ -117,18 +118,14 @@ def _address(address: IPAddress | None) -> bytes:
 
 
 def _number(protocol: int) -> bytes:
-    return bytes((protocol,)).ljust(_WORD, b"\0")
+    return _NUMBER_IN_WORD.pack(protocol)
 
 
-def _bare_port(port: int) -> bytes:
+def _port(port: int, form: struct.Struct = _PORT_IN_WORD) -> bytes:
     try:
-        return port.to_bytes(2, "big")
-    except OverflowError as error:
+        return form.pack(port)
+    except struct.error as error:
         raise RulesetError(f"{port} is not a port") from error
-
-
-def _port(port: int) -> bytes:
-    return _bare_port(port).ljust(_WORD, b"\0")
 
 
 def _endpoint_bytes(endpoint: Endpoint) -> bytes:

@@ -9,6 +9,7 @@ import socket
 import struct
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from functools import lru_cache
 
 Attributes = dict[int, bytes]
 Counted = tuple[int, int]  # packets, bytes
@@ -37,18 +38,22 @@ _SO_SNDBUFFORCE = 31 if os.uname().machine.startswith("mips") else 32  # asm/soc
 _HEADER = struct.Struct("=LHHLL")  # netlink(7): struct nlmsghdr
 _FAMILY = struct.Struct(">BBH")  # linux/netfilter/nfnetlink.h: struct nfgenmsg
 _ATTRIBUTE = struct.Struct("=HH")  # linux/netlink.h: struct nlattr, its length with itself, and its type
+_VALUE = struct.Struct("=HHHH")  # two such heads, one in the other
 _ERROR = struct.Struct("=l")
 _NESTED, _TYPE = 0x8000, 0x3FFF  # NLA_F_NESTED, NLA_TYPE_MASK
 _ALIGNED = 4
 _SPACE = 65536  # the kernel fills at most half of it at a time
 _ANSWER_SECONDS = 5.0  # the kernel answers at once, or not at all
 _KEPT_FREE = 32  # octets of a buffer that a message cannot have
+_SETS = 64  # remembered
 
 
 def attribute(kind: int, value: bytes) -> bytes:
     """One attribute, filled up to whole words."""
     length = _ATTRIBUTE.size + len(value)
-    return _ATTRIBUTE.pack(length, kind) + value + bytes(-length % _ALIGNED)
+    filled = -length % _ALIGNED
+    packed = _ATTRIBUTE.pack(length, kind) + value
+    return packed + bytes(filled) if filled else packed
 
 
 def nested(kind: int, *attributes: bytes) -> bytes:
@@ -56,6 +61,15 @@ def nested(kind: int, *attributes: bytes) -> bytes:
     return attribute(kind | _NESTED, b"".join(attributes))
 
 
+def value(kind: int, octets: bytes) -> bytes:
+    """An attribute that holds a value: the key of an element, or its data."""
+    length = _ATTRIBUTE.size + len(octets)
+    filled = -length % _ALIGNED
+    packed = _VALUE.pack(_ATTRIBUTE.size + length + filled, kind | _NESTED, length, DATA_VALUE) + octets
+    return packed + bytes(filled) if filled else packed
+
+
+@lru_cache(_SETS)
 def set_of(table: str, name: str) -> bytes:
     """The attributes that say which set or map of which table a message is about."""
     return attribute(LIST_TABLE, table.encode() + b"\0") + attribute(LIST_SET, name.encode() + b"\0")

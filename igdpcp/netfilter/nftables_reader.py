@@ -48,7 +48,7 @@ class NftablesReader:
 
     def element(self, name: str, key: bytes) -> Element | None:
         """The element with this key; None also where there is no such set."""
-        wanted = nested(netlink.LIST_ELEM, nested(netlink.ELEM_KEY, attribute(netlink.DATA_VALUE, key)))
+        wanted = nested(netlink.LIST_ELEM, netlink.value(netlink.ELEM_KEY, key))
         body = netlink.set_of(self._table, name) + nested(netlink.LIST_ELEMENTS, wanted)
         try:
             return next(_elements(self._connection.ask(netlink.GETSETELEM, body)), None)

@@ -21,14 +21,14 @@ def element(key: bytes, data: bytes = b"", *, timeout: int = 0, counted: Counted
 
     ``timeout`` in seconds, 0: none. ``counted``: packets and bytes that it has counted already.
     """
-    parts = [nested(netlink.ELEM_KEY, attribute(netlink.DATA_VALUE, key))]
+    said = netlink.value(netlink.ELEM_KEY, key)
     if data:
-        parts.append(nested(netlink.ELEM_DATA, attribute(netlink.DATA_VALUE, data)))
+        said += netlink.value(netlink.ELEM_DATA, data)
     if timeout:
-        parts.append(attribute(netlink.ELEM_TIMEOUT, netlink.LONG.pack(1000 * timeout)))
+        said += attribute(netlink.ELEM_TIMEOUT, netlink.LONG.pack(1000 * timeout))
     if counted is not None:
-        parts.append(_counter(*counted))
-    return nested(netlink.LIST_ELEM, *parts)
+        said += _counter(*counted)
+    return nested(netlink.LIST_ELEM, said)
 
 
 class NftablesWriter:
