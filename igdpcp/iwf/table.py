@@ -329,8 +329,9 @@ class MappingTable:
 
 
 def _add(counter: Counter[IPv4Address], key: IPv4Address, count: int) -> None:
-    counter[key] += count
-    if not counter[key]:
+    if left := counter[key] + count:
+        counter[key] = left
+    else:
         del counter[key]
 
 
