@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One series: everything that is measured of one gateway in one lab, as figures by name."""
+"""One series: everything that is measured of one gateway in one lab, as figures by name.
+
+It goes step by step, so that two series can take turns: a machine that others share is not the same for long.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from benchmarks import client
@@ -27,6 +30,7 @@ START_PATIENCE = 10.0
 FEW, SOME, MANY, MOST = 10, 100, 1000, 5000
 FIRST_PORT = 20000
 LOOP = 10_000_000  # turns, about 0.2 to 0.5 s
+BATCHES = 5  # in which the requests of one figure are made
 
 Figures = dict[str, float]
 
@@ -57,7 +61,7 @@ FULL = Effort(
 
 
 class Series:
-    """``run`` once."""
+    """Go through ``steps`` once."""
 
     def __init__(self, variant: Variant, lab: Lab, gateway: Gateway, effort: Effort) -> None:
         self._variant = variant
@@ -65,40 +69,48 @@ class Series:
         self._gateway = gateway
         self._effort = effort
         self.figures: Figures = {}  # those measured so far
+        self._loops: list[float] = []
         self._held: list[Entry] = []
         self._ports = itertools.count(FIRST_PORT)
         self._point: ControlPoint
 
-    def run(self) -> None:
+    def steps(self) -> Iterator[None]:
+        """Measure; after each step somebody else may."""
         self._lab.lan.run(["ip", "addr", "add", f"{SECOND_ADDRESS}/24", "dev", "eth0"])
-        self._machine()
         self._starts()
+        yield
         self._point = ControlPoint(self._lab)
         self._memory("idle")
         self._searches()
         self._addresses()
+        yield
         oldest = self._add_tcp()
         for present in self._effort.tables:
+            self._machine()
             if present == self._effort.tables[-1]:
                 self._rush(present)
             else:
                 self._fill(present)
-            self._actions(present)
+            yield
+            yield from self._actions(present)
             if present >= MANY:
                 self._walk(present)
                 self._memory(f"n{present}")
+                yield
             if present == MANY and isinstance(self._gateway, Igdpcp):
                 self._list(present)
                 self._commands(self._gateway)
             self._packets(present, oldest)
+            yield
         self._gateway.stop()
 
     def _machine(self) -> None:
-        """How fast the machine itself is while this series begins; others may share it."""
+        """How fast the machine itself is meanwhile; others may share it."""
         began = time.perf_counter()
         for _ in range(LOOP):
             pass
-        self.figures["loop"] = 1000 * (time.perf_counter() - began)
+        self._loops.append(1000 * (time.perf_counter() - began))
+        self.figures["loop"] = statistics.median(self._loops)
 
     def _starts(self) -> None:
         """Start it several times; the last one stays."""
@@ -146,15 +158,21 @@ class Series:
         crowd = client.Crowd(TARGET, [(LAN_ADDRESS, requests)] * RUSH)
         self.figures[f"rush_n{present}"] = self._lab.lan.inside(crowd.run)
 
-    def _actions(self, present: int) -> None:
+    def _actions(self, present: int) -> Iterator[None]:
         """Add and delete one mapping at a time, so that their number stays; refresh and look up one that is there."""
-        point, standing, times = self._point, self._held[0], self._effort.requests
-        pairs = [request for entry in self._new(times) for request in (point.add(entry), point.delete(entry))]
-        took = point.ask(pairs)
-        self._note(f"add_n{present}", took[0::2])
-        self._note(f"delete_n{present}", took[1::2])
-        self._note(f"refresh_n{present}", point.ask([point.add(standing)] * times))
-        self._note(f"specific_n{present}", point.ask([point.specific(standing)] * times))
+        point, standing, times = self._point, self._held[0], self._effort.requests // BATCHES
+        took: dict[str, list[float]] = {action: [] for action in ("add", "delete", "refresh", "specific")}
+        for _ in range(BATCHES):
+            pairs = point.ask(
+                request for entry in self._new(times) for request in (point.add(entry), point.delete(entry))
+            )
+            took["add"] += pairs[0::2]
+            took["delete"] += pairs[1::2]
+            took["refresh"] += point.ask([point.add(standing)] * times)
+            took["specific"] += point.ask([point.specific(standing)] * times)
+            yield
+        for action, seconds in took.items():
+            self._note(f"{action}_n{present}", seconds)
         self.figures[f"add_n{present}_flatness"] = self.figures[f"add_n{present}"] / self.figures[f"add_n{FEW}"]
 
     def _walk(self, present: int) -> None:
