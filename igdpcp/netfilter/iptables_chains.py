@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -11,6 +11,7 @@ from pathlib import Path
 from igdpcp.errors import RulesetError
 from igdpcp.netfilter import iptables_place as place
 from igdpcp.netfilter import iptables_rules as rules
+from igdpcp.netfilter.iptables_place import Standing
 from igdpcp.netfilter.iptables_shapes import Rule, Shape
 from igdpcp.netfilter.iptables_table import Counted, Edit
 from igdpcp.openings import Surroundings
@@ -47,6 +48,11 @@ class Part:
         return _jumps(self.table, self.ipv6)
 
     @property
+    def jumps_of_chains(self) -> dict[str, list[str]]:
+        """Where they lead to, by the built-in chain in which they are."""
+        return _jumps_of_chains(self.table, self.ipv6)
+
+    @property
     def rules(self) -> tuple[Rule, ...]:
         """The static rules."""
         return rules.static_rules(self.surroundings)[self.table, self.ipv6]
@@ -56,15 +62,23 @@ class Part:
         """The chains that are not empty, whatever is mapped."""
         return rules.filled_chains(self.surroundings)[self.table, self.ipv6]
 
-    def before_refusal(self, edit: Edit, chain: str) -> int:
-        """Where in the chain our jump belongs."""
+    def before_refusal(self, edit: Edit, standing: Sequence[Standing]) -> int:
+        """Where our jump belongs in a chain that has these rules."""
         wan = self.surroundings.wan6_devices if self.ipv6 else self.surroundings.wan_devices
-        return place.before_refusal(edit.standing, chain, wan, self.surroundings.lan_devices)
+        return place.before_refusal(standing, edit.standing, wan, self.surroundings.lan_devices)
 
 
 @cache
 def _jumps(table: str, ipv6: bool) -> tuple[Rule, ...]:
     return tuple(jump for jump in rules.JUMPS if (jump.table, jump.shape.ipv6) == (table, ipv6))
+
+
+@cache
+def _jumps_of_chains(table: str, ipv6: bool) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for jump in _jumps(table, ipv6):
+        found.setdefault(jump.chain, []).append(jump.to)
+    return found
 
 
 def parts(surroundings: Surroundings, *, ipv6: bool = False) -> list[Part]:
@@ -89,10 +103,16 @@ def check(edit: Edit, part: Part) -> None:
 
     A glance, for every change begins with it.
     """
-    for jump in part.jumps:
-        end = part.before_refusal(edit, jump.chain) if jump.to == rules.BEHIND_BANS else None
-        if jump.to not in edit.targets(jump.chain)[:end]:
-            raise RulesetError(f"iptables table {part.table}: {jump.chain} does not lead to {jump.to}")
+    for chain, jumps in part.jumps_of_chains.items():
+        if rules.BEHIND_BANS in jumps:
+            standing = edit.standing(chain)
+            targets = [rule.target for rule in standing]
+            if rules.BEHIND_BANS not in targets[: part.before_refusal(edit, standing)]:
+                raise RulesetError(f"iptables table {part.table}: {chain} does not lead to {rules.BEHIND_BANS} in time")
+        else:
+            targets = edit.targets(chain)
+        if missing := next((to for to in jumps if to not in targets), None):
+            raise RulesetError(f"iptables table {part.table}: {chain} does not lead to {missing}")
     if emptied := next(filter(edit.is_empty, part.filled_chains), None):
         raise RulesetError(f"iptables table {part.table}: {emptied} is empty")
 
@@ -105,7 +125,7 @@ def frame(edit: Edit, part: Part) -> None:
         while edit.delete(jump):
             pass
         if jump.to == rules.BEHIND_BANS:
-            edit.insert(jump, part.before_refusal(edit, jump.chain))
+            edit.insert(jump, part.before_refusal(edit, edit.standing(jump.chain)))
         else:
             edit.add(jump)
 

@@ -58,12 +58,12 @@ Way = tuple[Collection[str], Collection[str]]  # the devices by which packets co
 Chain = Callable[[str], Sequence[Standing]]  # the rules of a chain by its name; none of what is not a chain
 
 
-def before_refusal(chain: Chain, name: str, wan: Collection[str], lan: Collection[str]) -> int:
-    """The position of the chain's first rule that refuses all packets that are let in by mappings or pinholes.
+def before_refusal(rules: Sequence[Standing], chain: Chain, wan: Collection[str], lan: Collection[str]) -> int:
+    """The position of the first of these rules that refuses all packets that are let in by mappings or pinholes.
 
     Those are what comes by a device of ``wan`` and leaves by one of ``lan``. With no such rule: behind the last one.
+    ``chain`` tells what stands in those that they lead to.
     """
-    rules = chain(name)
     refusals = (at for at, rule in enumerate(rules) if _refuses(rule, chain, (wan, lan), _CHAIN_DEPTH))
     return next(refusals, len(rules))
 
