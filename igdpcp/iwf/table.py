@@ -236,9 +236,8 @@ class MappingTable:
             self._count(mapping, -1)
             if mapping.mode is Mode.CASCADED:
                 self._rest(mapping, now)
-        shown = {mapping.id for mapping in gone if mapping.visible}
-        if shown:
-            self._listed = [id for id in self._listed if id not in shown]
+        if shown := [mapping for mapping in gone if mapping.visible]:
+            self._unlist(shown)
             self._changed()
 
     def _choose_wan_port(self, request: MappingRequest, mode: Mode, now: float, in_use: PortInUse) -> int:
@@ -287,6 +286,14 @@ class MappingTable:
             for n in reversed(gone):
                 del self._listed[places[n]]
         self._listed += [new.id for host in after if host not in before]
+
+    def _unlist(self, gone: list[Mapping]) -> None:
+        if len(gone) == 1:  # the usual case; like this it takes half of the time or less
+            for _ in gone[0].hosts:
+                self._listed.remove(gone[0].id)
+        else:
+            ids = {mapping.id for mapping in gone}
+            self._listed = [id for id in self._listed if id not in ids]
 
     def _index(self, mapping: Mapping) -> None:
         protocol, port = mapping.request.protocol, mapping.external_port
