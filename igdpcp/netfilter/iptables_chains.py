@@ -108,7 +108,9 @@ def check(edit: Edit, part: Part) -> None:
             standing = edit.standing(chain)
             targets = [rule.target for rule in standing]
             if rules.BEHIND_BANS not in targets[: part.before_refusal(edit, standing)]:
-                raise RulesetError(f"iptables table {part.table}: {chain} does not lead to {rules.BEHIND_BANS} in time")
+                raise RulesetError(
+                    f"iptables table {part.table}: {chain} does not lead to {rules.BEHIND_BANS} before it refuses"
+                )
         else:
             targets = edit.targets(chain)
         if missing := next((to for to in jumps if to not in targets), None):
