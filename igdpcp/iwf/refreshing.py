@@ -15,7 +15,7 @@ from igdpcp.iwf.interfaces import Fallback
 from igdpcp.iwf.router_leg import RouterLeg
 from igdpcp.iwf.table import MappingTable
 from igdpcp.iwf.upstream_leg import UpstreamLeg
-from igdpcp.model import Entry, Grant, Mapping, MappingRequest, MappingState
+from igdpcp.model import Entry, Grant, Mapping, MappingRequest, MappingState, Mode
 
 
 class Refreshing:
@@ -67,7 +67,10 @@ class Refreshing:
         its caller is cancelled, so that table, kernel and journal agree.
         """
         lease_ends = self._loop.time() + asked.lease if asked.lease else None
-        self._want(refreshed := mapping.with_entry(Entry(asked, lease_ends)))
+        refreshed = mapping.with_entry(Entry(asked, lease_ends))
+        if refreshed == mapping and self._needs_nothing(mapping):
+            return mapping
+        self._want(refreshed)
         grant = self._commits.grant_of(refreshed)
         if refreshed.visible and grant and (mapping.id in self._leading or mapping.request.client != asked.client):
             self._leading[mapping.id] += 1
@@ -99,6 +102,11 @@ class Refreshing:
         current = self._table.get(mapping.id)
         if current is None or current.state is MappingState.ENDING:
             raise Refusal(Reason.CANCELLED)
+
+    def _needs_nothing(self, mapping: Mapping) -> bool:
+        """Whether the path is open as this version says; the router's own grant is one to ask a carrier beyond."""
+        granted = mapping.state is MappingState.ACTIVE and mapping.grant and mapping.grant.upstream != Mode.LOCAL
+        return bool(granted) and mapping.id not in self._leading
 
     def _want(self, mapping: Mapping) -> None:
         self._keep(mapping)

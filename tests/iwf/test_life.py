@@ -461,6 +461,23 @@ async def test_what_the_carrier_refuses_to_promote_is_refreshed_by_the_router_al
 
 
 @virtual
+async def test_what_the_router_serves_alone_is_asked_of_the_carrier_when_its_control_point_repeats_itself(
+    tmp_path: Path,
+) -> None:
+    hall = Hall(tmp_path)
+    hall.carrier.state = Activation.NO_SERVER
+    await hall.add(8080, LeaseDuration=0)
+    hall.carrier.refuses(11)
+    hall.carrier.become(Activation.ACTIVE)
+    await settle()
+    assert hall.only_rule.external == Endpoint(WAN, 8080)
+    hall.carrier.answer = None
+    assert (await hall.add(8080, LeaseDuration=0)).code == 0
+    await settle()
+    assert hall.only_rule.external != Endpoint(WAN, 8080)
+
+
+@virtual
 async def test_the_router_alone_lets_go_of_what_the_carrier_has_taken_over(tmp_path: Path) -> None:
     hall = Hall(tmp_path)
     hall.carrier.state = Activation.NO_SERVER

@@ -44,6 +44,20 @@ async def test_a_request_that_is_repeated_in_the_last_moment_of_its_lease_begins
 
 
 @virtual
+async def test_a_request_that_is_repeated_word_for_word_without_end_costs_the_carrier_and_the_journal_nothing(
+    tmp_path: Path,
+) -> None:
+    hall = Hall(tmp_path)
+    await hall.add(8080, LeaseDuration=0)
+    journal = tmp_path / "run" / "journal"
+    asked, written = list(hall.carrier.asked), journal.read_text()
+    assert (await hall.add(8080, LeaseDuration=0)).code == 0
+    assert (hall.carrier.asked, journal.read_text()) == (asked, written)
+    assert (await hall.add(8080, LeaseDuration=0, PortMappingDescription="other")).code == 0
+    assert journal.read_text() != written
+
+
+@virtual
 async def test_a_request_for_another_port_that_is_repeated_is_answered_when_the_rules_lead_there(
     tmp_path: Path,
 ) -> None:
