@@ -12,9 +12,12 @@ import ctypes.util
 import importlib
 import importlib.util
 import os
+import sys
+import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from igdpcp.errors import OurFault
@@ -52,7 +55,7 @@ def load() -> Any:
     """The module ``iptc``, its extensions registered; raises OurFault that names what is missing."""
     if "XTABLES_LIBDIR" not in os.environ:
         os.environ["XTABLES_LIBDIR"] = _extensions()
-    with _found_by_name():
+    with _found_by_name(), _without_distutils():
         try:
             iptc = importlib.import_module("iptc")
         except Exception as error:  # it raises plain Exception, and AttributeError when its libraries are missing
@@ -105,6 +108,26 @@ def _found_by_name() -> Iterator[None]:
         yield
     finally:
         setattr(ctypes.util, "find_library", asked)  # noqa: B010
+
+
+@contextmanager
+def _without_distutils() -> Iterator[None]:
+    """Meanwhile something stands in for distutils, of which python-iptables wants one path, that is searched anyway.
+
+    Where setuptools is installed it takes distutils' place, which are 200 modules and 13 MB.
+    """
+    modules: dict[str, Any] = sys.modules
+    if "distutils" in modules:
+        yield
+        return
+    names = "distutils", "distutils.sysconfig"
+    stand_in = SimpleNamespace(get_python_lib=lambda: sysconfig.get_path("purelib"))
+    modules.update(dict.fromkeys(names, stand_in))
+    try:
+        yield
+    finally:
+        for name in names:
+            del modules[name]
 
 
 def _loadable(files: tuple[str, ...]) -> str | None:

@@ -61,6 +61,13 @@ def test_ports_are_mapped_without_ldconfig_and_a_compiler(router: str) -> None:
     assert is_mapped(router)
 
 
+def test_what_python_iptables_wants_a_path_of_is_not_loaded(router: str) -> None:
+    brought = "print(*{each.partition('.')[0] for each in sys.modules} & {'distutils', 'setuptools'}, file=sys.stderr)"
+    assert run(router, f"import sys, distutils.sysconfig\n{brought}")
+    assert run(router, f"import sys\n{MAP_ONE_PORT}\n{brought}") == ""
+    assert is_mapped(router)
+
+
 def test_extensions_and_libraries_are_found_where_the_environment_says(router: str, tmp_path: Path) -> None:
     for name in ("tcp", "udp", "conntrack", "mark", "addrtype", "standard", "DNAT", "SNAT", "MASQUERADE", "MARK"):
         file = f"libxt_{name}.so"
