@@ -15,7 +15,7 @@ from igdpcp.iwf.interfaces import Fallback
 from igdpcp.iwf.router_leg import RouterLeg
 from igdpcp.iwf.table import MappingTable
 from igdpcp.iwf.upstream_leg import UpstreamLeg
-from igdpcp.model import Entry, Grant, Mapping, MappingRequest, MappingState, Mode
+from igdpcp.model import Entry, Grant, Mapping, MappingRequest, MappingState
 
 
 class Refreshing:
@@ -68,8 +68,8 @@ class Refreshing:
         """
         lease_ends = self._loop.time() + asked.lease if asked.lease else None
         refreshed = mapping.with_entry(Entry(asked, lease_ends))
-        if refreshed == mapping and self._needs_nothing(mapping):
-            return mapping
+        if refreshed == self._table.get(mapping.id) and self._needs_nothing(refreshed):
+            return refreshed
         self._want(refreshed)
         grant = self._commits.grant_of(refreshed)
         if refreshed.visible and grant and (mapping.id in self._leading or mapping.request.client != asked.client):
@@ -104,9 +104,8 @@ class Refreshing:
             raise Refusal(Reason.CANCELLED)
 
     def _needs_nothing(self, mapping: Mapping) -> bool:
-        """Whether the path is open as this version says; the router's own grant is one to ask a carrier beyond."""
-        granted = mapping.state is MappingState.ACTIVE and mapping.grant and mapping.grant.upstream != Mode.LOCAL
-        return bool(granted) and mapping.id not in self._leading
+        """Whether its path is open end to end: what the router serves alone is asked of the carrier once more."""
+        return mapping.at_carrier and mapping.state is MappingState.ACTIVE and mapping.id not in self._leading
 
     def _want(self, mapping: Mapping) -> None:
         self._keep(mapping)

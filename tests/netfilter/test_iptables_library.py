@@ -61,10 +61,12 @@ def test_ports_are_mapped_without_ldconfig_and_a_compiler(router: str) -> None:
     assert is_mapped(router)
 
 
-def test_what_python_iptables_wants_a_path_of_is_not_loaded(router: str) -> None:
-    brought = "print(*{each.partition('.')[0] for each in sys.modules} & {'distutils', 'setuptools'}, file=sys.stderr)"
-    assert run(router, f"import sys, distutils.sysconfig\n{brought}")
-    assert run(router, f"import sys\n{MAP_ONE_PORT}\n{brought}") == ""
+def test_what_python_iptables_wants_a_path_of_is_not_loaded(router: str, tmp_path: Path) -> None:
+    (tmp_path / "distutils").mkdir()
+    (tmp_path / "distutils" / "__init__.py").write_text("raise SystemExit('distutils is loaded')")
+    found_first = {"PYTHONPATH": f"{tmp_path}:{ROOT}", "SETUPTOOLS_USE_DISTUTILS": "stdlib"}
+    assert run(router, "import distutils.sysconfig", **found_first) == "distutils is loaded"
+    assert run(router, **found_first) == ""
     assert is_mapped(router)
 
 
