@@ -22,25 +22,30 @@ _AHEAD = 600.0  # seconds that are looked ahead
 class Timers(Generic[K]):
     """At most one timer for each id; the loop has one for all of them, since its own cost 400 octets each.
 
+    ``usual``: what calls back where a timer has nothing else to call; thousands have not, and need not remember it.
     Only what is due before the horizon is kept in order: thousands of grants end in hours, and most are renewed before.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, usual: Callable[[K], None]) -> None:
         self._loop = asyncio.get_running_loop()
+        self._usual: Callable[[K], None] = usual
         self._due: dict[K, float] = {}
-        self._callbacks: dict[K, Callable[[K], None]] = {}
+        self._unusual: dict[K, Callable[[K], None]] = {}
         self._horizon = -math.inf
         self._heap: list[tuple[float, K]] = []  # what is not in ``_due`` as well is stale
         self._limit = _COMPACT_ABOVE
         self._handle: asyncio.TimerHandle | None = None
         self._ended = False
 
-    def set(self, id: K, at: float, callback: Callable[[K], None]) -> None:
+    def set(self, id: K, at: float, callback: Callable[[K], None] | None = None) -> None:
         """Call back with the id at this loop time, and not when it was set to before."""
         if self._ended:  # whoever was still waiting then is told only now
             return
         self._due[id] = at
-        self._callbacks[id] = callback
+        if callback:
+            self._unusual[id] = callback
+        else:
+            self._unusual.pop(id, None)
         if at < self._horizon:
             heapq.heappush(self._heap, (at, id))
             if len(self._heap) > self._limit:
@@ -48,8 +53,8 @@ class Timers(Generic[K]):
         self._wake()
 
     def stop(self, id: K) -> None:
-        if self._due.pop(id, None) is not None:
-            del self._callbacks[id]
+        self._due.pop(id, None)
+        self._unusual.pop(id, None)
 
     def stop_all(self) -> None:
         """From now on nothing is called back, also what is set later."""
@@ -82,7 +87,7 @@ class Timers(Generic[K]):
                 at, id = heapq.heappop(self._heap)
                 if self._due.get(id) == at:
                     del self._due[id]
-                    self._callbacks.pop(id)(id)
+                    self._unusual.pop(id, self._usual)(id)
         finally:
             if self._due and not self._ended:
                 self._wake()

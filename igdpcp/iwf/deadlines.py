@@ -15,10 +15,9 @@ class Deadlines(Timers[str]):
     """Calls ``lease_ended``, or ``unrenewed`` when the grant has ended before and nobody has renewed it."""
 
     def __init__(self, *, lease_ended: Callable[[str], None], unrenewed: Callable[[str], None]) -> None:
-        super().__init__()
+        super().__init__(self._end_grant)
         self._lease_ended = lease_ended
         self._unrenewed = unrenewed
-        self._grant_ended = self._end_grant  # one object for all timers
         self._leases: dict[str, float] = {}  # when they end, of those whose grants end before
 
     def watch(self, mapping: Mapping) -> None:
@@ -26,7 +25,7 @@ class Deadlines(Timers[str]):
         grant, lease_ends = mapping.grant, mapping.first_end
         counts = grant and mapping.state is MappingState.ACTIVE
         if grant and counts and (lease_ends is None or grant.ends + ROUNDING < lease_ends):
-            self.set(mapping.id, grant.ends, self._grant_ended)
+            self.set(mapping.id, grant.ends)
             if lease_ends is not None:
                 self._leases[mapping.id] = lease_ends
         elif lease_ends is not None:
@@ -34,7 +33,7 @@ class Deadlines(Timers[str]):
         else:
             self.stop(mapping.id)
 
-    def set(self, id: str, at: float, callback: Callable[[str], None]) -> None:
+    def set(self, id: str, at: float, callback: Callable[[str], None] | None = None) -> None:
         self._leases.pop(id, None)
         super().set(id, at, callback)
 

@@ -46,7 +46,7 @@ class Pinholes:
         self._now: Callable[[], float] = asyncio.get_running_loop().time
         self._opening: set[int] = set()  # never yet in the kernel
         self._log = SparingLog(logging.getLogger("igdpcp.iwf"))
-        self._timers = Timers[int]()
+        self._timers = Timers[int](self._lease_ended)
         self._tasks = Tasks()
         self._absences = Absences(policy.serves, self._client_gone)
 
@@ -222,4 +222,4 @@ class Pinholes:
         )  # fmt: skip
 
     def _watch(self, pinhole: Pinhole) -> None:
-        self._timers.set(pinhole.id, pinhole.lease_ends, self._lease_ended)
+        self._timers.set(pinhole.id, pinhole.lease_ends)

@@ -30,7 +30,7 @@ class Resends:
         self._waiters = waiters
         self._upstream_leg = upstream_leg
         self._now = asyncio.get_running_loop().time
-        self._timers: Timers[str] = Timers()
+        self._timers: Timers[str] = Timers(self._send)
         self._sent: Counter[str] = Counter()
 
     def plan(self, mapping: Mapping, refused: Refused) -> bool:
@@ -46,7 +46,7 @@ class Resends:
             return False
         self._sent[id] += 1
         self._upstream_leg.give_back(mapping, urgent=False)
-        self._timers.set(id, at, self._send)
+        self._timers.set(id, at)
         return True
 
     def stop(self) -> None:
