@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from tests.lab import topology
-from tests.lab.namespaces import LabError, Process
+from tests.lab.namespaces import LabError, Process, poll
 from tests.lab.topology import Lab
 
 ROOT = Path(__file__).parents[2]
 PEERS = ROOT / ".cache/peers"
 ALL_HOSTS = "224.0.0.1"
 CONTROL_PATIENCE = 10.0
+PROBE_PATIENCE = 5.0
 
 # It logs with LOG_CONS, which costs up to 400 ms a line where nobody reads syslog: both ways out lead to /dev/null.
 START_MINIUPNPD = """
@@ -182,6 +183,10 @@ class MiniupnpdCarrier:
             rows = [(p, external, a, port) for a, p, port, external in LEGACY_MASQUERADE.findall(saved)]
         found = [CarrierMapping(protocol, int(wan), address, int(port)) for protocol, wan, address, port in rows]
         return sorted(found, key=lambda mapping: (mapping.external_port, mapping.protocol))
+
+    def wait_until_only(self, *wanted: CarrierMapping) -> None:
+        """Return when these are all; what igdpcp maps to learn the external address goes soon after the first one."""
+        poll(lambda: self.table() == list(wanted), PROBE_PATIENCE, f"the carrier holding only {wanted}")
 
 
 class ScriptedCarrier:

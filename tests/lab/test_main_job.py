@@ -44,7 +44,7 @@ def test_a_port_opened_with_upnpc_leads_from_the_internet_to_the_lan_host_and_is
     opened = upnpc.add(PORT, PORT, protocol.upper())
 
     assert f"external {topology.EXTERNAL_ADDRESS}:{PORT} {protocol.upper()} is redirected to internal" in opened.stdout
-    assert carrier.table() == [CarrierMapping(protocol, PORT, topology.ROUTER_WAN_ADDRESS, PORT)]
+    carrier.wait_until_only(CarrierMapping(protocol, PORT, topology.ROUTER_WAN_ADDRESS, PORT))
     assert rules_for(lab, topology.LAN_ADDRESS, PORT)
     answer = probe(lab.internet, topology.EXTERNAL_ADDRESS, PORT)
     assert answer.listener == "lan"
@@ -98,7 +98,7 @@ def test_another_lan_host_cannot_take_or_close_the_port(lab: Lab) -> None:
     assert other.add("tcp", PORT, topology.LAN_ADDRESS, PORT).code == 718
     assert other.delete("tcp", PORT).code == 714
 
-    assert carrier.table() == [CarrierMapping("tcp", PORT, topology.ROUTER_WAN_ADDRESS, PORT)]
+    carrier.wait_until_only(CarrierMapping("tcp", PORT, topology.ROUTER_WAN_ADDRESS, PORT))
     assert not rules_for(lab, topology.LAN2_ADDRESS, PORT)
 
 

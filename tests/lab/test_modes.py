@@ -35,7 +35,7 @@ def test_routed_the_carrier_maps_the_lan_host_itself(firewall: str, protocol: st
 
         upnpc.add(PORT, PORT, protocol.upper())
 
-        assert carrier.table() == [CarrierMapping(protocol, PORT, topology.LAN_ADDRESS, PORT)]
+        carrier.wait_until_only(CarrierMapping(protocol, PORT, topology.LAN_ADDRESS, PORT))
         assert probe(lab.internet, topology.EXTERNAL_ADDRESS, PORT).listener == "lan"
         assert daemon.status()["mode"] == "routed"
         assert rules_for(lab, topology.LAN_ADDRESS, PORT)
